@@ -1,0 +1,1 @@
+"""YAML and JSON documents to domain values, and back."""

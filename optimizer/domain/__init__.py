@@ -1,0 +1,1 @@
+"""Frozen values and their laws; reads, searches and prints nothing."""

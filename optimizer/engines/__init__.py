@@ -1,0 +1,1 @@
+"""Engine command lines and their flags, one file an engine."""

@@ -1,0 +1,1 @@
+"""Other people's formats: importers to our documents, exporters from a plan."""

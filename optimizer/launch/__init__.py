@@ -1,0 +1,1 @@
+"""The only room that changes the world: carries out a plan's steps."""

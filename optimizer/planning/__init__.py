@@ -1,0 +1,1 @@
+"""From what runs now to what should: moves, and the order of steps."""

@@ -1,0 +1,1 @@
+"""Named edits of the input, evaluated in process or on Ray."""

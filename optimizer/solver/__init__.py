@@ -1,0 +1,1 @@
+"""All that knows OR-Tools: how many replicas of which config, and where they go."""
