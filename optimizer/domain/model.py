@@ -1,0 +1,85 @@
+"""The served model: architecture facts in the terms of a Hugging Face ``config.json``."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Moe:
+    """Mixture-of-experts facts. ``first_dense`` leading layers and all but every ``step``-th are dense."""
+
+    experts: int
+    experts_per_token: int
+    intermediate_size: int
+    shared_experts: int = 0
+    shared_intermediate_size: int = 0
+    first_dense: int = 0
+    layer_step: int = 1
+    dense_intermediate_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mla:
+    """Multi-head latent attention: sizes of the compressed KV and of the query parts."""
+
+    kv_lora_rank: int
+    qk_rope_head_dim: int
+    qk_nope_head_dim: int
+    v_head_dim: int
+    q_lora_rank: int | None = None
+    index_head_dim: int | None = None
+    index_heads: int | None = None
+    indexer_layers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One network that can be served. Counts of layers by attention kind add up to ``layers``."""
+
+    name: str
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    attention_heads: int
+    kv_heads: int
+    head_size: int
+    vocab_size: int
+    tied_embeddings: bool
+    task: str = "generate"  # generate | embed
+    model_type: str | None = None
+    checkpoint_precision: str = "bf16"
+    max_position_embeddings: int | None = None
+    gated_mlp: bool = True  # gate, up and down; False: up and down only
+    sliding_window: int | None = None
+    sliding_layers: int = 0
+    chunked_layers: int = 0  # chunked-local attention of width chunk_size
+    chunk_size: int | None = None
+    linear_layers: int = 0  # linear attention or Mamba: constant state per request
+    linear_state_bytes: int = 0  # per layer and request, 16 bit
+    linear_layer_params: int = 0  # the mixer of one such layer
+    attention_gate: bool = False  # queries carry an output gate of their own width
+    v_head_size: int | None = None  # where it differs from head_size
+    cross_attention_layers: int = 0
+    global_head_size: int | None = None  # full-attention layers, where they differ
+    global_kv_heads: int | None = None
+    keys_equal_values: bool = False  # full-attention layers store one tensor
+    moe: Moe | None = None
+    mla: Mla | None = None
+    mtp_layers: int = 0
+    vision_params: int = 0
+    aliases: tuple[str, ...] = ()
+    repacks: tuple[tuple[str, str], ...] = ()  # (id, precision)
+    unverified: tuple[str, ...] = ()
+
+    @property
+    def full_attention_layers(self) -> int:
+        """Layers whose KV cache keeps the whole context."""
+        return self.layers - self.sliding_layers - self.chunked_layers - self.linear_layers
+
+    @property
+    def attention_kind(self) -> str:
+        """MLA, MHA, MQA or GQA."""
+        if self.mla is not None:
+            return "MLA"
+        if self.kv_heads == self.attention_heads:
+            return "MHA"
+        return "MQA" if self.kv_heads == 1 else "GQA"

@@ -1,0 +1,62 @@
+"""Prices: who pays what of a GPU, and what a candidate costs per served request."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from optimizer.domain.config import Candidate, Shape
+from optimizer.domain.fleet import Fleet
+from optimizer.domain.gpu import Gpu
+from optimizer.domain.units import PPM
+
+
+def split(total: int, weights: Sequence[int]) -> tuple[int, ...]:
+    """``total`` in proportion to ``weights``, adding up exactly (largest remainder)."""
+    whole = sum(weights)
+    if whole <= 0:
+        return tuple(0 for _ in weights)
+    parts = [total * w // whole for w in weights]
+    remainders = [total * w % whole for w in weights]
+    order = sorted(range(len(weights)), key=lambda i: (-remainders[i], i))
+    for i in order[: total - sum(parts)]:
+        parts[i] += 1
+    return tuple(parts)
+
+
+def held_ppm(gpu: Gpu, shape: Shape) -> int:
+    """The part of one GPU that a replica of this shape holds, in millionths, rounded down.
+
+    Whole: all of it. MIG: its memory slices over the GPU's. Shared: the largest of its three
+    fractions.
+    """
+    if shape.share is not None:
+        share, room = shape.share, gpu.room
+        parts = (
+            Fraction(share.memory_mib, max(1, room.memory_mib)),
+            Fraction(share.bandwidth_mbs, max(1, room.bandwidth_mbs)),
+            Fraction(share.compute_ppm, max(1, room.compute_ppm)),
+        )
+        return int(max(parts) * PPM)
+    profile = None if shape.profile is None or gpu.mig is None else gpu.mig.profile(shape.profile)
+    if profile is None or gpu.mig is None:
+        return PPM
+    return PPM * profile.memory_slices // gpu.mig.memory_slices
+
+
+def room_price_micros(fleet: Fleet, candidate: Candidate) -> int | None:
+    """Micros per hour of the room one replica takes, on the product's cheapest node.
+
+    Unused room beside it is not counted. None when the fleet has no node of that product.
+    """
+    prices = [(fleet.price_micros(n), n.gpu) for n in fleet.nodes if n.gpu.name == candidate.gpu]
+    if not prices:
+        return None
+    price, gpu = min(prices, key=lambda p: p[0])
+    return price * held_ppm(gpu, candidate.shape) * candidate.shape.gpus // PPM
+
+
+def served_price_micros(fleet: Fleet, candidate: Candidate) -> int | None:
+    """Micros per hour for one request per second served; None when either side is unknown."""
+    price = room_price_micros(fleet, candidate)
+    if price is None or not candidate.capacity_mrps:
+        return None
+    return price * 1000 // candidate.capacity_mrps
