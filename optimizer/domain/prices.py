@@ -6,40 +6,39 @@ from fractions import Fraction
 from optimizer.domain.config import Candidate, Shape
 from optimizer.domain.fleet import Fleet
 from optimizer.domain.gpu import Gpu
-from optimizer.domain.units import PPM
 
 
-def split(total: int, weights: Sequence[int]) -> tuple[int, ...]:
+def split(total: int, weights: Sequence[Fraction]) -> tuple[int, ...]:
     """``total`` in proportion to ``weights``, adding up exactly (largest remainder)."""
     whole = sum(weights)
     if whole <= 0:
         return tuple(0 for _ in weights)
-    parts = [total * w // whole for w in weights]
-    remainders = [total * w % whole for w in weights]
+    exact = [total * w / whole for w in weights]
+    parts = [int(e) for e in exact]
+    remainders = [e - p for e, p in zip(exact, parts, strict=True)]
     order = sorted(range(len(weights)), key=lambda i: (-remainders[i], i))
     for i in order[: total - sum(parts)]:
         parts[i] += 1
     return tuple(parts)
 
 
-def held_ppm(gpu: Gpu, shape: Shape) -> int:
-    """The part of one GPU that a replica of this shape holds, in millionths, rounded down.
+def held(gpu: Gpu, shape: Shape) -> Fraction:
+    """The part of one GPU that a replica of this shape holds.
 
     Whole: all of it. MIG: its memory slices over the GPU's. Shared: the largest of its three
     fractions.
     """
     if shape.share is not None:
         share, room = shape.share, gpu.room
-        parts = (
+        return max(
             Fraction(share.memory_mib, max(1, room.memory_mib)),
             Fraction(share.bandwidth_mbs, max(1, room.bandwidth_mbs)),
             Fraction(share.compute_ppm, max(1, room.compute_ppm)),
         )
-        return int(max(parts) * PPM)
     profile = None if shape.profile is None or gpu.mig is None else gpu.mig.profile(shape.profile)
     if profile is None or gpu.mig is None:
-        return PPM
-    return PPM * profile.memory_slices // gpu.mig.memory_slices
+        return Fraction(1)
+    return Fraction(profile.memory_slices, gpu.mig.memory_slices)
 
 
 def room_price_micros(fleet: Fleet, candidate: Candidate) -> int | None:
@@ -51,7 +50,7 @@ def room_price_micros(fleet: Fleet, candidate: Candidate) -> int | None:
     if not prices:
         return None
     price, gpu = min(prices, key=lambda p: p[0])
-    return price * held_ppm(gpu, candidate.shape) * candidate.shape.gpus // PPM
+    return int(price * held(gpu, candidate.shape) * candidate.shape.gpus)
 
 
 def served_price_micros(fleet: Fleet, candidate: Candidate) -> int | None:

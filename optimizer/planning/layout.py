@@ -1,0 +1,76 @@
+"""MIG layouts before and after: which instances stand, which must be created or destroyed."""
+
+from collections.abc import Iterable, Mapping
+
+from optimizer.domain.gpu import MigTable, PlacedProfile
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import PlacementProblem
+
+Layouts = dict[str, tuple[PlacedProfile, ...]]
+
+
+def layouts_of(placement: Placement) -> Layouts:
+    """Every MIG instance that a placement names, held or empty, by GPU id; sorted by start."""
+    found: dict[str, set[PlacedProfile]] = {}
+    for replica in placement.replicas:
+        if replica.mig is not None:
+            found.setdefault(replica.gpus[0], set()).add(replica.mig)
+    for instance in placement.instances:
+        found.setdefault(instance.gpu, set()).add(instance.placed)
+    return {gpu: tuple(sorted(found[gpu])) for gpu in sorted(found)}
+
+
+def standing(problem: PlacementProblem) -> Layouts:
+    """The instances that stand now: the state's, else the layout that the fleet document gives."""
+    said = layouts_of(problem.current) if problem.current is not None else {}
+    now: Layouts = {}
+    for gpu in problem.fleet.gpus():
+        layout = said.get(gpu.id) or tuple(sorted(gpu.device.layout or ()))
+        if layout:
+            now[gpu.id] = layout
+    return now
+
+
+def legal(table: MigTable, layout: Iterable[PlacedProfile]) -> bool:
+    """Whether these instances may stand together."""
+    return not table.faults(tuple(layout))
+
+
+def keep_beside(
+    table: MigTable, wanted: Iterable[PlacedProfile], empties: Iterable[PlacedProfile]
+) -> tuple[PlacedProfile, ...]:
+    """The empty instances that may stay beside the wanted ones, taken in order of start."""
+    held = list(wanted)
+    kept: list[PlacedProfile] = []
+    for empty in sorted(empties):
+        if empty in held:
+            continue
+        if legal(table, [*held, *kept, empty]):
+            kept.append(empty)
+    return tuple(kept)
+
+
+def layouts_after(problem: PlacementProblem, placement: Placement) -> Layouts:
+    """Every instance that stands once the placement is carried out, the untouched empties included.
+
+    A GPU used whole or shared has none.
+    """
+    now = standing(problem)
+    wanted = layouts_of(placement)
+    plain = {g for r in placement.replicas if r.mig is None for g in r.gpus}
+    after: Layouts = {}
+    for gpu in problem.fleet.gpus():
+        table = gpu.gpu.mig
+        if table is None or gpu.id in plain:
+            continue
+        want = wanted.get(gpu.id, ())
+        stand = tuple(sorted({*want, *keep_beside(table, want, now.get(gpu.id, ()))}))
+        if stand:
+            after[gpu.id] = stand
+    return after
+
+
+def changed(before: Mapping[str, tuple[PlacedProfile, ...]], after: Layouts) -> tuple[str, ...]:
+    """GPUs on which an instance is created or destroyed, sorted."""
+    every = sorted({*before, *after})
+    return tuple(g for g in every if before.get(g, ()) != after.get(g, ()))

@@ -1,0 +1,105 @@
+"""Why a deployment runs the way it does: memory, and price per served request."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from optimizer.domain.config import Candidate, Dropped
+from optimizer.domain.placement import Replica
+from optimizer.domain.prices import room_price_micros, served_price_micros
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Deployment
+from optimizer.planning import words
+from optimizer.planning.match import Matcher
+
+RUNNERS_UP = 2
+
+
+def reasons(
+    problem: PlacementProblem,
+    deployment: Deployment,
+    replicas: Sequence[Replica],
+    dropped: Sequence[Dropped],
+) -> tuple[str, ...]:
+    """Sentences: how it runs and what that needs, what it costs against the next best ways."""
+    matcher = Matcher(problem)
+    used = [c for r in replicas if (c := matcher.candidate(r)) is not None]
+    if not used:
+        return _nothing_runs(problem, deployment, dropped)
+    counts = Counter(str(c.key) for c in used)
+    ways = {str(c.key): c for c in used}
+    ordered = sorted(ways, key=lambda k: (-counts[k], k))
+    told = [_how(problem, ways[k], counts[k]) for k in ordered]
+    told.extend(_against(problem, deployment, ways[ordered[0]], set(ways)))
+    return tuple(told)
+
+
+def _nothing_runs(
+    problem: PlacementProblem, deployment: Deployment, dropped: Sequence[Dropped]
+) -> tuple[str, ...]:
+    offered = [c for c in problem.candidates.get(deployment.name, ()) if not c.running_only]
+    if not offered:
+        refused = f"; {dropped[0].what}: {dropped[0].reason}" if dropped else ""
+        return (f"no way to run it was found{refused}",)
+    return (f"not placed; {words.plural(len(offered), 'way')} to run it would fit on some GPU",)
+
+
+def _how(problem: PlacementProblem, way: Candidate, count: int) -> str:
+    """``3 on h100-80gb-sxm 2g.20gb fp8: each uses 14.2 of 19.5 GiB, carries up to 3.2 req/s``."""
+    told = f"{count} on {words.config(way)}"
+    room = room_mib(problem, way)
+    if way.use.memory_mib and room:
+        told += f": each uses {words.gib(way.use.memory_mib)} of {words.gib(room)}"
+        told += " per GPU" if way.shape.gpus > 1 else ""
+    if way.capacity_mrps:
+        told += f", carries up to {words.rate(way.capacity_mrps)}"
+    return told
+
+
+def room_mib(problem: PlacementProblem, way: Candidate) -> int | None:
+    """Memory of the slice or GPU that this way runs in."""
+    gpu = next((g for g in problem.fleet.products() if g.name == way.gpu), None)
+    if gpu is None:
+        return None
+    if way.shape.profile is None or gpu.mig is None:
+        return gpu.usable_mib
+    profile = gpu.mig.profile(way.shape.profile)
+    return None if profile is None else profile.memory_mib
+
+
+def _cost(problem: PlacementProblem, way: Candidate) -> tuple[int, str] | None:
+    """Its price per served request (or per replica) and the words for it."""
+    served = served_price_micros(problem.fleet, way)
+    if served is not None:
+        return served, f"{words.price(served, problem.fleet)} per req/s"
+    room = room_price_micros(problem.fleet, way)
+    return None if room is None else (room, f"{words.price(room, problem.fleet)} per replica")
+
+
+def _against(
+    problem: PlacementProblem, deployment: Deployment, chosen: Candidate, used: set[str]
+) -> list[str]:
+    """The chosen way's price beside the two next best that are not used."""
+    mine = _cost(problem, chosen)
+    if mine is None:
+        return []
+    others: dict[str, tuple[int, str]] = {}
+    for way in problem.candidates.get(deployment.name, ()):
+        cost = _cost(problem, way)
+        if cost is None or str(way.key) in used or way.running_only:
+            continue
+        name = words.config(way)
+        if name not in others or cost[0] < others[name][0]:
+            others[name] = cost
+    best = sorted(others.items(), key=lambda item: (item[1][0], item[0]))[:RUNNERS_UP]
+    if not best:
+        return [f"{mine[1]}; nothing else fits"]
+    listed = ", ".join(f"{name} {cost[1]} ({_percent(cost[0], mine[0])})" for name, cost in best)
+    told = [f"{mine[1]}; next best: {listed}"]
+    if best[0][1][0] < mine[0]:
+        told.append(f"{best[0][0]} is cheaper by itself, but not in this fleet as a whole")
+    return told
+
+
+def _percent(other: int, mine: int) -> str:
+    change = (other - mine) / max(1, mine) * 100
+    return f"{change:+.0f} %"
