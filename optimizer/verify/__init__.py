@@ -1,0 +1,10 @@
+"""The judge: every rule and the objectives, stated a second time, without the solver.
+
+It judges answers, hints, hand-written placements and each state between two steps of a plan.
+"""
+
+from optimizer.verify.facts import Violation
+from optimizer.verify.judge import RULES, verify
+from optimizer.verify.recount import Score, objectives
+
+__all__ = ["RULES", "Score", "Violation", "objectives", "verify"]
