@@ -8,6 +8,7 @@ from optimizer.domain.config import Prediction, ReplicaConfig
 from optimizer.domain.gpu import PlacedProfile, Use
 from optimizer.domain.outcome import Objective
 from optimizer.domain.placement import Placement, Replica
+from optimizer.domain.workload import Slo
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class PlanInput:
 
 @dataclass(frozen=True, slots=True)
 class ConfigUse:
-    """How many replicas of a deployment run one way on one product, and what they serve together."""
+    """How many replicas of a deployment run one way on one product, and what they serve."""
 
     gpu: str
     sharing: str
@@ -45,6 +46,7 @@ class DeploymentPlan:
     predicted: Prediction | None
     price_micros: int
     reasons: tuple[str, ...] = ()
+    slo: Slo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class PlacedInstance:
 
     placed: PlacedProfile
     replica: str | None
+    memory_slices: int = 0  # 0: not said
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class GpuPlan:
     room: Use
     price_micros: int  # what this GPU costs per hour when used
     cordoned: bool = False
+    memory_slices: int = 0  # of the whole GPU; 0: the product has no MIG
+    rack: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,11 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One ordered act and the acts that must come first."""
+    """One ordered act and the acts that must come first.
+
+    A start on other GPUs or another instance than the replica's move ends in is a temporary copy:
+    it runs as the replica ran before, until a later start, shift, drain and stop move it on.
+    """
 
     id: str
     action: str  # create_instance destroy_instance set_mig_mode start shift_traffic drain stop
@@ -94,7 +103,7 @@ class Step:
     start_s: int
     seconds: int
     because: str
-    placed: PlacedProfile | None = None  # the instance created or destroyed
+    placed: PlacedProfile | None = None  # the instance created, destroyed, or run in
     enable: bool | None = None  # set_mig_mode
 
 
@@ -145,6 +154,7 @@ class Plan:
     moves: tuple[Move, ...] = ()
     repartitions: tuple[str, ...] = ()  # GPUs whose layout changes
     steps: tuple[Step, ...] = ()
+    left: tuple[str, ...] = ()  # replicas whose move has no safe order: they stay as they are
     unmet: tuple[Unmet, ...] = ()
     tenants: tuple[TenantPrice, ...] = ()
     conflict: tuple[str, ...] = ()

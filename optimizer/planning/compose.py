@@ -24,7 +24,7 @@ from optimizer.domain.plan import (
 from optimizer.domain.prices import held, split
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
-from optimizer.planning.layout import layouts_after
+from optimizer.planning.layout import layouts_after, slices_of
 from optimizer.planning.match import Matcher
 from optimizer.planning.moves import moves, repartitions
 from optimizer.planning.order import order
@@ -74,6 +74,7 @@ def compose(
         moves=changes,
         repartitions=repartitions(problem, placement) if found else (),
         steps=ordered.steps,
+        left=ordered.left,
         unmet=unmet(problem, placement, dropped) if found else (),
         tenants=sheet.tenants(prices),
         conflict=outcome.conflict,
@@ -126,13 +127,16 @@ class _Sheet:
             gpu=gpu.gpu.name,
             mode=mode,
             instances=tuple(
-                PlacedInstance(p, by_place.get(p)) for p in self.layouts.get(gpu.id, ())
+                PlacedInstance(p, by_place.get(p), slices_of(gpu.gpu, p))
+                for p in self.layouts.get(gpu.id, ())
             ),
             replicas=tuple(r.id for r in here),
             use=sum((self._use(r) for r in here), Use()),
             room=gpu.gpu.room,
             price_micros=self.problem.fleet.price_micros(gpu.node),
             cordoned=gpu.cordoned,
+            memory_slices=0 if gpu.gpu.mig is None else gpu.gpu.mig.memory_slices,
+            rack=gpu.node.rack,
         )
 
     def _use(self, replica: Replica) -> Use:
@@ -184,6 +188,7 @@ class _Sheet:
             predicted=self._predicted(deployment, replicas, capacity, predict),
             price_micros=prices[deployment.name].paid,
             reasons=reasons(self.problem, deployment, replicas, dropped),
+            slo=deployment.slo,
         )
 
     def _configs(self, replicas: list[Replica]) -> tuple[ConfigUse, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from optimizer.domain.gpu import MigTable, PlacedProfile
+from optimizer.domain.gpu import Gpu, MigTable, PlacedProfile
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
 
@@ -74,3 +74,9 @@ def changed(before: Mapping[str, tuple[PlacedProfile, ...]], after: Layouts) -> 
     """GPUs on which an instance is created or destroyed, sorted."""
     every = sorted({*before, *after})
     return tuple(g for g in every if before.get(g, ()) != after.get(g, ()))
+
+
+def slices_of(gpu: Gpu, placed: PlacedProfile) -> int:
+    """Memory slices that the instance takes on that product; 0 when it has no such profile."""
+    profile = None if gpu.mig is None else gpu.mig.profile(placed.profile)
+    return 0 if profile is None else profile.memory_slices
