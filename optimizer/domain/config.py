@@ -49,7 +49,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a replica is predicted to do at its capacity. Milliseconds; bands are p90 errors in %."""
+    """What a replica is predicted to do at capacity. Milliseconds; bands are p90 errors in %."""
 
     ttft_ms: float | None = None  # at the SLO's percentile
     tpot_ms: float | None = None

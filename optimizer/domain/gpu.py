@@ -1,9 +1,8 @@
 """GPU products and the law of their MIG layouts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from types import MappingProxyType
 
 from optimizer.domain.units import PPM, scaled_down
 
@@ -96,7 +95,9 @@ class MigTable:
         """Every legal placed layout of the named profiles, the empty one included."""
         profiles = [p for name in names if (p := self.profile(name)) is not None]
 
-        def extend(layout: tuple[PlacedProfile, ...], cell: int) -> Iterator[tuple[PlacedProfile, ...]]:
+        def extend(
+            layout: tuple[PlacedProfile, ...], cell: int
+        ) -> Iterator[tuple[PlacedProfile, ...]]:
             yield layout
             for start in range(cell, self.memory_slices):
                 for profile in profiles:
@@ -182,7 +183,7 @@ class Gpu:
     memory_mib_reported: int | None = None  # nvidia-smi's figure
     memory_mib_usable: int | None = None  # CUDA's total, which engines budget
     sms: int | None = None
-    dense_tflops: Mapping[str, float | None] = MappingProxyType({})
+    dense_tflops: Mapping[str, float | None] = field(default_factory=dict)
     native: tuple[str, ...] = ()
     nvlink_gbs: float | None = None  # both directions together
     nvlink_domain: str = "node"  # node | pair | none

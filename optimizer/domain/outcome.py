@@ -56,7 +56,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a search may stop. ``effort`` is deterministic seconds; ``time_limit_s`` a safety stop."""
+    """When a search may stop: deterministic seconds of ``effort``; the time limit is for safety."""
 
     gap: float = 0.0
     effort: float = 60.0

@@ -32,7 +32,7 @@ def capacity_mrps(deployment: Deployment, candidate: Candidate) -> int:
 
 
 def missing_ppm(deployment: Deployment, served_mrps: int, replicas: int) -> int:
-    """Missing over asked, in millionths rounded up: of the rate or of ``min_replicas``, the larger."""
+    """Missing over asked, millionths rounded up: of rate or ``min_replicas``, the larger."""
     short = max(0, deployment.min_replicas - replicas)
     parts = [-(-1_000_000 * short // deployment.min_replicas) if deployment.min_replicas else 0]
     if deployment.asked_mrps:

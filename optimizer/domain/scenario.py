@@ -75,9 +75,7 @@ class PriceChange:
     by_ppm: int
 
 
-Change = (
-    Lose | Scale | AddDeployments | RemoveDeployment | AddNodes | Assign | Forbid | PriceChange
-)
+Change = Lose | Scale | AddDeployments | RemoveDeployment | AddNodes | Assign | Forbid | PriceChange
 
 
 @dataclass(frozen=True, slots=True)

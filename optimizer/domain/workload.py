@@ -8,7 +8,7 @@ from optimizer.domain.units import ceil_div
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Traffic of a deployment. Token counts are means; rates in thousandths of a request per second."""
+    """Traffic. Token counts are means; rates in thousandths of a request per second."""
 
     rate_mrps: int
     input_tokens: int | None = None
@@ -21,7 +21,7 @@ class Demand:
 
     @property
     def peak_mrps(self) -> int:
-        """The rate that replicas must carry together: the mean times the peak factor, rounded up."""
+        """The rate that replicas carry together: mean times peak factor, rounded up."""
         return ceil_div(self.rate_mrps * self.peak_factor_ppm, 1_000_000)
 
 

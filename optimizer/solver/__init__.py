@@ -1,1 +1,5 @@
-"""All that knows OR-Tools: how many replicas of which config, and where they go."""
+"""All that knows OR-Tools: columns, formulation, search, exact places."""
+
+from optimizer.solver.search import solve
+
+__all__ = ["solve"]

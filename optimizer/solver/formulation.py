@@ -1,0 +1,626 @@
+"""The formulation: counts of replicas by place, counts of GPUs by how they are filled.
+
+The same rules build the coarse view (sites of many alike nodes: which configurations, and the
+bound) and the fine view (one site a node: where). A rule that looks at one node holds exactly in
+the fine view and as its sum over the site in the coarse view, so the coarse optimum is a bound.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ortools.sat.python import cp_model
+
+from optimizer.domain.config import Candidate
+from optimizer.domain.fleet import Sharing
+from optimizer.domain.gpu import Use
+from optimizer.domain.placement import Replica
+from optimizer.domain.problem import PlacementProblem, capacity_mrps
+from optimizer.domain.units import MIB_PER_GIB, PPM, ceil_div
+from optimizer.domain.workload import Deployment
+from optimizer.solver.columns import (
+    Cell,
+    Refill,
+    SharePattern,
+    Site,
+    Zone,
+    colours,
+    mig_patterns,
+    profiles_of,
+    refills,
+    share_patterns,
+    shares_of,
+)
+
+Expr = Any  # cp_model.LinearExprT: an int, a variable or a sum of them
+CellKey = tuple[int, int, int]  # site, zone, cell
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Copies:
+    """How many replicas of one candidate lie in one place.
+
+    ``stays`` names the running replica when this is the question whether that one stays.
+    ``cell`` is set where the place is one GPU, ``colour`` where the GPU is MIG or shared.
+    """
+
+    deployment: str
+    candidate: Candidate
+    site: int
+    count: Expr
+    zone: int | None = None
+    cell: int | None = None
+    colour: str | None = None
+    stays: Replica | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filling:
+    """How many GPUs of a cell are filled one way (MIG columns and share patterns)."""
+
+    at: CellKey
+    mode: Sharing
+    colour: str
+    count: Expr
+    mig: Refill | None = None
+    shares: SharePattern | None = None  # None in mode shared: replicas are packed one by one
+
+
+@dataclass(slots=True)
+class Formulation:
+    """Variables and rules of one view of a problem."""
+
+    problem: PlacementProblem
+    sites: tuple[Site, ...]
+    model: cp_model.CpModel = field(default_factory=cp_model.CpModel)
+    copies: list[Copies] = field(default_factory=list)
+    fillings: list[Filling] = field(default_factory=list)
+    taken_whole: dict[CellKey, list[tuple[str | None, Expr]]] = field(default_factory=dict)
+    pairs: dict[tuple[int, int], Expr] = field(default_factory=dict)  # (site, low index)
+    missing: dict[str, Expr] = field(default_factory=dict)  # ppm by deployment
+    colours: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def cells(self) -> Iterator[tuple[CellKey, Site, Zone, Cell]]:
+        """Every cell with where it belongs."""
+        for s, site in enumerate(self.sites):
+            for z, zone in enumerate(site.zones):
+                for c, cell in enumerate(zone.cells):
+                    yield (s, z, c), site, zone, cell
+
+    def replicas(self, deployment: str) -> Expr:
+        """How many replicas of the deployment run."""
+        return total(c.count for c in self.copies if c.deployment == deployment)
+
+    def used(self, at: CellKey) -> Expr:
+        """How many GPUs of the cell hold a replica."""
+        return total(self._uses[at])
+
+    @property
+    def _uses(self) -> dict[CellKey, list[Expr]]:
+        uses: dict[CellKey, list[Expr]] = defaultdict(list)
+        for filling in self.fillings:
+            uses[filling.at].append(filling.count)
+        for at, takes in self.taken_whole.items():
+            uses[at].extend(count for _, count in takes)
+        return uses
+
+    def price_micros(self) -> Expr:
+        """Price per hour of all used GPUs."""
+        uses = self._uses
+        return total(site.price_micros * use for at, site, _, _ in self.cells() for use in uses[at])
+
+    def unmet_ppm(self, priority: int) -> Expr:
+        """Sum of missing shares over the deployments of one priority."""
+        return total(
+            self.missing[d.name] for d in self.problem.deployments if d.priority == priority
+        )
+
+    def disruption_mib(self) -> Expr:
+        """MiB of weights to load, and 1 GiB for each GPU that is cut anew."""
+        loads = total(c.candidate.load_mib * c.count for c in self.copies if c.stays is None)
+        cells = {at: cell for at, _, _, cell in self.cells()}
+        cuts = [
+            f.count
+            for f in self.fillings
+            if (f.mode is Sharing.MIG and f.mig is not None and f.mig.repartitioned)
+            or (f.mode is Sharing.SHARED and cells[f.at].standing)
+        ]
+        cuts += [
+            count
+            for at, takes in self.taken_whole.items()
+            if cells[at].standing
+            for _, count in takes
+        ]
+        return loads + MIB_PER_GIB * total(cuts)
+
+
+def total(terms: Iterable[Expr]) -> Expr:
+    """Sum that CP-SAT reads in one go."""
+    return cp_model.LinearExpr.sum(list(terms))
+
+
+def build(problem: PlacementProblem, sites: tuple[Site, ...]) -> Formulation:
+    """All variables and every rule over them."""
+    f = Formulation(problem, sites, colours=colours(problem))
+    _running(f)
+    for s in range(len(sites)):
+        _whole(f, s)
+        _mig(f, s)
+        _shared(f, s)
+    for rule in RULES:
+        for constraint in rule(f):
+            f.model.add(constraint)
+    return f
+
+
+# --- variables ---------------------------------------------------------------------------------
+
+
+def _running(f: Formulation) -> None:
+    """Whether each running replica that may stay does."""
+    asked: dict[str, Expr] = {}
+    for (s, z, c), _, _, cell in f.cells():
+        for replica, candidate in cell.replicas:
+            if replica.id in asked:
+                continue
+            asked[replica.id] = f.model.new_bool_var(f"stays {replica.id}")
+            at = c if len(replica.gpus) == 1 else None
+            f.copies.append(
+                Copies(
+                    replica.deployment,
+                    candidate,
+                    s,
+                    asked[replica.id],
+                    z if at is not None else None,
+                    at,
+                    stays=replica,
+                )
+            )
+
+
+def _offered(
+    f: Formulation, site: Site, sharing: Sharing
+) -> Iterator[tuple[Deployment, Candidate]]:
+    """Rule ``allowed``: new replicas run only as candidates, on products and modes they name."""
+    if any(sharing not in node.sharing for node in site.nodes[:1]):
+        return
+    for deployment in f.problem.deployments:
+        for candidate in f.problem.candidates.get(deployment.name, ()):
+            if candidate.gpu == site.gpu.name and candidate.shape.sharing is sharing:
+                yield deployment, candidate
+
+
+def _most(deployment: Deployment, candidate: Candidate, room: int) -> int:
+    """More copies than this never help."""
+    useful = deployment.min_replicas
+    capacity = capacity_mrps(deployment, candidate)
+    if deployment.asked_mrps and capacity:
+        useful = max(useful, ceil_div(deployment.asked_mrps, capacity))
+    if deployment.replica_limit is not None:
+        useful = min(useful, deployment.replica_limit)
+    return max(0, min(useful, room))
+
+
+def _whole(f: Formulation, s: int) -> None:
+    """Whole GPUs and groups of them in one node."""
+    site = f.sites[s]
+    takers: list[tuple[Deployment, Copies]] = []
+    for deployment, candidate in _offered(f, site, Sharing.WHOLE):
+        size = candidate.shape.gpus
+        most = _most(deployment, candidate, site.groups(size))
+        if most and any(deployment.name not in zone.barred for zone in site.zones):
+            count = f.model.new_int_var(0, most, f"{deployment.name} whole {size} @{site.name}")
+            copies = Copies(deployment.name, candidate, s, count)
+            f.copies.append(copies)
+            takers.append((deployment, copies))
+    _take_gpus(f, s, takers)
+
+
+def _take_gpus(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]]) -> None:
+    """Which cells the GPUs of new whole replicas come from."""
+    site = f.sites[s]
+    barring = sorted({name for zone in site.zones for name in zone.barred})
+    for at, _, _, cell in f.cells():
+        if at[0] == s:
+            kept: list[tuple[str | None, Expr]] = [
+                (c.deployment, c.count)
+                for c in f.copies
+                if c.stays is not None
+                and c.candidate.shape.sharing is Sharing.WHOLE
+                and cell.gpus[0] in c.stays.gpus
+            ]
+            f.taken_whole[at] = kept
+    paired = _take_pairs(f, s, takers)
+    groups: dict[str | None, list[Expr]] = defaultdict(list)
+    for deployment, copies in takers:
+        if copies not in paired:
+            owner = deployment.name if deployment.name in barring else None
+            groups[owner].append(copies.candidate.shape.gpus * copies.count)
+    for owner, wanted in sorted(groups.items(), key=lambda item: item[0] or ""):
+        takes = []
+        for at, _, zone, cell in f.cells():
+            if at[0] == s and (owner is None or owner not in zone.barred):
+                take = f.model.new_int_var(0, len(cell.gpus), f"take {owner} {at}")
+                f.taken_whole[at].append((owner, take))
+                takes.append(take)
+        f.model.add(total(takes) == total(wanted))
+
+
+def _take_pairs(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]]) -> list[Copies]:
+    """Groups of two on bridged pairs, in the fine view where each GPU is a cell of its own."""
+    site = f.sites[s]
+    node = site.nodes[0]
+    twos = [(d, c) for d, c in takers if c.candidate.shape.gpus == 2]
+    if node.nvlink_domain != "pair" or len(site.nodes) != 1 or not twos:
+        return []
+    where = {
+        int(gpu.rsplit("/", 1)[1]): (at, zone)
+        for at, _, zone, cell in f.cells()
+        if at[0] == s
+        for gpu in cell.gpus
+    }
+    if any(len(f.sites[s].zones[z].cells[c].gpus) > 1 for (_, z, c), _ in where.values()):
+        return []
+    owners = sorted({d.name for d, _ in twos})
+    chosen: dict[str, list[Expr]] = {name: [] for name in owners}
+    for low in sorted(where):
+        if low % 2 or low + 1 not in where:
+            continue
+        for name in owners:
+            ends = (where[low], where[low + 1])
+            if any(name in zone.barred for _, zone in ends):
+                continue
+            pair = f.model.new_bool_var(f"pair {name} {node.name}/{low}")
+            f.pairs[s, low] = f.pairs.get((s, low), 0) + pair
+            chosen[name].append(pair)
+            for at, _ in ends:
+                f.taken_whole[at].append((f"pair:{name}:{low}", pair))
+    for name in owners:
+        f.model.add(total(chosen[name]) == total(c.count for d, c in twos if d.name == name))
+    return [c for _, c in twos]
+
+
+def _mig(f: Formulation, s: int) -> None:
+    """MIG slices: new replicas by zone and colour, GPUs by column."""
+    site = f.sites[s]
+    table = site.gpu.mig
+    offered = list(_offered(f, site, Sharing.MIG))
+    kept = {
+        c.candidate.shape.profile
+        for c in f.copies
+        if c.stays is not None and c.candidate.shape.profile is not None
+    }
+    profiles = tuple(sorted({*profiles_of((c for _, c in offered), site.gpu.name)}))
+    if table is None or Sharing.MIG not in site.nodes[0].sharing or not (profiles or kept):
+        return
+    for z, zone in enumerate(site.zones):
+        gpus = sum(len(cell.gpus) for cell in zone.cells)
+        wanted: dict[str, set[str]] = defaultdict(set)
+        for deployment, candidate in offered:
+            if deployment.name in zone.barred:
+                continue
+            profile = table.profile(candidate.shape.profile or "")
+            most = _most(deployment, candidate, gpus * (profile.max_instances if profile else 0))
+            for colour in f.colours[deployment.name] if most and profile else ():
+                name = f"{deployment.name} {profile.name} {colour} @{site.name}/{z}"  # type: ignore[union-attr]
+                count = f.model.new_int_var(0, most, name)
+                f.copies.append(Copies(deployment.name, candidate, s, count, z, colour=colour))
+                wanted[colour].add(candidate.shape.profile or "")
+        for c, cell in enumerate(zone.cells):
+            _mig_columns(f, (s, z, c), cell, {k: tuple(sorted(v)) for k, v in wanted.items()})
+
+
+def _mig_columns(
+    f: Formulation, at: CellKey, cell: Cell, wanted: dict[str, tuple[str, ...]]
+) -> None:
+    table = f.sites[at[0]].gpu.mig
+    assert table is not None
+    staying = [(r, r.mig) for r, _ in cell.replicas if r.mig is not None]
+    reachable = set(wanted)
+    for replica, _ in staying:
+        reachable.update(f.colours[replica.deployment])
+    for colour in sorted(reachable):
+        profiles = wanted.get(colour, ())
+        if cell.bare:
+            columns = [Refill((), m, True) for m in mig_patterns(table, profiles) if m]
+        else:
+            here = tuple((r.id, p) for r, p in staying if colour in f.colours[r.deployment])
+            columns = list(refills(table, here, cell.standing, profiles))
+        for column in columns:
+            if column.stays or column.added:
+                count = f.model.new_int_var(0, len(cell.gpus), f"{at} {colour} {column}")
+                f.fillings.append(Filling(at, Sharing.MIG, colour, count, mig=column))
+
+
+def _shared(f: Formulation, s: int) -> None:
+    """Shared GPUs: by pattern where GPUs are alike and sizes few, else packed one by one."""
+    site = f.sites[s]
+    offered = list(_offered(f, site, Sharing.SHARED))
+    if Sharing.SHARED not in site.nodes[0].sharing:
+        return
+    for z, zone in enumerate(site.zones):
+        here = [(d, c) for d, c in offered if d.name not in zone.barred]
+        by_colour: dict[str, list[tuple[Deployment, Candidate]]] = defaultdict(list)
+        for deployment, candidate in here:
+            for colour in f.colours[deployment.name]:
+                by_colour[colour].append((deployment, candidate))
+        patterns = {
+            colour: share_patterns(site.gpu.room, shares_of((c for _, c in some), site.gpu.name))
+            for colour, some in by_colour.items()
+        }
+        pooled = {
+            colour: some for colour, some in by_colour.items() if patterns[colour] is not None
+        }
+        bare = [c for c, cell in enumerate(zone.cells) if cell.bare]
+        if bare:
+            for colour in sorted(pooled):
+                _shared_pool(f, (s, z), colour, pooled[colour], patterns[colour] or (), bare)
+        for c, cell in enumerate(zone.cells):
+            rest = {k: v for k, v in by_colour.items() if not cell.bare or k not in pooled}
+            _shared_direct(f, (s, z, c), cell, rest)
+
+
+def _shared_pool(
+    f: Formulation,
+    zone: tuple[int, int],
+    colour: str,
+    offered: list[tuple[Deployment, Candidate]],
+    patterns: tuple[SharePattern, ...],
+    bare: list[int],
+) -> None:
+    s, z = zone
+    site = f.sites[s]
+    gpus = sum(len(site.zones[z].cells[c].gpus) for c in bare)
+    for deployment, candidate in offered:
+        share = candidate.shape.share or Use()
+        per_gpu = max((dict(p).get(share, 0) for p in patterns), default=0)
+        most = _most(deployment, candidate, gpus * per_gpu)
+        if most:
+            name = f"{deployment.name} share {colour} @{site.name}/{z}"
+            count = f.model.new_int_var(0, most, name)
+            f.copies.append(Copies(deployment.name, candidate, s, count, z, colour=colour))
+    for c in bare:
+        for pattern in patterns:
+            if pattern:
+                most = len(site.zones[z].cells[c].gpus)
+                count = f.model.new_int_var(0, most, f"{zone} {c} {colour} {pattern}")
+                f.fillings.append(Filling((s, z, c), Sharing.SHARED, colour, count, shares=pattern))
+
+
+def _shared_direct(
+    f: Formulation,
+    at: CellKey,
+    cell: Cell,
+    by_colour: dict[str, list[tuple[Deployment, Candidate]]],
+) -> None:
+    s, z, c = at
+    gpus = len(cell.gpus)
+    sharing = [r for r, _ in cell.replicas if r.share is not None]
+    reachable = set(by_colour) | {k for r in sharing for k in f.colours[r.deployment]}
+    for colour in sorted(reachable):
+        mode = f.model.new_int_var(0, gpus, f"shared {at} {colour}")
+        f.fillings.append(Filling(at, Sharing.SHARED, colour, mode))
+        for deployment, candidate in by_colour.get(colour, ()):
+            share = candidate.shape.share or Use()
+            per_gpu = _times(share, f.sites[s].gpu.room)
+            most = _most(deployment, candidate, gpus * per_gpu)
+            if most:
+                name = f"{deployment.name} share {colour} {at}"
+                count = f.model.new_int_var(0, most, name)
+                f.copies.append(Copies(deployment.name, candidate, s, count, z, c, colour))
+                f.model.add(count <= most * mode)
+
+
+def _times(share: Use, room: Use) -> int:
+    parts = [
+        room_part // part
+        for part, room_part in (
+            (share.memory_mib, room.memory_mib),
+            (share.bandwidth_mbs, room.bandwidth_mbs),
+            (share.compute_ppm, room.compute_ppm),
+        )
+        if part
+    ]
+    return min(parts, default=1)
+
+
+# --- rules -------------------------------------------------------------------------------------
+
+
+def slot_legality(f: Formulation) -> Iterator[Expr]:
+    """A GPU is in one mode, and its instances form a legal layout that the replicas lie in."""
+    uses = f._uses
+    for at, _, _, cell in f.cells():
+        if uses[at]:
+            yield total(uses[at]) <= len(cell.gpus)
+    supply: dict[tuple[int, int, str, str], list[Expr]] = defaultdict(list)
+    stays: dict[str, list[Expr]] = defaultdict(list)
+    for filling in f.fillings:
+        if filling.mig is not None:
+            s, z, _ = filling.at
+            for profile, count in filling.mig.added:
+                supply[s, z, filling.colour, profile].append(count * filling.count)
+            for replica in filling.mig.stays:
+                stays[replica].append(filling.count)
+    wanted: dict[tuple[int, int, str, str], list[Expr]] = defaultdict(list)
+    for c in f.copies:
+        if c.candidate.shape.sharing is not Sharing.MIG:
+            continue
+        if c.stays is not None:
+            yield total(stays[c.stays.id]) == c.count
+        elif c.zone is not None and c.colour is not None:
+            wanted[c.site, c.zone, c.colour, c.candidate.shape.profile or ""].append(c.count)
+    for key, counts in wanted.items():
+        yield total(counts) <= total(supply[key])
+
+
+def device_shares(f: Formulation) -> Iterator[Expr]:
+    """On a shared GPU memory, bandwidth and compute of all replicas fit.
+
+    Rules ``device_memory``, ``device_bandwidth`` and ``device_compute``.
+    """
+    yield from _pooled_shares(f)
+    modes: dict[CellKey, list[Filling]] = defaultdict(list)
+    for filling in f.fillings:
+        if filling.mode is Sharing.SHARED and filling.shares is None:
+            modes[filling.at].append(filling)
+    inside: dict[CellKey, list[Copies]] = defaultdict(list)
+    for c in f.copies:
+        if c.candidate.shape.sharing is Sharing.SHARED and c.cell is not None:
+            inside[c.site, c.zone or 0, c.cell].append(c)
+    for at, held in inside.items():
+        room = f.sites[at[0]].gpu.room
+        on = total(m.count for m in modes[at])
+        for part in ("memory_mib", "bandwidth_mbs", "compute_ppm"):
+            used = total(getattr(c.candidate.shape.share, part) * c.count for c in held)
+            yield used <= getattr(room, part) * on
+        for c in held:
+            if c.stays is not None:
+                fitting = f.colours[c.deployment]
+                yield c.count <= total(m.count for m in modes[at] if m.colour in fitting)
+
+
+def _pooled_shares(f: Formulation) -> Iterator[Expr]:
+    supply: dict[tuple[int, int, str, Use], list[Expr]] = defaultdict(list)
+    for filling in f.fillings:
+        for share, count in filling.shares or ():
+            s, z, _ = filling.at
+            supply[s, z, filling.colour, share].append(count * filling.count)
+    wanted: dict[tuple[int, int, str, Use], list[Expr]] = defaultdict(list)
+    for c in f.copies:
+        if c.candidate.shape.sharing is Sharing.SHARED and c.cell is None and c.stays is None:
+            share = c.candidate.shape.share or Use()
+            wanted[c.site, c.zone or 0, c.colour or "", share].append(c.count)
+    for key, counts in wanted.items():
+        yield total(counts) <= total(supply[key])
+
+
+def interconnect(f: Formulation) -> Iterator[Expr]:
+    """A group of whole GPUs lies in one node, and a group of two on a bridged pair."""
+    for s, site in enumerate(f.sites):
+        if len(site.nodes) == 1 and site.nodes[0].nvlink_domain != "pair":
+            continue
+        groups = [c for c in f.copies if c.site == s and c.candidate.shape.sharing is Sharing.WHOLE]
+        for size in sorted({c.candidate.shape.gpus for c in groups} - {1}):
+            blocks = [
+                (c.candidate.shape.gpus // size) * c.count
+                for c in groups
+                if c.candidate.shape.gpus % size == 0
+                and (size != 2 or c.candidate.shape.gpus == 2 or not _paired(site))
+                and c.stays is None
+            ]
+            yield total(blocks) <= site.groups(size)
+
+
+def _paired(site: Site) -> bool:
+    return site.nodes[0].nvlink_domain == "pair"
+
+
+def host_cpu(f: Formulation) -> Iterator[Expr]:
+    """The replicas of a node ask for no more CPU cores than it has."""
+    for s, site in enumerate(f.sites):
+        room = site.nodes[0].cpu_millicores
+        if room is not None:
+            yield _host(f, s, lambda d: d.host_cpu_millicores) <= room * len(site.nodes)
+
+
+def host_memory(f: Formulation) -> Iterator[Expr]:
+    """The replicas of a node ask for no more host memory than it has."""
+    for s, site in enumerate(f.sites):
+        room = site.nodes[0].host_memory_mib
+        if room is not None:
+            yield _host(f, s, lambda d: d.host_memory_mib) <= room * len(site.nodes)
+
+
+def _host(f: Formulation, s: int, need: Callable[[Deployment], int]) -> Expr:
+    needs = {d.name: need(d) for d in f.problem.deployments}
+    return total(needs[c.deployment] * c.count for c in f.copies if c.site == s)
+
+
+def demand_met(f: Formulation) -> Iterator[Expr]:
+    """Replicas carry the rate asked, or what is missing is counted."""
+    for d in f.problem.deployments:
+        f.missing[d.name] = f.model.new_int_var(0, PPM, f"missing {d.name}")
+        asked = d.asked_mrps
+        if asked:
+            served = total(
+                min(asked, capacity_mrps(d, c.candidate)) * c.count
+                for c in f.copies
+                if c.deployment == d.name
+            )
+            yield asked * f.missing[d.name] + PPM * served >= PPM * asked
+
+
+def replica_bounds(f: Formulation) -> Iterator[Expr]:
+    """No more replicas than ``max``; fewer than ``min`` is counted as missing."""
+    for d in f.problem.deployments:
+        running = f.replicas(d.name)
+        if d.min_replicas:
+            yield d.min_replicas * f.missing[d.name] + PPM * running >= PPM * d.min_replicas
+        if d.replica_limit is not None:
+            yield running <= d.replica_limit
+
+
+def spread(f: Formulation) -> Iterator[Expr]:
+    """A node, and a rack, holds at most so many replicas of a deployment."""
+    by_place: dict[tuple[str, int], list[Expr]] = defaultdict(list)
+    for c in f.copies:
+        by_place[c.deployment, c.site].append(c.count)
+    racks = _racks(f.sites)
+    for d in f.problem.deployments:
+        if d.spread_node is not None:
+            for s, site in enumerate(f.sites):
+                if by_place[d.name, s]:
+                    yield total(by_place[d.name, s]) <= d.spread_node * len(site.nodes)
+        if d.spread_rack is not None:
+            for among, number in racks:
+                held = [x for s in among for x in by_place[d.name, s]]
+                if held:
+                    yield total(held) <= d.spread_rack * number
+
+
+def _racks(sites: tuple[Site, ...]) -> list[tuple[list[int], int]]:
+    """Sets of sites that share racks with no other set, each with how many racks that is."""
+    found: list[tuple[set[int], set[str]]] = []
+    for s, site in enumerate(sites):
+        members, names = {s}, {node.rack_domain for node in site.nodes}
+        for other in [item for item in found if item[1] & names]:
+            found.remove(other)
+            members |= other[0]
+            names |= other[1]
+        found.append((members, names))
+    return [(sorted(members), len(names)) for members, names in found]
+
+
+def isolation(f: Formulation) -> Iterator[Expr]:
+    """A tenant that asks for whole nodes shares none with another tenant (fine view)."""
+    tenants = {d.name: d.tenant for d in f.problem.deployments}
+    alone = {d.name for d in f.problem.deployments if d.isolate == "node"}
+    for s, site in enumerate(f.sites):
+        if len(site.nodes) > 1:
+            continue
+        here = [c for c in f.copies if c.site == s]
+        for tenant in sorted({tenants[c.deployment] for c in here if c.deployment in alone}):
+            own = f.model.new_bool_var(f"{site.name} belongs to {tenant}")
+            for c in here:
+                if tenants[c.deployment] != tenant:
+                    f.model.add(c.count == 0).only_enforce_if(own)
+                elif c.deployment in alone:
+                    f.model.add(c.count == 0).only_enforce_if(~own)
+    yield from ()
+
+
+# `allowed`, `pin` and `cordon` are filters: what they forbid has no variable (see _offered, the
+# zones and columns.may_stay).
+RULES: tuple[Callable[[Formulation], Iterator[Expr]], ...] = (
+    demand_met,
+    replica_bounds,
+    slot_legality,
+    device_shares,
+    interconnect,
+    host_cpu,
+    host_memory,
+    spread,
+    isolation,
+)

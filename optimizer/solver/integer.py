@@ -1,0 +1,226 @@
+"""Lexicographic search with CP-SAT: each level carries its bound into the next."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from math import gcd
+from typing import Any
+
+from ortools.sat.python import cp_model
+
+from optimizer.domain.outcome import Limits, Objective, Progress
+from optimizer.solver.formulation import Expr, Formulation
+
+# Logical workers: fixed, because CP-SAT's answer depends on their number, and interleaved, so that
+# it does not depend on the machine's cores.
+LOGICAL_WORKERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One objective: its value in the solution kept, and the proved bound."""
+
+    name: str
+    value: int
+    bound: int
+    priority: int | None = None
+
+    def objective(self) -> Objective:
+        """The same as an outcome tells it."""
+        return Objective(self.name, self.value, self.bound, self.priority)
+
+
+@dataclass(slots=True)
+class Clock:
+    """What is left of the deterministic effort and of the safety stop; tells who stopped."""
+
+    limits: Limits
+    report: Callable[[Progress], None]
+    started: float = field(default_factory=time.monotonic)
+    effort_spent: float = 0.0
+    timed_out: bool = False
+    interrupted: bool = False
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the safety stop."""
+        return self.limits.time_limit_s - (time.monotonic() - self.started)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one CP-SAT run said: status, values by variable index, objective value and bound."""
+
+    status: Any
+    values: list[int]
+    value: int
+    bound: int
+
+    @property
+    def found(self) -> bool:
+        """Whether there is a solution."""
+        return self.status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+
+    @property
+    def impossible(self) -> bool:
+        """Whether it is proved that there is none."""
+        return bool(self.status == cp_model.INFEASIBLE)
+
+
+class _Watcher(cp_model.CpSolverSolutionCallback):
+    def __init__(self, phase: str, report: Callable[[Progress], None], scale: int) -> None:
+        super().__init__()
+        self._phase, self._report, self._scale = phase, report, scale
+
+    def on_solution_callback(self) -> None:
+        """Tell who watches."""
+        value = round(self.objective_value) * self._scale
+        bound = round(self.best_objective_bound) * self._scale
+        self._report(Progress(self._phase, value, bound))
+
+
+def run(
+    model: cp_model.CpModel,
+    clock: Clock,
+    phase: str,
+    *,
+    effort: float,
+    gap: float = 0.0,
+    scale: int = 1,
+) -> Answer:
+    """One CP-SAT run, interruptible, within deterministic ``effort`` and the safety stop."""
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = LOGICAL_WORKERS
+    solver.parameters.interleave_search = True
+    solver.parameters.random_seed = clock.limits.seed
+    solver.parameters.max_deterministic_time = max(0.05, effort)
+    solver.parameters.max_time_in_seconds = max(0.1, clock.seconds_left)
+    solver.parameters.relative_gap_limit = gap
+    solver.parameters.catch_sigint_signal = False
+    watcher = _Watcher(phase, clock.report, scale) if model.has_objective() else None
+    box: list[Any] = []
+    thread = threading.Thread(target=lambda: box.append(solver.solve(model, watcher)), daemon=True)
+    thread.start()
+    while thread.is_alive():
+        try:
+            thread.join(0.2)
+        except KeyboardInterrupt:
+            clock.interrupted = True
+            solver.stop_search()
+    status = box[0]
+    response = solver.response_proto
+    clock.effort_spent += response.deterministic_time
+    if status not in (cp_model.OPTIMAL, cp_model.INFEASIBLE) and clock.seconds_left <= 0.05:
+        clock.timed_out = True
+    found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+    return Answer(
+        status,
+        list(response.solution) if found else [],
+        round(response.objective_value) if found else 0,
+        _ceil(response.best_objective_bound),
+    )
+
+
+def _ceil(bound: float) -> int:
+    """Smallest integer not below a float bound, forgiving its rounding noise."""
+    if bound != bound or abs(bound) > 1e17:
+        return -(10**18)
+    return -int(-(bound - 1e-6) // 1)
+
+
+@dataclass(slots=True)
+class Search:
+    """A lexicographic search over one formulation."""
+
+    f: Formulation
+    clock: Clock
+    values: list[int] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
+
+    @property
+    def found(self) -> bool:
+        """Whether a solution is kept."""
+        return bool(self.values)
+
+    def at(self, expr: Expr) -> int:
+        """Value of an expression in the solution kept."""
+        return value_of(expr, self.values)
+
+    def hint(self) -> None:
+        """Start the next run from the solution kept."""
+        self.f.model.clear_hints()
+        for index, value in enumerate(self.values):
+            self.f.model.add_hint(self.f.model.get_int_var_from_proto_index(index), value)
+
+    def minimise(
+        self,
+        name: str,
+        expr: Expr,
+        *,
+        effort: float,
+        gap: float = 0.0,
+        floor: int = 0,
+        priority: int | None = None,
+    ) -> Answer:
+        """Minimise ``expr``; on success keep the solution, record the level and fix its value.
+
+        ``floor`` is a bound proved elsewhere.
+        """
+        if self.found and self.at(expr) <= floor:
+            self._keep(name, self.at(expr), floor, expr, priority)
+            return Answer(cp_model.OPTIMAL, self.values, self.at(expr), floor)
+        scaled, factor = _divided(expr)
+        if self.found:
+            self.hint()
+        if floor > 0:
+            self.f.model.add(expr >= floor)
+        self.f.model.minimize(scaled)
+        answer = run(self.f.model, self.clock, name, effort=effort, gap=gap, scale=factor)
+        self.f.model.clear_objective()
+        answer.value *= factor
+        answer.bound = max(floor, answer.bound * factor)
+        if answer.found:
+            self.values = answer.values
+        if self.found:
+            value = self.at(expr)
+            bound = value if answer.status == cp_model.OPTIMAL and gap == 0 else answer.bound
+            self._keep(name, value, min(value, max(floor, bound)), expr, priority)
+        return answer
+
+    def _keep(self, name: str, value: int, bound: int, expr: Expr, priority: int | None) -> None:
+        self.levels.append(Level(name, value, bound, priority))
+        self.f.model.add(expr <= value)
+
+
+def value_of(expr: Expr, values: list[int]) -> int:
+    """Value of a linear expression under ``values`` (by variable index)."""
+    if isinstance(expr, int):
+        return expr
+    flat = cp_model.FlatIntExpr(expr)
+    terms = zip(flat.vars, flat.coeffs, strict=True)
+    return int(sum(c * values[v.index] for v, c in terms) + flat.offset)
+
+
+def _divided(expr: Expr) -> tuple[Expr, int]:
+    """The expression divided by the common divisor of its coefficients, and that divisor."""
+    if isinstance(expr, int):
+        return expr, 1
+    flat = cp_model.FlatIntExpr(expr)
+    factor = 0
+    for coefficient in [*flat.coeffs, flat.offset]:
+        factor = gcd(factor, int(coefficient))
+    if factor <= 1:
+        return expr, 1
+    terms = [int(c) // factor * v for v, c in zip(flat.vars, flat.coeffs, strict=True)]
+    return cp_model.LinearExpr.sum(terms) + int(flat.offset) // factor, factor
+
+
+def priorities(f: Formulation) -> list[int]:
+    """Priority levels, highest first."""
+    return sorted({d.priority for d in f.problem.deployments}, reverse=True)
+
+
+def bounds(levels: Iterable[Level]) -> dict[tuple[str, int | None], int]:
+    """Proved bounds by level."""
+    return {(level.name, level.priority): level.bound for level in levels}

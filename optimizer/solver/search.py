@@ -1,0 +1,207 @@
+"""The search: what (coarse view, bound), then where (fine view), level by level."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optimizer.domain.fleet import Sharing
+from optimizer.domain.gpu import PlacedProfile
+from optimizer.domain.outcome import Limits, Objective, Outcome, Progress, Termination
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import PlacementProblem
+from optimizer.solver.columns import coarse_sites, fine_sites
+from optimizer.solver.formulation import Expr, build, total
+from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
+from optimizer.solver.where import placement, stranded_slices
+
+UNMET, PRICE, DISRUPTION, STRANDED = "unmet", "price_per_hour", "disruption", "stranded"
+
+
+def solve(
+    problem: PlacementProblem,
+    limits: Limits,
+    progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Place the deployments: least unmet demand, then least price, then fewest moves.
+
+    The coarse view gives the counts and the bound, the fine view the GPUs. Equal problem, limits
+    and seed give an equal outcome unless the safety stop or an interrupt cut the search short.
+    """
+    clock = Clock(limits, progress or (lambda _: None))
+    what = _what(problem, clock)
+    where, levels = _where(problem, clock, what)
+    if not where.found:
+        return _nothing(clock)
+    found = placement(where.f, where.values)
+    return _outcome(problem, clock, found, levels)
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """The coarse answer: its levels, its counts and the formulation they belong to."""
+
+    search: Search
+
+    def level(self, name: str, priority: int | None = None) -> Level | None:
+        """That level, if it was reached."""
+        wanted = (name, priority)
+        return next((x for x in self.search.levels if (x.name, x.priority) == wanted), None)
+
+
+def _what(problem: PlacementProblem, clock: Clock) -> What:
+    search = Search(build(problem, coarse_sites(problem)), clock)
+    effort = clock.limits.effort
+    for priority in priorities(search.f):
+        expr = search.f.unmet_ppm(priority)
+        search.minimise(UNMET, expr, effort=effort * 0.3, priority=priority)
+    if search.found:
+        gap = clock.limits.gap
+        search.minimise(PRICE, search.f.price_micros(), effort=effort * 0.6, gap=gap)
+    return What(search)
+
+
+def _where(problem: PlacementProblem, clock: Clock, what: What) -> tuple[Search, list[Level]]:
+    """The fine answer with its levels: at the coarse values if they can be placed."""
+    f = build(problem, fine_sites(problem))
+    disruption = f.disruption_mib() if problem.current is not None else None
+    effort = clock.limits.effort
+    if what.search.found:
+        search = Search(f, clock)
+        at_coarse = _at_coarse_values(search, what)
+        answer = _placed_as_counted(search, what, disruption, effort * 0.2)
+        if not search.found or disruption is not None:
+            answer = _placed_at_all(search, disruption, effort * 0.4)
+        if search.found:
+            return search, at_coarse + search.levels
+        if not answer.impossible and not clock.interrupted:
+            clock.report(Progress("where: the counts could not be placed in time"))
+        f = build(problem, fine_sites(problem))
+    search = Search(f, clock)
+    _from_scratch(search, what, effort)
+    if disruption is not None and search.found:
+        search.minimise(DISRUPTION, f.disruption_mib(), effort=effort * 0.3)
+    return search, search.levels
+
+
+def _at_coarse_values(search: Search, what: What) -> list[Level]:
+    """Bind the fine view to the coarse values, whose bounds hold for it."""
+    for level in what.search.levels:
+        if level.name == UNMET and level.priority is not None:
+            search.f.model.add(search.f.unmet_ppm(level.priority) <= level.value)
+        elif level.name == PRICE:
+            search.f.model.add(search.f.price_micros() <= level.value)
+    return list(what.search.levels)
+
+
+def _placed_as_counted(
+    search: Search, what: What, disruption: Expr | None, effort: float
+) -> Answer:
+    """Try to place exactly the coarse counts; on success keep that as a start."""
+    model = search.f.model.clone()
+    fine: dict[tuple[int, object], list[Expr]] = defaultdict(list)
+    class_of = {node.name: s for s, site in enumerate(what.search.f.sites) for node in site.nodes}
+    for c in search.f.copies:
+        s = class_of[search.f.sites[c.site].nodes[0].name]
+        fine[s, (c.deployment, c.candidate.key)].append(c.count)
+    coarse: dict[tuple[int, object], int] = defaultdict(int)
+    for c in what.search.f.copies:
+        coarse[c.site, (c.deployment, c.candidate.key)] += what.search.at(c.count)
+    for key, counts in fine.items():
+        model.add(total(counts) == coarse[key])
+    if disruption is not None:
+        model.minimize(disruption)
+    answer = run(model, search.clock, "where", effort=effort)
+    if answer.found:
+        search.values = answer.values
+    return answer
+
+
+def _placed_at_all(search: Search, disruption: Expr | None, effort: float) -> Answer:
+    """Any placement at the coarse values, or with a state the one that disturbs least."""
+    if disruption is not None:
+        return search.minimise(DISRUPTION, disruption, effort=effort)
+    answer = run(search.f.model, search.clock, "where", effort=effort)
+    if answer.found:
+        search.values = answer.values
+    return answer
+
+
+def _from_scratch(search: Search, what: What, effort: float) -> None:
+    """All levels in the fine view itself, with the coarse bounds as floors while they hold."""
+    floors_hold = True
+    for priority in priorities(search.f):
+        coarse = what.level(UNMET, priority)
+        floor = coarse.bound if coarse is not None and floors_hold else 0
+        expr = search.f.unmet_ppm(priority)
+        search.minimise(UNMET, expr, effort=effort * 0.3, floor=floor, priority=priority)
+        reached = search.levels[-1].value if search.found else None
+        floors_hold &= coarse is not None and reached == coarse.value
+    if search.found:
+        coarse = what.level(PRICE)
+        floor = coarse.bound if coarse is not None and floors_hold else 0
+        gap = search.clock.limits.gap
+        price = search.f.price_micros()
+        search.minimise(PRICE, price, effort=effort * 0.6, gap=gap, floor=floor)
+
+
+def _nothing(clock: Clock) -> Outcome:
+    return Outcome(
+        Termination.NOTHING_FOUND,
+        stopped_by=_stopper(clock, False, False),
+        reproducible=not (clock.timed_out or clock.interrupted),
+    )
+
+
+def _outcome(
+    problem: PlacementProblem, clock: Clock, found: Placement, levels: list[Level]
+) -> Outcome:
+    objectives = [
+        Objective(level.name, level.value, min(level.bound, level.value), level.priority)
+        for level in levels
+    ]
+    objectives.append(Objective(STRANDED, stranded_mib(problem, found), 0))
+    spoken_for = [o for o in objectives if o.name != STRANDED]
+    proved = all(o.proved for o in spoken_for)
+    near = clock.limits.gap > 0 and all(o.gap <= clock.limits.gap for o in spoken_for)
+    termination = (
+        Termination.OPTIMAL if proved else Termination.WITHIN_GAP if near else Termination.LIMIT
+    )
+    return Outcome(
+        termination,
+        found,
+        tuple(objectives),
+        stopped_by=_stopper(clock, proved, near),
+        reproducible=not (clock.timed_out or clock.interrupted),
+    )
+
+
+def _stopper(clock: Clock, proved: bool, near: bool) -> str:
+    if clock.interrupted:
+        return "interrupt"
+    if proved:
+        return "proof"
+    if near:
+        return "gap"
+    return "time_limit" if clock.timed_out else "effort"
+
+
+def stranded_mib(problem: PlacementProblem, found: Placement) -> int:
+    """Free room of used MIG and shared GPUs in pieces too small for half a GPU."""
+    gpus = {gpu.id: gpu.gpu for gpu in problem.fleet.gpus()}
+    placed: dict[str, list[PlacedProfile]] = defaultdict(list)
+    shared: dict[str, int] = defaultdict(int)
+    for replica in found.replicas:
+        if replica.shape.sharing is Sharing.MIG and replica.mig is not None:
+            placed[replica.gpus[0]].append(replica.mig)
+        elif replica.share is not None:
+            shared[replica.gpus[0]] += replica.share.memory_mib
+    stranded = 0
+    for gpu, taken in placed.items():
+        table = gpus[gpu].mig
+        if table is not None:
+            free = stranded_slices(table, taken)
+            stranded += free * gpus[gpu].usable_mib // table.memory_slices
+    for gpu, used in shared.items():
+        free = gpus[gpu].usable_mib - used
+        stranded += free if 2 * free < gpus[gpu].usable_mib else 0
+    return stranded
