@@ -1,40 +1,30 @@
 """Which candidate a replica runs as: its weights, its use and its capacity come from there."""
 
 from optimizer.domain.config import Candidate
-from optimizer.domain.fleet import Node
 from optimizer.domain.placement import Replica, node_of
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
+from optimizer.verify.facts import Ground
 
 UNKNOWN_LOAD_MIB = 1024  # weights of a replica about which nothing is known
 
 
 class Matcher:
-    """Answers for replicas of one problem; remembers, since many replicas are alike."""
+    """Answers for the replicas of one problem, alike for all rooms after the solver."""
 
     def __init__(self, problem: PlacementProblem) -> None:
         self.problem = problem
-        self.nodes: dict[str, Node] = {n.name: n for n in problem.fleet.nodes}
-        self.deployments = {d.name: d for d in problem.deployments}
-        self._seen: dict[object, Candidate | None] = {}
+        self.ground = Ground.of(problem)
+        self.deployments = self.ground.deployments
 
     def product(self, replica: Replica) -> str | None:
         """The GPU product that the replica is on; None when its node is not in the fleet."""
-        node = self.nodes.get(node_of(replica.gpus[0]))
+        node = self.ground.nodes.get(node_of(replica.gpus[0]))
         return None if node is None else node.gpu.name
 
     def candidate(self, replica: Replica) -> Candidate | None:
-        """The candidate that the replica runs as: the same settings, else the first that agrees."""
-        product = self.product(replica)
-        key = (replica.deployment, product, replica.shape, replica.config)
-        if key not in self._seen:
-            self._seen[key] = None if product is None else self._find(replica, product)
-        return self._seen[key]
-
-    def _find(self, replica: Replica, product: str) -> Candidate | None:
-        offered = self.problem.candidates.get(replica.deployment, ())
-        fitting = [c for c in offered if replica.runs_as(c, product)]
-        exact = [c for c in fitting if c.config == replica.config]
-        return next(iter(exact or fitting), None)
+        """The candidate that the replica runs as, found as the judge finds it."""
+        node = self.ground.nodes.get(node_of(replica.gpus[0]))
+        return None if node is None else self.ground.candidate(replica, node.gpu)
 
     def load_mib(self, replica: Replica) -> int:
         """Weights that a start of the replica must load."""

@@ -6,7 +6,7 @@ from optimizer.domain.fleet import FleetGpu
 from optimizer.domain.placement import Placement, Replica, node_of, replica_order
 from optimizer.domain.plan import Move
 from optimizer.domain.problem import PlacementProblem
-from optimizer.planning import words
+from optimizer.domain import words
 from optimizer.planning.layout import changed, layouts_after, standing
 from optimizer.planning.match import Matcher
 
@@ -111,12 +111,12 @@ class _Moves:
         if not freed:
             return None
         saved = sum(self.problem.fleet.price_micros(self.gpus[g].node) for g in freed)
-        return f"frees {words.gpus(freed)} ({words.price(saved, self.problem.fleet)})"
+        return f"frees {words.gpus(freed)} ({words.price(saved, self.problem.fleet.unit)})"
 
 
 def same_place(a: Replica, b: Replica) -> bool:
     """Whether both are on the same GPUs and in the same room."""
-    return (a.gpus, a.mig, a.share) == (b.gpus, b.mig, b.share)
+    return (sorted(a.gpus), a.mig, a.share) == (sorted(b.gpus), b.mig, b.share)
 
 
 def _settings_change(before: Replica, after: Replica) -> str:

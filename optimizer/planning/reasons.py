@@ -8,7 +8,7 @@ from optimizer.domain.placement import Replica
 from optimizer.domain.prices import room_price_micros, served_price_micros
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
-from optimizer.planning import words
+from optimizer.domain import words
 from optimizer.planning.match import Matcher
 
 RUNNERS_UP = 2
@@ -70,9 +70,9 @@ def _cost(problem: PlacementProblem, way: Candidate) -> tuple[int, str] | None:
     """Its price per served request (or per replica) and the words for it."""
     served = served_price_micros(problem.fleet, way)
     if served is not None:
-        return served, f"{words.price(served, problem.fleet)} per req/s"
+        return served, f"{words.price(served, problem.fleet.unit)} per req/s"
     room = room_price_micros(problem.fleet, way)
-    return None if room is None else (room, f"{words.price(room, problem.fleet)} per replica")
+    return None if room is None else (room, f"{words.price(room, problem.fleet.unit)} per replica")
 
 
 def _against(
