@@ -153,8 +153,7 @@ class EngineCard:
     efficiencies: tuple[Efficiency, ...]
     precisions: tuple[Support, ...]
     kv: tuple[Support, ...]
-    attention: tuple[Support, ...]
-    attention_order: tuple[str, ...] = ()  # best first
+    attention: tuple[Support, ...]  # best first
     dense_band: ErrorBand = ErrorBand(0, 0, 0)
     moe_band: ErrorBand = ErrorBand(0, 0, 0)
     guard: float = 1.0  # part of the predicted capacity that placement may count on

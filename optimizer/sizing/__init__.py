@@ -1,1 +1,5 @@
-"""Does a replica fit, how fast is it, and which configs are worth offering."""
+"""Sizing: does a replica fit, how fast is it, which configurations are worth offering."""
+
+from optimizer.sizing.candidates import Sizing, size
+
+__all__ = ["Sizing", "size"]

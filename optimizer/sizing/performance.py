@@ -1,0 +1,385 @@
+"""How fast a replica runs: one forward step, continuous batching at a rate, capacity in an SLO.
+
+    t_lin  = ((W/BW)^p + (2 A T/F)^p)^(1/p)     weights against bandwidth, flops against peak
+    t_attn = KV read against bandwidth;  t_comm = two all-reduces a layer;  t_host = launches
+    step   = t_lin + t_attn + t_comm + t_host
+
+Constants are the engine card's, fitted on published measurements. Seconds throughout.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from optimizer.domain.engine import EngineCard, HostRule, Rates
+from optimizer.domain.gpu import Gpu
+from optimizer.domain.model import ServedModel
+from optimizer.domain.units import ceil_div
+from optimizer.sizing.compatibility import Runs
+from optimizer.sizing.kvcache import layer_kinds
+from optimizer.sizing.precision import KV_BYTES, scheme
+from optimizer.sizing.weights import Parameters, moe_layers, parameters, weights
+
+# Measured over 159 MLPerf Poisson runs: p99 over mean. A log-normal of mean 1 through that point
+# gives the other percentiles: ratio(p) = exp(sigma z - sigma^2/2), z the normal quantile.
+TPOT_P99_OVER_MEAN = 1.17
+TTFT_P99_OVER_MEAN = 2.5
+PCIE_GBS = {3: 15.75, 4: 31.5, 5: 63.0, 6: 126.0}  # 16 lanes, one direction (PCI-SIG)
+_P99 = NormalDist().inv_cdf(0.99)
+_STEPS = 14  # halvings: 2^-14 of the batch is far under the model's error
+_BUSIEST = 0.98  # of the prefill budget: beyond, waiting times mean nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The part of a GPU that a replica runs on, and the link between its GPUs."""
+
+    gpu: Gpu
+    bandwidth_gbs: float
+    compute: float = 1.0  # part of the GPU's SMs
+    link_gbs: float = 0.0  # one direction, between the GPUs of a tensor-parallel group
+    nvlink: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Mean traffic. ``prefix_hit_rate``: part of the prompt already in the prefix cache."""
+
+    input_tokens: float
+    output_tokens: float
+    arrival_cv: float = 1.0
+    length_cv: float = 0.0
+    prefix_hit_rate: float = 0.0
+    percentile: float = 95.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepModel:
+    """Seconds of one forward step on one GPU, precomputed per model, precision and device."""
+
+    memory_dense_s: float  # weights read by every step
+    memory_experts_s: float  # all experts
+    expert_share: float  # k/E; 0 without experts
+    token_flop_s: float  # products of one token, head included
+    prompt_flop_s: float  # the same without the head
+    kv_s: tuple[tuple[float, float], ...]  # (width in tokens, seconds per token of context)
+    state_s: float  # per sequence
+    attention_s: float  # prompt attention: per token and token of context, over full layers
+    window_attention_s: tuple[tuple[float, float], ...]
+    comm_base_s: float
+    comm_token_s: float
+    host_s: float
+    sequence_s: float
+    power: float
+    stages: int = 1
+
+    def linear(self, tokens: float) -> float:
+        """Matrix products of a step of ``tokens``."""
+        memory = self.memory_dense_s
+        if self.expert_share:
+            memory += self.memory_experts_s * (1 - (1 - self.expert_share) ** tokens)
+        p, compute = self.power, self.token_flop_s * tokens
+        return float((memory**p + compute**p) ** (1 / p))
+
+    def decode(self, batch: float, context: float) -> float:
+        """A step in which ``batch`` sequences of that mean context each get a token."""
+        share = max(1.0, batch / self.stages)
+        attention = share * (sum(s * min(context, w) for w, s in self.kv_s) + self.state_s)
+        comm = self.comm_base_s + self.comm_token_s * share
+        step = self.linear(share) + attention + comm + self.host_s + self.sequence_s * share
+        return step * self.stages
+
+    def prompt(self, tokens: float, cached: float = 0.0) -> float:
+        """What a prompt adds to steps that read the weights anyway, its first part cached."""
+        new = max(1.0, tokens - cached)
+        context = cached + new / 2
+        attention = new * context * self.attention_s
+        attention += sum(new * min(context, w) * s for w, s in self.window_attention_s)
+        return new * (self.prompt_flop_s + self.comm_token_s) + attention
+
+    def prefill_batch(self, tokens: float, length: float) -> float:
+        """A step of nothing but prompts of that length, as embedding models run."""
+        prompts = tokens / length
+        attention = prompts * self.prompt(length) - tokens * self.prompt_flop_s
+        comm = self.comm_base_s
+        return self.linear(tokens) + attention + comm + self.host_s + self.sequence_s * prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A replica at some rate. Times in ms; ``rate`` in requests per second."""
+
+    rate: float
+    concurrency: float
+    tpot_ms: float
+    ttft_ms: float
+    output_tokens_per_second: float
+
+
+def peak_tflops(gpu: Gpu, gemm: str) -> float | None:
+    """Dense peak of a product's kind; 16-bit kinds stand in for one another; None: unknown."""
+    peak = gpu.dense_tflops.get(gemm)
+    if peak is None and gemm in ("bf16", "fp16"):
+        peak = gpu.dense_tflops.get("fp16") or gpu.dense_tflops.get("bf16")
+    return peak
+
+
+def step_model(
+    model: ServedModel,
+    card: EngineCard,
+    version: str,
+    device: Device,
+    how: Runs,
+    precision: str,
+    kv_precision: str = "bf16",
+    tp: int = 1,
+    pp: int = 1,
+) -> StepModel | None:
+    """The step of that replica, or None where the datasheet has no peak for its products."""
+    peak, attention_peak = peak_tflops(device.gpu, how.gemm), peak_tflops(device.gpu, "bf16")
+    reached = card.efficiency(device.gpu)
+    if peak is None or attention_peak is None or reached is None:
+        return None
+    rates, host = card.rates, card.range_of(version).host
+    flops = peak * 1e12 * device.compute * reached.compute * how.compute_factor
+    if how.gemm == "fp4":
+        flops *= rates.fp4_gemm
+    attention_flops = attention_peak * 1e12 * device.compute * reached.compute
+    attention_flops *= rates.prompt_attention * how.attention_factor
+    bandwidth = device.bandwidth_gbs * 1e9 * reached.bandwidth
+    s, p = scheme(precision), parameters(model, tp)
+    held = weights(model, s, tp, pp)
+    active, expert_active = _active(model, p, pp)
+    moe_s = 2 * expert_active / (flops * rates.moe_gemm)
+    head = p.embedding if model.tied_embeddings else p.head
+    head = 0.0 if model.task == "embed" else head / pp
+    kv, state, attention, windows = _attention_seconds(
+        model, kv_precision, tp, pp, bandwidth * rates.kv_bandwidth, attention_flops
+    )
+    comm_base, comm_token = _communication(model, device, rates, tp, pp)
+    layers = ceil_div(model.layers, pp)
+    head_bytes = held.embedding if model.tied_embeddings else held.head
+    other = held.other - p.vision * s.other_bytes
+    return StepModel(
+        memory_dense_s=(held.linear + other + head_bytes) / bandwidth,
+        memory_experts_s=held.experts / bandwidth,
+        expert_share=model.moe.experts_per_token / model.moe.experts if model.moe else 0.0,
+        token_flop_s=2 * (active + head) / flops + moe_s,
+        prompt_flop_s=2 * active / flops + moe_s,
+        kv_s=kv,
+        state_s=state,
+        attention_s=attention,
+        window_attention_s=windows,
+        comm_base_s=comm_base,
+        comm_token_s=comm_token,
+        host_s=_host_seconds(model, host, layers),
+        sequence_s=host.sequence_us / 1e6,
+        power=rates.sum_power,
+        stages=pp,
+    )
+
+
+def _active(model: ServedModel, p: Parameters, pp: int) -> tuple[float, float]:
+    """Parameters a token meets on one rank and stage: dense ones without the head, experts."""
+    dense = p.attention + p.replicated + p.mlp + p.shared_experts
+    experts = 0.0
+    if model.moe is not None:
+        experts = p.experts * model.moe.experts_per_token / model.moe.experts
+    return dense / pp, experts / pp
+
+
+def _attention_seconds(
+    model: ServedModel, kv_precision: str, tp: int, pp: int, bandwidth: float, flops: float
+) -> tuple[
+    tuple[tuple[float, float], ...], float, float, tuple[tuple[float, float], ...]
+]:  # fmt: skip
+    """KV reads by width, state reads, and prompt attention over full and windowed layers."""
+    kv: list[tuple[float, float]] = []
+    windows: list[tuple[float, float]] = []
+    state = full = 0.0
+    heads = model.attention_heads / tp
+    size = model.global_head_size or model.head_size
+    if model.mla is not None:
+        size = (model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim + model.mla.v_head_dim) // 2
+    for kind in layer_kinds(model, KV_BYTES[kv_precision], tp):
+        width = float(kind.width) if kind.width else math.inf
+        per_pair = 4 * heads * size * kind.layers / pp / flops
+        if kind.span == "state":
+            state += 2 * kind.state_bytes * kind.layers / pp / bandwidth
+            continue
+        kv.append((width, kind.bytes_per_token * kind.layers / pp / bandwidth))
+        if kind.width:
+            windows.append((width, per_pair))
+        else:
+            full += per_pair
+    return tuple(kv), state, full, tuple(windows)
+
+
+def _communication(
+    model: ServedModel, device: Device, rates: Rates, tp: int, pp: int
+) -> tuple[float, float]:
+    """Two all-reduces a layer: a fixed part, and seconds per token."""
+    if tp == 1:
+        return 0.0, 0.0
+    latency = rates.nvlink_latency_us if device.nvlink else rates.pcie_latency_us
+    reached = rates.nvlink_efficiency if device.nvlink else rates.pcie_efficiency
+    layers = 2 * model.layers / pp
+    ring = 2 * (tp - 1) / tp * model.hidden_size * 2 / (device.link_gbs * 1e9 * reached)
+    return layers * latency / 1e6, layers * ring
+
+
+def _host_seconds(model: ServedModel, host: HostRule, layers: int) -> float:
+    sparse = moe_layers(model) * layers / model.layers
+    return (layers * host.layer_us + sparse * host.moe_layer_us + host.step_us) / 1e6
+
+
+def percentile_ratio(percentile: float, p99_over_mean: float) -> float:
+    """The percentile over the mean, log-normal through the measured p99.
+
+    sigma^2/2 - z99 sigma + ln(p99/mean) = 0; ratio = exp(sigma z - sigma^2/2).
+    """
+    sigma = _P99 - math.sqrt(max(0.0, _P99**2 - 2 * math.log(p99_over_mean)))
+    z = NormalDist().inv_cdf(min(99.99, max(0.01, percentile)) / 100)
+    return math.exp(sigma * z - sigma**2 / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Continuous batching of one replica: its step, its limits and its traffic."""
+
+    step: StepModel
+    load: Load
+    batch_limit: float  # sequences at once: max_num_seqs, and what the KV cache holds
+    chunk: int  # prompt tokens one step may take
+    front_end_s: float
+
+    @property
+    def context(self) -> float:
+        """Mean context of a running sequence: its prompt and half its output."""
+        return self.load.input_tokens + self.load.output_tokens / 2
+
+    @property
+    def cached(self) -> float:
+        """Prompt tokens that the prefix cache answers."""
+        return self.load.input_tokens * self.load.prefix_hit_rate
+
+    def at_batch(self, batch: float) -> Outlook:
+        """The steady state that keeps ``batch`` sequences running.
+
+        lambda = b/(O step + b pm), TPOT = step/(1 - lambda pm) (Little's law; prompts take their
+        part of every step); TTFT = front end + pm + chunks x step + step/2 + the queue's wait
+        lambda S^2 (ca^2 + cs^2)/(2 (1 - lambda S)), S = pm + step x I/C (Kingman).
+        """
+        step = self.step.decode(batch, self.context)
+        prompt = self.step.prompt(self.load.input_tokens, self.cached)
+        rate = batch / (self.load.output_tokens * step + batch * prompt)
+        new = max(1.0, self.load.input_tokens - self.cached)
+        service = prompt + step * new / self.chunk
+        busy = rate * service
+        wait = math.inf
+        if busy < _BUSIEST:
+            spread = self.load.arrival_cv**2 + self.load.length_cv**2
+            wait = rate * service**2 * spread / (2 * (1 - busy))
+        chunks = math.ceil(new / self.chunk)
+        ttft = self.front_end_s + prompt + chunks * step + step / 2 + wait
+        tpot = step / (1 - rate * prompt)
+        return Outlook(rate, batch, tpot * 1e3, ttft * 1e3, rate * self.load.output_tokens)
+
+    def at_rate(self, rate: float) -> Outlook | None:
+        """The steady state at an arrival rate; None beyond what the batch limit can carry."""
+        if self.at_batch(self.batch_limit).rate < rate:
+            return None
+        low, high = 0.0, self.batch_limit
+        for _ in range(2 * _STEPS):
+            middle = (low + high) / 2
+            if self.at_batch(middle).rate < rate:
+                low = middle
+            else:
+                high = middle
+        return self.at_batch(high)
+
+    def largest(self, ttft_ms: float | None, tpot_ms: float | None) -> Outlook | None:
+        """The busiest state whose latencies at the percentile stay inside; None: not even idle.
+
+        Without limits, the offline maximum: the largest batch that its prompts can feed.
+        """
+        ratios = self.ratios
+        tpot_limit = math.inf if tpot_ms is None else tpot_ms / ratios[1]
+        ttft_limit = math.inf if ttft_ms is None else ttft_ms / ratios[0]
+
+        def inside(state: Outlook) -> bool:
+            if math.isinf(state.ttft_ms):
+                return False
+            return state.tpot_ms <= tpot_limit and state.ttft_ms <= ttft_limit
+
+        best = self.at_batch(self.batch_limit)
+        if inside(best):
+            return best
+        low, high, found = 0.0, self.batch_limit, None
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            state = self.at_batch(middle)
+            if inside(state):
+                low, found = middle, state
+            else:
+                high = middle
+        return found
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """TTFT and TPOT at the load's percentile over their means; bursts widen both."""
+        burst = max(1.0, self.load.arrival_cv)
+        ttft = percentile_ratio(self.load.percentile, TTFT_P99_OVER_MEAN)
+        tpot = percentile_ratio(self.load.percentile, TPOT_P99_OVER_MEAN)
+        if self.load.percentile <= 50:
+            return ttft, tpot
+        return ttft, max(tpot, 1 + (tpot - 1) * burst)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Prefill-only serving: prompts in, vectors out."""
+
+    step: StepModel
+    load: Load
+    batch_limit: float
+    chunk: int
+    front_end_s: float
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """Latency at the percentile over its mean, and 1: there is no TPOT."""
+        return percentile_ratio(self.load.percentile, TTFT_P99_OVER_MEAN), 1.0
+
+    def at_load(self, busy: float) -> Outlook:
+        """The steady state at that part of the largest rate (a full step of prompts)."""
+        length = max(1.0, self.load.input_tokens)
+        tokens = max(length, min(self.chunk, self.batch_limit * length))
+        full = self.step.prefill_batch(tokens, length)
+        rate = busy * tokens / length / full
+        alone = self.step.prefill_batch(length, length)
+        spread = self.load.arrival_cv**2 + self.load.length_cv**2
+        wait = busy * full * spread / (2 * max(1e-9, 1 - busy))
+        latency = self.front_end_s + alone + full * busy + wait
+        return Outlook(rate, rate * latency, 0.0, latency * 1e3, 0.0)
+
+    def at_rate(self, rate: float) -> Outlook | None:
+        """The steady state at an arrival rate; None beyond the largest."""
+        top = self.at_load(1.0).rate
+        return self.at_load(rate / top) if rate < top else None
+
+    def largest(self, ttft_ms: float | None, tpot_ms: float | None) -> Outlook | None:
+        """The busiest state whose latency at the percentile stays inside; None: not even idle."""
+        del tpot_ms
+        limit = math.inf if ttft_ms is None else ttft_ms / self.ratios[0]
+        low, high, found = 0.0, _BUSIEST, None
+        if self.at_load(high).ttft_ms <= limit:
+            return self.at_load(high)
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            state = self.at_load(middle)
+            if state.ttft_ms <= limit:
+                low, found = middle, state
+            else:
+                high = middle
+        return found

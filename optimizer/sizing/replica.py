@@ -1,0 +1,326 @@
+"""One way to run an LLM replica: does it fit, how fast is it, what may placement count on."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from optimizer.domain.config import Prediction
+from optimizer.domain.engine import EngineCard
+from optimizer.domain.model import ServedModel
+from optimizer.domain.units import gib
+from optimizer.domain.workload import Demand, Extras, Slo
+from optimizer.sizing import precision as formats
+from optimizer.sizing.compatibility import Runs, runs
+from optimizer.sizing.memory import NO_EXTRAS, MemoryBudget, Settings, memory_budget
+from optimizer.sizing.performance import Batching, Embedding, Load, Outlook, step_model
+from optimizer.sizing.rooms import Room
+
+LENGTH_STEP = 1024
+LEAST_LENGTH = 4096
+SEQUENCES = (8, 16, 32, 64, 128, 256, 512, 1024)
+SPARE_SEQUENCES = 1.25  # max_num_seqs over the batch at capacity: bursts should not be cut off
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What is chosen: engine and version, formats, parallel sizes; None: to be chosen."""
+
+    engine: str
+    version: str
+    precision: str
+    kv_precision: str = "bf16"
+    attention: str | None = None
+    tp: int = 1
+    pp: int = 1
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    memory_fraction: float | None = None
+    max_num_batched_tokens: int | None = None
+    eager: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A way that fits and keeps the SLO. ``rate`` is the guarded capacity; None: no demand."""
+
+    way: Way
+    budget: MemoryBudget
+    how: Runs
+    batching: Batching | Embedding | None
+    rate: float | None
+    binding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a way is not offered; memory as far as it could be counted."""
+
+    reason: str
+    budget: MemoryBudget | None = None
+    how: Runs | None = None
+
+
+def context_length(model: ServedModel, demand: Demand | None) -> int:
+    """max_model_len: what the demand names, else input + output rounded up to 1024.
+
+    At least 4096, at most the length the model was trained for.
+    """
+    if demand is not None and demand.max_context_tokens is not None:
+        return demand.max_context_tokens
+    tokens = 0
+    if demand is not None:
+        tokens = (demand.input_tokens or 0) + (demand.output_tokens or 0)
+    length = max(LEAST_LENGTH, -(-tokens // LENGTH_STEP) * LENGTH_STEP)
+    return min(length, model.max_position_embeddings or length)
+
+
+def shape_fault(model: ServedModel, precision: str, tp: int, pp: int) -> str | None:
+    """Why a model cannot be divided so, or None."""
+    if model.attention_heads % tp:
+        return f"{model.attention_heads} attention heads do not divide over {tp} GPUs"
+    kv = model.kv_heads
+    if model.mla is None and kv % tp and tp % kv:
+        return f"{kv} KV heads neither divide over {tp} GPUs nor copy evenly"
+    if pp > model.layers:
+        return f"{model.layers} layers are fewer than {pp} stages"
+    group = formats.scheme(precision).group
+    widths = [model.intermediate_size] if model.moe is None else [model.moe.intermediate_size]
+    for width in widths:
+        if tp > 1 and (width % tp or (width // tp) % group):
+            return f"width {width} over {tp} GPUs does not divide into groups of {group}"
+    return None
+
+
+def load_of(demand: Demand, slo: Slo | None) -> Load:
+    """The traffic that one replica sees: the deployment's mean request."""
+    return Load(
+        input_tokens=demand.input_tokens or 0,
+        output_tokens=demand.output_tokens or 0,
+        arrival_cv=demand.arrival_cv,
+        length_cv=demand.length_cv,
+        prefix_hit_rate=demand.prefix_hit_rate,
+        percentile=slo.percentile if slo else Slo().percentile,
+    )
+
+
+def size_way(
+    model: ServedModel,
+    card: EngineCard,
+    room: Room,
+    way: Way,
+    demand: Demand | None,
+    slo: Slo | None,
+    extras: Extras = NO_EXTRAS,
+    attention: Sequence[str] | None = None,
+) -> Sized | Refusal:
+    """One way in one room: fit, speed, capacity inside the SLO, or the reason why not.
+
+    max_num_seqs, where open, starts at the engine's default and shrinks to what the batch at
+    capacity needs, which leaves more memory to the KV cache.
+    """
+    kernel = (way.attention,) if way.attention else attention
+    how = runs(card, way.version, room.gpu, model, way.precision, way.kv_precision, kernel)
+    if how.refusal is not None:
+        return Refusal(how.refusal)
+    fault = shape_fault(model, way.precision, way.tp, way.pp)
+    if fault is not None:
+        return Refusal(fault, how=how)
+    length = way.max_model_len or context_length(model, demand)
+    if model.max_position_embeddings and length > model.max_position_embeddings:
+        return Refusal(
+            f"context {length} is beyond the {model.max_position_embeddings} tokens it was "
+            "trained for; a longer one needs a RoPE scaling method",
+            how=how,
+        )
+    way = replace(way, max_model_len=length, attention=how.attention)
+    budget = _budget(model, card, room, way, extras)
+    if not budget.fits and way.max_num_seqs is None:
+        budget = _budget(model, card, room, replace(way, max_num_seqs=SEQUENCES[0]), extras)
+    if not budget.fits:
+        return Refusal(no_room(budget, room), budget, how)
+    if demand is None:
+        return Sized(_settled(way, budget), budget, how, None, None, "memory")
+    return _capacity(model, card, room, way, budget, how, demand, slo, extras)
+
+
+def _budget(
+    model: ServedModel, card: EngineCard, room: Room, way: Way, extras: Extras
+) -> MemoryBudget:
+    settings = Settings(
+        precision=way.precision,
+        kv_precision=way.kv_precision,
+        tp=way.tp,
+        pp=way.pp,
+        max_model_len=way.max_model_len or LEAST_LENGTH,
+        max_num_seqs=way.max_num_seqs,
+        max_num_batched_tokens=way.max_num_batched_tokens,
+        fraction=way.memory_fraction,
+        eager=way.eager,
+    )
+    device = room.gpu.usable_mib if room.shape.share is not None else room.total_mib
+    return memory_budget(
+        model,
+        card,
+        room.gpu,
+        settings,
+        total_mib=room.total_mib,
+        device_mib=device,
+        version=way.version,
+        extras=extras,
+        fill=True,
+    )
+
+
+def _settled(way: Way, budget: MemoryBudget) -> Way:
+    return replace(way, max_num_seqs=budget.max_num_seqs, memory_fraction=budget.fraction)
+
+
+def no_room(budget: MemoryBudget, room: Room) -> str:
+    """Why it does not fit, in numbers."""
+    request = budget.layout.bytes_per_request(budget.max_model_len, budget.max_num_batched_tokens)
+    inside = budget.cuda_graphs_mib if budget.graphs_inside else 0
+    parts = [
+        f"weights {gib(budget.weights_mib):.1f} GiB",
+        f"activation {gib(budget.activation_mib):.1f}",
+        f"runtime {gib(budget.runtime_mib + inside + budget.outside_mib):.1f}",
+        f"KV of one {budget.max_model_len}-token request {request / 2**30:.2f}",
+    ]
+    return (
+        f"{' + '.join(parts)} need {gib(budget.least_mib):.1f} GiB, {room.name} has "
+        f"{gib(budget.total_mib):.1f} GiB, {gib(budget.budget_mib):.1f} of them for the engine"
+    )
+
+
+def batching_of(
+    model: ServedModel,
+    card: EngineCard,
+    room: Room,
+    way: Way,
+    budget: MemoryBudget,
+    how: Runs,
+    load: Load,
+) -> Batching | Embedding | None:
+    """The replica's batching under that load; None where its speed is unknown."""
+    step = step_model(
+        model, card, way.version, room.device, how, way.precision, way.kv_precision, way.tp, way.pp
+    )
+    if step is None:
+        return None
+    host = card.range_of(way.version).host
+    held = load.input_tokens + host.kv_output_fraction * load.output_tokens
+    chunk = budget.max_num_batched_tokens
+    blocks = budget.layout.blocks_per_request(max(1, math.ceil(held)), chunk)
+    limit = min(float(budget.max_num_seqs), budget.blocks / blocks if blocks else math.inf)
+    kind = Embedding if model.task == "embed" else Batching
+    return kind(step, load, limit, chunk, host.front_end_ms / 1e3)
+
+
+def _capacity(
+    model: ServedModel,
+    card: EngineCard,
+    room: Room,
+    way: Way,
+    budget: MemoryBudget,
+    how: Runs,
+    demand: Demand,
+    slo: Slo | None,
+    extras: Extras,
+) -> Sized | Refusal:
+    load = load_of(demand, slo)
+    batching = batching_of(model, card, room, way, budget, how, load)
+    if batching is None:
+        return Refusal(f"the datasheet of {room.gpu.name} has no {how.gemm} peak", budget, how)
+    ttft, tpot = (slo.ttft_ms, slo.tpot_ms) if slo else (None, None)
+    best = batching.largest(ttft, tpot)
+    if best is None:
+        return Refusal(too_slow(batching, ttft, tpot), budget, how)
+    if way.max_num_seqs is None:
+        wanted = best.concurrency * SPARE_SEQUENCES
+        seqs = next((s for s in SEQUENCES if s >= wanted), SEQUENCES[-1])
+        if seqs < budget.max_num_seqs:
+            budget = _budget(model, card, room, replace(way, max_num_seqs=seqs), extras)
+            batching = batching_of(model, card, room, way, budget, how, load)
+            assert batching is not None
+            best = batching.largest(ttft, tpot) or best
+    rate = best.rate * card.guard
+    bound = binding(batching, best, budget, ttft, tpot)
+    return Sized(_settled(way, budget), budget, how, batching, rate, bound)
+
+
+def too_slow(batching: Batching | Embedding, ttft: float | None, tpot: float | None) -> str:
+    """The latency that breaks the SLO even with next to no traffic."""
+    idle = batching.at_load(0.01) if isinstance(batching, Embedding) else batching.at_batch(0.01)
+    p = f"p{batching.load.percentile:g}"
+    ratios = batching.ratios
+    said = []
+    if tpot is not None and idle.tpot_ms * ratios[1] > tpot:
+        said.append(f"TPOT {idle.tpot_ms * ratios[1]:.0f} ms at batch 1 ({p}), SLO {tpot:g} ms")
+    if ttft is not None and idle.ttft_ms * ratios[0] > ttft:
+        said.append(f"TTFT {idle.ttft_ms * ratios[0]:.0f} ms unloaded ({p}), SLO {ttft:g} ms")
+    return "; ".join(said) or "no rate keeps TTFT and TPOT inside the SLO"
+
+
+def binding(
+    batching: Batching | Embedding,
+    best: Outlook,
+    budget: MemoryBudget,
+    ttft: float | None,
+    tpot: float | None,
+) -> str:
+    """What keeps the capacity from being larger."""
+    if isinstance(batching, Embedding):
+        return "the TTFT limit" if ttft is not None else "prefill speed"
+    if best.concurrency >= batching.batch_limit * 0.999:
+        if batching.batch_limit >= budget.max_num_seqs:
+            return f"max_num_seqs {budget.max_num_seqs}"
+        return f"KV cache ({budget.kv_cache_tokens} tokens)"
+    near = 0.99
+    if tpot is not None and best.tpot_ms * batching.ratios[1] >= near * tpot:
+        return "the TPOT limit"
+    if ttft is not None and best.ttft_ms * batching.ratios[0] >= near * ttft:
+        return "the TTFT limit"
+    return "prefill speed"
+
+
+def predicted(card: EngineCard, model: ServedModel, sized: Sized) -> Prediction | None:
+    """What the replica does at its guarded capacity."""
+    if sized.batching is None or sized.rate is None:
+        return None
+    state = sized.batching.at_rate(sized.rate)
+    if state is None:
+        return None
+    band = card.moe_band if model.moe is not None else card.dense_band
+    ttft, tpot = sized.batching.ratios
+    decodes = model.task != "embed"
+    return Prediction(
+        ttft_ms=round(state.ttft_ms * ttft, 3),
+        tpot_ms=round(state.tpot_ms * tpot, 3) if decodes else None,
+        ttft_mean_ms=round(state.ttft_ms, 3),
+        tpot_mean_ms=round(state.tpot_ms, 3) if decodes else None,
+        concurrency=round(state.concurrency, 3),
+        output_tokens_per_second=round(state.output_tokens_per_second, 3),
+        error_band_percent=(
+            ("ttft", band.ttft),
+            ("tpot", band.tpot),
+            ("throughput", band.throughput),
+        ),
+    )
+
+
+def reasons(sized: Sized, room: Room) -> tuple[str, ...]:
+    """Why this way: its memory, what binds it, and what it gives up."""
+    b = sized.budget
+    said = [
+        f"{room.name}: weights {gib(b.weights_mib):.1f} GiB, KV cache {gib(b.kv_cache_mib):.1f} GiB"
+        f" ({b.kv_cache_tokens} tokens), activation and runtime "
+        f"{gib(b.activation_mib + b.runtime_mib):.1f} GiB, of {gib(b.total_mib):.1f} GiB"
+    ]
+    if sized.rate is not None:
+        said.append(f"capacity {sized.rate:.2f} requests/s is bound by {sized.binding}")
+    said.extend(sized.how.notes)
+    risk = formats.scheme(sized.way.precision).risk
+    if risk:
+        said.append(risk)
+    if room.slow_link:
+        said.append("its GPUs talk over PCIe on some node; the cost is counted")
+    return tuple(said)
