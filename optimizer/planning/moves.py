@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
+from optimizer.domain import words
 from optimizer.domain.fleet import FleetGpu
 from optimizer.domain.placement import Placement, Replica, node_of, replica_order
 from optimizer.domain.plan import Move
 from optimizer.domain.problem import PlacementProblem
-from optimizer.domain import words
 from optimizer.planning.layout import changed, layouts_after, standing
 from optimizer.planning.match import Matcher
 

@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from optimizer.domain import words
 from optimizer.domain.config import Candidate, Dropped
 from optimizer.domain.placement import Replica
 from optimizer.domain.prices import room_price_micros, served_price_micros
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
-from optimizer.domain import words
 from optimizer.planning.match import Matcher
 
 RUNNERS_UP = 2

@@ -1,0 +1,312 @@
+"""The tables of a plan: what runs where, prices, unmet demand, moves, steps, bounds, inputs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from rich.console import RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from optimizer.domain import words
+from optimizer.domain.placement import Replica, replica_order
+from optimizer.domain.plan import ConfigUse, DeploymentPlan, Move, Plan, Step
+from optimizer.report import status
+from optimizer.report.ink import Ink
+
+WIDE = 120  # from here on the tables show places and error bands in the row
+Part = Callable[[Plan, Ink], Iterator[RenderableType]]
+MOVES = 60
+STEPS = 60
+BOLD = Style(bold=True)
+MISSED, NEAR = " !", " ~"  # slower than the SLO; within the error band of it
+
+
+def running(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
+    """What runs where, by tenant, with predictions beside the SLOs."""
+    wide = ink.width >= WIDE
+    table = ink.table(title="What runs where", caption=_legend(plan, wide, ink))
+    table.add_column("deployment", no_wrap=True, max_width=28 if wide else 18)
+    table.add_column("replicas and how", ratio=None)
+    if wide:
+        table.add_column("where", max_width=40)
+    table.add_column("req/s\nasked/room", justify="right", no_wrap=True)
+    table.add_column("TTFT ms\npred/SLO", justify="right", no_wrap=True)
+    table.add_column("TPOT ms\npred/SLO", justify="right", no_wrap=True)
+    by_tenant = sorted(plan.deployments, key=lambda d: d.tenant)
+    for tenant, group in groupby(by_tenant, lambda d: d.tenant):
+        table.add_section()
+        table.add_row(Text(tenant, ink.name(tenant) + BOLD))
+        for deployment in group:
+            table.add_row(*_running_row(plan, deployment, ink, wide))
+    yield table
+
+
+def _running_row(
+    plan: Plan, deployment: DeploymentPlan, ink: Ink, wide: bool
+) -> list[RenderableType]:
+    how = "\n".join(_how(c, ink) for c in deployment.configs) or "nothing runs"
+    row: list[RenderableType] = [Text(f"  {deployment.name}"), Text(how)]
+    if wide:
+        row.append(Text(where(plan, deployment.name)))
+    row.append(_rates(deployment))
+    slo, predicted = deployment.slo, deployment.predicted
+    bands = dict(predicted.error_band_percent) if predicted is not None else {}
+    for name in ("ttft", "tpot"):
+        value = getattr(predicted, f"{name}_ms", None)
+        promised = getattr(slo, f"{name}_ms", None)
+        row.append(_time(value, promised, bands.get(name), ink if wide else None))
+    return row
+
+
+def _how(use: ConfigUse, ink: Ink) -> str:
+    where = words.room(use.gpu, use.profile, use.sharing, use.gpus_per_replica)
+    return f"{use.count}{ink.glyphs.times} {where} {words.settings(use.config)}".rstrip()
+
+
+def where(plan: Plan, deployment: str) -> str:
+    """The GPUs of a deployment, those of one node together."""
+    found: dict[str, None] = {}
+    for replica in plan.placement.replicas:
+        if replica.deployment == deployment:
+            found.update(dict.fromkeys(replica.gpus))
+    return words.gpus(sorted(found, key=replica_order))
+
+
+def _rates(deployment: DeploymentPlan) -> Text:
+    if deployment.demand_mrps is None:
+        return Text(words.plural(deployment.replicas, "replica"))
+    asked, room = deployment.demand_mrps / 1000, (deployment.capacity_mrps or 0) / 1000
+    text = Text(f"{words.number(asked, 2)}/{words.number(room, 2)}")
+    if room < asked:
+        text.append(MISSED).stylize("bold red")
+    return text
+
+
+def _time(value: float | None, promised: float | None, band: float | None, ink: Ink | None) -> Text:
+    if value is None:
+        return Text("-" if promised is None else f"?/{words.number(promised, 0)}")
+    digits = 0 if value >= 20 else 1
+    text = Text(words.number(value, digits))
+    if ink is not None and band is not None:
+        text.append(f" {ink.glyphs.band}{words.number(band, 0)} %")
+    if promised is None:
+        return text
+    text.append(f"/{words.number(promised, 0)}")
+    if value > promised:
+        text.append(MISSED).stylize("bold red")
+    elif value * (1 + (band or 0) / 100) > promised:
+        text.append(NEAR).stylize("yellow")
+    return text
+
+
+def _legend(plan: Plan, wide: bool, ink: Ink) -> str:
+    told = []
+    bands = _bands(plan)
+    if bands and not wide:
+        said = ", ".join(f"{n.upper()} {ink.glyphs.band}{r} %" for n, r in bands)
+        told.append(f"p90 error of the predictions: {said}")
+    marks = _marks(plan)
+    if NEAR in marks:
+        told.append("~ may miss its SLO within that error")
+    if MISSED in marks:
+        told.append("! misses what is asked")
+    return ". ".join(told)
+
+
+def _bands(plan: Plan) -> list[tuple[str, str]]:
+    """The least and the widest error of each predicted time."""
+    found = []
+    for name in ("ttft", "tpot"):
+        values = [
+            dict(d.predicted.error_band_percent)[name]
+            for d in plan.deployments
+            if d.predicted is not None and name in dict(d.predicted.error_band_percent)
+        ]
+        if values:
+            low, high = words.number(min(values), 0), words.number(max(values), 0)
+            found.append((name, low if low == high else f"{low} to {high}"))
+    return found
+
+
+def _marks(plan: Plan) -> set[str]:
+    marks = set()
+    for d in plan.deployments:
+        if d.demand_mrps is not None and (d.capacity_mrps or 0) < d.demand_mrps:
+            marks.add(MISSED)
+        if d.predicted is None or d.slo is None:
+            continue
+        bands = dict(d.predicted.error_band_percent)
+        for name in ("ttft", "tpot"):
+            value = getattr(d.predicted, f"{name}_ms")
+            text = _time(value, getattr(d.slo, f"{name}_ms"), bands.get(name), None).plain
+            marks |= {m for m in (MISSED, NEAR) if text.endswith(m)}
+    return marks
+
+
+def prices(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
+    """The price per hour by tenant; the last row is the sum, to the last digit."""
+    if not plan.tenants:
+        return
+    title = "Price per hour by tenant" if plan.unit != words.GPUS else "GPUs by tenant"
+    table = ink.table(title=title)
+    table.add_column("tenant", no_wrap=True)
+    table.add_column(plan.unit, justify="right", no_wrap=True)
+    table.add_column("of it unused room", justify="right", no_wrap=True)
+    table.add_column("share", no_wrap=True)
+    total = sum(t.price_micros for t in plan.tenants)
+    for tenant in sorted(plan.tenants, key=lambda t: (-t.price_micros, t.name)):
+        part = tenant.price_micros / max(1, total)
+        bar = ink.glyphs.bar * round(part * 20)
+        share = Text(bar, ink.name(tenant.name))
+        share.append(f"{' ' * bool(bar)}{words.percent(part, 0)}")
+        row = money(tenant.price_micros), money(tenant.stranded_micros)
+        table.add_row(tenant.name, *row, share)
+    table.add_section()
+    unused = sum(t.stranded_micros for t in plan.tenants)
+    table.add_row("total", money(total), money(unused), "", style="bold")
+    yield table
+
+
+def money(micros: int) -> str:
+    """Millionths as an amount with two digits after the point."""
+    return f"{micros / 1_000_000:,.2f}"
+
+
+def unmet(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
+    """Demand that is not served, why, and what would help."""
+    if not plan.unmet:
+        return
+    asked = {d.name: d for d in plan.deployments}
+    yield Text("Unmet demand", "bold red")
+    for one in plan.unmet:
+        text = Text(f"{ink.glyphs.bad} ", "bold red").append(one.deployment, "bold")
+        text.append(f" misses {_missing(one.missing_mrps, one.missing_replicas)}")
+        demand = asked[one.deployment].demand_mrps if one.deployment in asked else None
+        if one.missing_mrps and demand:
+            text.append(f" of {words.rate(demand)}")
+        text.append(f": {ink.plain(one.reason)}")
+        if one.smallest_fix:
+            text.append(f"\n  would help: {ink.plain(one.smallest_fix)}", "green")
+        yield text
+
+
+def _missing(mrps: int, replicas: int) -> str:
+    parts = [words.rate(mrps)] if mrps else []
+    if replicas:
+        parts.append(words.plural(replicas, "replica"))
+    return " and ".join(parts)
+
+
+def moves(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
+    """The moves; when all are starts, one sentence."""
+    if not plan.moves:
+        return
+    if all(m.kind == "start" for m in plan.moves):
+        yield Text(moves_sentence(plan))
+        return
+    yield _moves_table(plan.moves, ink, moves_sentence(plan))
+    rest = len(plan.moves) - MOVES
+    if rest > 0:
+        yield Text(f"and {words.plural(rest, 'more move')} in the JSON", "dim")
+    if plan.left:
+        text = Text("Left as they are, since no safe order was found: ", "bold yellow")
+        yield text.append(", ".join(plan.left))
+
+
+def moves_sentence(plan: Plan) -> str:
+    """``To do: 3 moves, 1 start; 42.0 GiB of weights to load, 2 GPUs repartitioned``."""
+    load = words.gib(sum(m.load_mib for m in plan.moves))
+    told = f"To do: {_kinds(plan.moves)}; {load} of weights to load"
+    if plan.repartitions:
+        told += f", {words.plural(len(plan.repartitions), 'GPU')} repartitioned"
+    return told
+
+
+def _kinds(changes: Sequence[Move]) -> str:
+    counts: dict[str, int] = {}
+    for kind in ("move", "reconfigure", "start", "stop"):
+        counts[kind] = sum(m.kind == kind for m in changes)
+    return ", ".join(words.plural(n, k) for k, n in counts.items() if n)
+
+
+def _moves_table(changes: Sequence[Move], ink: Ink, title: str) -> Table:
+    table = ink.table(title=title)
+    table.add_column("replica", no_wrap=True, max_width=24)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("from", max_width=26)
+    table.add_column("to", max_width=26)
+    if ink.width >= 100:
+        table.add_column("GiB", justify="right", no_wrap=True)
+    table.add_column("why")
+    for move in changes[:MOVES]:
+        row = [move.replica, move.kind, _place(move.before), _place(move.after)]
+        if ink.width >= 100:
+            row.append(words.number(move.load_mib / 1024, 1) if move.load_mib else "-")
+        table.add_row(*row, ink.plain(move.reason))
+    return table
+
+
+def _place(replica: Replica | None) -> str:
+    return "-" if replica is None else words.place(replica)
+
+
+def steps(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
+    """The steps with their times; of plans from scratch only how long they take."""
+    if not plan.steps:
+        return
+    last = max(s.start_s + s.seconds for s in plan.steps)
+    told = f"{words.plural(len(plan.steps), 'step')}, about {words.duration(last)}"
+    if all(m.kind == "start" for m in plan.moves):
+        yield Text(f"Steps: {told} (weights at 2 GiB/s, two loads a node at once).")
+        return
+    table = ink.table(title=f"Steps ({told}; weights at 2 GiB/s, two loads a node at once)")
+    table.add_column("at", justify="right", no_wrap=True)
+    table.add_column("takes", justify="right", no_wrap=True)
+    table.add_column("step", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("why")
+    for step in plan.steps[:STEPS]:
+        takes = words.duration(step.seconds)
+        because = ink.plain(step.because)
+        table.add_row(words.clock(step.start_s), takes, step.action, _what(step), because)
+    yield table
+    rest = len(plan.steps) - STEPS
+    if rest > 0:
+        yield Text(f"and {words.plural(rest, 'more step')} in the JSON", "dim")
+
+
+def _what(step: Step) -> str:
+    where = words.gpus(step.gpus)
+    place = f" {words.slot(step.placed)}" if step.placed is not None else ""
+    if step.replica is None:
+        mode = {True: " on", False: " off", None: ""}[step.enable]
+        return f"{where}{place}{mode}"
+    return f"{step.replica} {where}{place}"
+
+
+def bounds(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
+    """Each objective, the bound no plan can beat, and the gap between."""
+    if not plan.objectives:
+        return
+    table = ink.table(title="Value and bound")
+    table.add_column("objective", no_wrap=True)
+    table.add_column("value", justify="right")
+    table.add_column("no plan below", justify="right")
+    table.add_column("gap", justify="right", no_wrap=True)
+    for level in status.levels(plan):
+        gap = Text(level.gap, "green" if level.proved else "yellow")
+        table.add_row(level.name, level.value, level.bound, gap)
+    yield table
+
+
+def inputs(plan: Plan) -> Iterator[RenderableType]:
+    """What the plan was made from."""
+    if plan.inputs:
+        listed = ", ".join(f"{i.path} ({i.sha256[:8]})" for i in plan.inputs)
+        yield Text(f"Made from {listed}", "dim")
+    by = f"fleetslice {plan.version}, " if plan.version else ""
+    if not plan.reproducible:
+        yield Text("Cut short by the clock: another run may give another plan.", "yellow")
+    if by:
+        yield Text(f"{by}{words.duration(plan.run.seconds)}", "dim")

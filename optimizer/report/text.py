@@ -1,0 +1,76 @@
+"""The terminal report. Every function prints to the console it is given and nothing else."""
+
+from rich.console import Console
+from rich.text import Text
+
+from optimizer.domain.plan import Plan
+from optimizer.report import status, tables
+from optimizer.report.fleetmap import FleetMap
+from optimizer.report.ink import Ink
+
+HEADLINE = {
+    "optimal": "bold green",
+    "within_gap": "bold green",
+    "limit": "bold yellow",
+    "infeasible": "bold red",
+    "nothing_found": "bold red",
+}
+
+
+def render_plan(
+    plan: Plan, console: Console, *, summary: bool = False, ascii: bool = False
+) -> None:
+    """The whole report of a plan, or with ``summary`` at most ten lines of it."""
+    ink = Ink.of(console, ascii, [d.tenant for d in plan.deployments])
+    _header(plan, ink)
+    if summary:
+        _summary(plan, ink)
+        return
+    if not plan.placement.replicas and plan.status in ("infeasible", "nothing_found"):
+        return
+    console.print()
+    for line in FleetMap(plan, ink).lines():
+        console.print(line)
+    for part in (tables.running, tables.prices, tables.unmet, tables.moves, tables.steps):
+        _section(plan, ink, part)
+    _section(plan, ink, tables.bounds)
+    console.print()
+    for note in plan.notes:
+        console.print(Text(f"Note: {ink.plain(note)}"))
+    for closing in tables.inputs(plan):
+        console.print(closing)
+
+
+def _section(plan: Plan, ink: Ink, part: tables.Part) -> None:
+    found = list(part(plan, ink))
+    if found:
+        ink.console.print()
+    for one in found:
+        ink.console.print(one)
+
+
+def _header(plan: Plan, ink: Ink) -> None:
+    title = Text(f"Plan for {plan.fleet}: ", "bold")
+    told = status.headline(plan)
+    ink.console.print(title.append(ink.plain(told), HEADLINE.get(plan.status, "bold")))
+    if plan.placement.replicas:
+        ink.console.print(Text(status.totals(plan)))
+        ink.console.print(Text(status.demand(plan), "red" if plan.unmet else "green"))
+    for rule in plan.conflict:
+        ink.console.print(Text(f"{ink.glyphs.bad} {ink.plain(rule)}", "red"))
+
+
+def _summary(plan: Plan, ink: Ink) -> None:
+    """Prices by tenant, the largest shortfalls and the moves, in a line each."""
+    top = sorted(plan.tenants, key=lambda t: (-t.price_micros, t.name))[:4]
+    if top:
+        paid = ", ".join(f"{t.name} {tables.money(t.price_micros)}" for t in top)
+        more = f" and {len(plan.tenants) - 4} more" if len(plan.tenants) > 4 else ""
+        ink.console.print(Text(f"{plan.unit} by tenant: {paid}{more}"))
+    for one in plan.unmet[:3]:
+        line = f"{ink.glyphs.bad} {one.deployment}: {ink.plain(one.reason)}"
+        ink.console.print(Text(line, "red", no_wrap=True, overflow="ellipsis"))
+    if len(plan.unmet) > 3:
+        ink.console.print(Text(f"  and {len(plan.unmet) - 3} more miss something", "red"))
+    if plan.moves:
+        ink.console.print(Text(tables.moves_sentence(plan)))

@@ -1,0 +1,186 @@
+"""A small plan with everything a report must show: MIG, a group, shares, unmet demand, moves."""
+
+from dataclasses import replace
+
+from builders import candidate, deployment, fleet, gpu, instance, node, placed, problem, use
+from optimizer.domain.config import Candidate, Dropped, Prediction, ReplicaConfig
+from optimizer.domain.outcome import Objective, Outcome, Termination
+from optimizer.domain.placement import Placement, Replica
+from optimizer.domain.plan import Plan, PlanInput, PlanRun
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Slo
+from optimizer.planning import compose
+
+H100 = gpu("h100-80gb-sxm", mig="std8", bandwidth_gbs=3350, tdp_w=700)
+H200 = gpu("h200-141gb-sxm", memory_gib=140, mig="std8", bandwidth_gbs=4800, tdp_w=700)
+L40S = gpu("l40s", memory_gib=44, bandwidth_gbs=864, tdp_w=350)
+
+FP8 = ReplicaConfig(engine="vllm", precision="fp8", kv_precision="bf16")
+BF16 = ReplicaConfig(engine="vllm", precision="bf16", kv_precision="bf16")
+TP4 = ReplicaConfig(engine="vllm", precision="fp8", kv_precision="fp8", tensor_parallel=4)
+SHARE = use(memory_gib=6, bandwidth_gbs=250, compute=0.15)
+
+
+def predicted(ttft: float, tpot: float | None, band: float = 15) -> Prediction:
+    """Means are four fifths of the percentile; the band of TPOT is half that of TTFT."""
+    return Prediction(
+        ttft,
+        tpot,
+        ttft * 0.8,
+        tpot and tpot * 0.8,
+        8.0,
+        900.0,
+        (("throughput", band), ("tpot", band / 2), ("ttft", band)),
+    )
+
+
+def small_problem(current: Placement | None = None) -> PlacementProblem:
+    """Three products, two racks, four tenants."""
+    machines = fleet(
+        node("h100-01", H100, 4, price=2.5, rack="r1"),
+        node("h100-02", H100, 4, price=2.5, rack="r1"),
+        node("h100-03", H100, 4, price=2.5, rack="r1"),
+        node("h200-01", H200, 8, price=3.6, rack="r2", cordoned_gpus=[7]),
+        node("l40s-01", L40S, 4, price=1.1, rack="r2"),
+    )
+    deployments = [
+        replace(deployment("support-chat", rps=9.6), tenant="acme", slo=Slo(800, 50)),
+        replace(deployment("reranker", rps=40, replicas=2), tenant="acme", slo=Slo(200, None)),
+        replace(deployment("llama-70b", rps=4), tenant="globex", slo=Slo(1500, 40), priority=100),
+        replace(deployment("code-assist", rps=5), tenant="globex", slo=Slo(400, 25)),
+        replace(deployment("vision", replicas=3), tenant="initech"),
+        replace(deployment("research-405b", rps=1), tenant="umbrella", slo=Slo(3000, 60)),
+    ]
+    return problem(machines, deployments, small_candidates(), current)
+
+
+def small_candidates() -> list[Candidate]:
+    """The ways to run them."""
+    big = use(memory_gib=120, bandwidth_gbs=4000, compute=1)
+    return [
+        candidate(
+            "support-chat", H100, profile="3g.40gb", rps=3.3, load_gib=8.5, config=FP8,
+            takes=use(33.4, 1500, 0.4), predicted=predicted(412, 31),
+        ),
+        candidate(
+            "support-chat", H100, profile="4g.40gb", rps=3.6, load_gib=15, config=BF16,
+            takes=use(38.9, 1600, 0.5), predicted=predicted(498, 38),
+        ),
+        candidate(
+            "reranker", H100, profile="1g.10gb", rps=22, load_gib=1.1, config=BF16,
+            takes=use(7.2, 300, 0.1), predicted=predicted(190, None, 20),
+        ),
+        candidate(
+            "llama-70b", H200, gpus=4, rps=5.1, load_gib=68, config=TP4,
+            takes=big, predicted=predicted(1210, 37.5),
+        ),
+        candidate(
+            "code-assist", H100, gpus=1, rps=3, load_gib=28, config=FP8,
+            takes=use(71, 3000, 1), predicted=predicted(350, 24.1),
+        ),
+        candidate(
+            "code-assist", H200, gpus=1, rps=4, load_gib=28, config=FP8,
+            takes=use(130, 4400, 1), predicted=predicted(331, 18.4),
+        ),
+        candidate("vision", L40S, share=SHARE, load_gib=2, config=ReplicaConfig()),
+    ]  # fmt: skip
+
+
+def at(
+    name: str, *gpus: str, mig: str | None = None, config: ReplicaConfig = FP8, **other: object
+) -> Replica:
+    """A replica of this plan."""
+    slot = placed(mig) if mig else None
+    return Replica(name, name.rsplit("/", 1)[0], gpus, slot, config=config, **other)
+
+
+def small_placement() -> Placement:
+    """Where they run."""
+    return Placement(
+        (
+            at("code-assist/0", "h100-02/0"),
+            at("llama-70b/0", *(f"h200-01/{i}" for i in range(4)), config=TP4),
+            at("reranker/0", "h100-01/1", mig="1g.10gb@0", config=BF16),
+            at("reranker/1", "h100-01/1", mig="1g.10gb@2", config=BF16),
+            at("support-chat/0", "h100-01/0", mig="3g.40gb@0"),
+            at("support-chat/1", "h100-01/0", mig="3g.40gb@4"),
+            at("support-chat/2", "h100-01/1", mig="3g.40gb@4"),
+            *(
+                at(f"vision/{i}", "l40s-01/0", config=ReplicaConfig(), share=SHARE)
+                for i in (0, 1, 2)
+            ),
+        ),
+        (instance("h100-02/1 2g.20gb@0"),),
+    )
+
+
+def small_current() -> Placement:
+    """What ran before: spread wider, and one replica too many."""
+    return Placement(
+        (
+            at("code-assist/0", "h100-02/0"),
+            at("llama-70b/0", *(f"h200-01/{i}" for i in range(4)), config=TP4),
+            at("reranker/0", "h100-01/1", mig="1g.10gb@0", config=BF16),
+            at("reranker/1", "h100-02/1", mig="1g.10gb@6", config=BF16),
+            at("reranker/2", "h100-02/1", mig="1g.10gb@4", config=BF16),
+            at("support-chat/0", "h100-01/0", mig="3g.40gb@0"),
+            at("support-chat/1", "h200-01/7", mig="3g.70gb@0"),
+            at("support-chat/2", "h100-01/1", mig="4g.40gb@0", config=BF16),
+            *(at(f"vision/{i}", "l40s-01/0", config=ReplicaConfig(), share=SHARE) for i in (0, 1)),
+        ),
+        (instance("h100-02/1 2g.20gb@0"),),
+    )
+
+
+DROPPED = {
+    "research-405b": (
+        Dropped(
+            "research-405b",
+            "h200-141gb-sxm x8 fp8",
+            "TPOT 71 ms at batch 1, SLO 60 ms",
+        ),
+    ),
+    "support-chat": (
+        Dropped("support-chat", "h100-80gb-sxm 2g.20gb fp8", "needs 21.3 GiB, the slice has 20.0"),
+    ),
+}
+
+
+def plan_of(asked: PlacementProblem, placement: Placement, outcome: Outcome | None = None) -> Plan:
+    """The composed plan, with a run that never changes."""
+    outcome = outcome or Outcome(Termination.OPTIMAL, placement)
+    return compose(
+        asked,
+        replace(outcome, incumbent=placement),
+        inputs=(
+            PlanInput("clusters/small.yaml", "0123456789abcdef" * 4, "Fleet"),
+            PlanInput("workloads/small.yaml", "fedcba9876543210" * 4, "Workloads"),
+        ),
+        options={"gap": 0.0, "seed": 0},
+        run=PlanRun(1.5, 2, "2026-01-05T02:00:00Z", outcome.stopped_by),
+        dropped=DROPPED,
+        version="0.1.0",
+    )
+
+
+def objectives(gap: bool = False) -> tuple[Objective, ...]:
+    """Unmet at two priorities, the price (proved or not) and stranded room."""
+    price = 23_000_000
+    return (
+        Objective("unmet", 0, 0, priority=100),
+        Objective("unmet", 1_400_000, 1_400_000, priority=0),
+        Objective("price_per_hour", price, price - (92_000 if gap else 0)),
+        Objective("stranded", 10_240, 0),
+    )
+
+
+def small_plan() -> Plan:
+    """Planned from scratch, proved."""
+    outcome = Outcome(Termination.OPTIMAL, objectives=objectives())
+    return plan_of(small_problem(), small_placement(), outcome)
+
+
+def rebalanced_plan() -> Plan:
+    """The same placement, reached from another; the price within a gap."""
+    outcome = Outcome(Termination.WITHIN_GAP, objectives=objectives(gap=True), stopped_by="gap")
+    return plan_of(small_problem(small_current()), small_placement(), outcome)
