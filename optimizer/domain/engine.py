@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from optimizer.domain.gpu import Gpu
 
@@ -11,6 +12,7 @@ _STAGES = {"a": 1, "b": 2, "rc": 3}
 _FINAL = 4
 
 
+@lru_cache(maxsize=1024)
 def version_key(version: str) -> tuple[tuple[int, ...], int, int, int, int]:
     """A sort key of a PEP 440 version, its local part left out. Raises ValueError."""
     match = _VERSION.match(version.strip().lower())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from optimizer.domain.engine import EngineCard, Support, Verdict, on, version_key
 from optimizer.domain.gpu import Gpu
@@ -77,6 +78,7 @@ def best_kernel(
     return "", _silent(card, f"{names} for {model.attention_kind} attention, {kv_precision} KV")
 
 
+@lru_cache(maxsize=4096)
 def runs(
     card: EngineCard,
     version: str,
@@ -84,7 +86,7 @@ def runs(
     model: ServedModel,
     precision: str,
     kv_precision: str,
-    attention: Iterable[str] | None = None,
+    attention: tuple[str, ...] | None = None,
 ) -> Runs:
     """How that engine runs the model so on that product, or why it does not."""
     weight = weight_support(card, version, gpu, precision)

@@ -1,6 +1,7 @@
 """KV cache: bytes per token and rank, block pools, and how many requests they hold."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from optimizer.domain.model import ServedModel
 from optimizer.domain.units import ceil_div
@@ -67,6 +68,7 @@ def _group_blocks(group: KvGroup, tokens: int, chunk: int) -> int:
     return ceil_div(tokens, group.block_tokens)
 
 
+@lru_cache(maxsize=4096)
 def layer_kinds(model: ServedModel, kv_bytes: float, tp: int = 1) -> tuple[LayerKind, ...]:
     """Kinds of layers with the KV bytes one token takes in one layer of one rank.
 
@@ -109,6 +111,7 @@ def kv_cache_bytes_per_token(model: ServedModel, kv_bytes: float = 2.0, tp: int 
     return sum(k.layers * k.bytes_per_token for k in layer_kinds(model, kv_bytes, tp))
 
 
+@lru_cache(maxsize=4096)
 def kv_layout(
     model: ServedModel, kv_bytes: float = 2.0, tp: int = 1, pp: int = 1, block_tokens: int = 16
 ) -> KvLayout:

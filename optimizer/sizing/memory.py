@@ -7,6 +7,7 @@ The simplest case, one dense model with 16-bit cache, is the textbook formula
 M = P x bytes / t + B x T x (2 x L x H_kv x d_head x bytes) + scratch.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from optimizer.domain.engine import Defaults, EngineCard, MemoryRule, on
@@ -144,7 +145,7 @@ def cuda_graph_mib(model: ServedModel, rule: MemoryRule, seqs: int, eager: bool)
     """
     if eager:
         return 0
-    sizes = sum(1 for size in _CAPTURE_SIZES if size <= max(2, 2 * seqs))
+    sizes = bisect_right(_CAPTURE_SIZES, max(2, 2 * seqs))
     full = rule.graph_mib_base + rule.graph_mib_per_layer * model.layers
     full += rule.graph_mib_per_moe_layer * moe_layers(model)
     return int(full * sizes / GRAPH_SIZES) + 1

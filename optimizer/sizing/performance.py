@@ -9,6 +9,7 @@ Constants are the engine card's, fitted on published measurements. Seconds throu
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 from optimizer.domain.engine import EngineCard, HostRule, Rates
@@ -81,12 +82,15 @@ class StepModel:
         p, compute = self.power, self.token_flop_s * tokens
         return float((memory**p + compute**p) ** (1 / p))
 
-    def decode(self, batch: float, context: float) -> float:
-        """A step in which ``batch`` sequences of that mean context each get a token."""
+    def sequence(self, context: float) -> float:
+        """What each sequence of that context adds to a step beside its matrix products."""
+        kv = sum(s * min(context, w) for w, s in self.kv_s)
+        return kv + self.state_s + self.comm_token_s + self.sequence_s
+
+    def decode(self, batch: float, sequence: float) -> float:
+        """A step in which ``batch`` sequences each get a token; ``sequence``: of their context."""
         share = max(1.0, batch / self.stages)
-        attention = share * (sum(s * min(context, w) for w, s in self.kv_s) + self.state_s)
-        comm = self.comm_base_s + self.comm_token_s * share
-        step = self.linear(share) + attention + comm + self.host_s + self.sequence_s * share
+        step = self.linear(share) + share * sequence + self.comm_base_s + self.host_s
         return step * self.stages
 
     def prompt(self, tokens: float, cached: float = 0.0) -> float:
@@ -124,6 +128,7 @@ def peak_tflops(gpu: Gpu, gemm: str) -> float | None:
     return peak
 
 
+@lru_cache(maxsize=4096)
 def step_model(
     model: ServedModel,
     card: EngineCard,
@@ -233,6 +238,7 @@ def _host_seconds(model: ServedModel, host: HostRule, layers: int) -> float:
     return (layers * host.layer_us + sparse * host.moe_layer_us + host.step_us) / 1e6
 
 
+@lru_cache(maxsize=1024)
 def percentile_ratio(percentile: float, p99_over_mean: float) -> float:
     """The percentile over the mean, log-normal through the measured p99.
 
@@ -252,16 +258,8 @@ class Batching:
     batch_limit: float  # sequences at once: max_num_seqs, and what the KV cache holds
     chunk: int  # prompt tokens one step may take
     front_end_s: float
-
-    @property
-    def context(self) -> float:
-        """Mean context of a running sequence: its prompt and half its output."""
-        return self.load.input_tokens + self.load.output_tokens / 2
-
-    @property
-    def cached(self) -> float:
-        """Prompt tokens that the prefix cache answers."""
-        return self.load.input_tokens * self.load.prefix_hit_rate
+    prompt_s: float  # what one prompt adds to the steps it shares
+    sequence_s: float  # what one running sequence adds to a step
 
     def at_batch(self, batch: float) -> Outlook:
         """The steady state that keeps ``batch`` sequences running.
@@ -270,20 +268,20 @@ class Batching:
         part of every step); TTFT = front end + pm + chunks x step + step/2 + the queue's wait
         lambda S^2 (ca^2 + cs^2)/(2 (1 - lambda S)), S = pm + step x I/C (Kingman).
         """
-        step = self.step.decode(batch, self.context)
-        prompt = self.step.prompt(self.load.input_tokens, self.cached)
-        rate = batch / (self.load.output_tokens * step + batch * prompt)
-        new = max(1.0, self.load.input_tokens - self.cached)
+        load, prompt = self.load, self.prompt_s
+        step = self.step.decode(batch, self.sequence_s)
+        rate = batch / (load.output_tokens * step + batch * prompt)
+        new = max(1.0, load.input_tokens * (1 - load.prefix_hit_rate))
         service = prompt + step * new / self.chunk
         busy = rate * service
         wait = math.inf
         if busy < _BUSIEST:
-            spread = self.load.arrival_cv**2 + self.load.length_cv**2
+            spread = load.arrival_cv**2 + load.length_cv**2
             wait = rate * service**2 * spread / (2 * (1 - busy))
         chunks = math.ceil(new / self.chunk)
         ttft = self.front_end_s + prompt + chunks * step + step / 2 + wait
         tpot = step / (1 - rate * prompt)
-        return Outlook(rate, batch, tpot * 1e3, ttft * 1e3, rate * self.load.output_tokens)
+        return Outlook(rate, batch, tpot * 1e3, ttft * 1e3, rate * load.output_tokens)
 
     def at_rate(self, rate: float) -> Outlook | None:
         """The steady state at an arrival rate; None beyond what the batch limit can carry."""
@@ -334,6 +332,26 @@ class Batching:
         if self.load.percentile <= 50:
             return ttft, tpot
         return ttft, max(tpot, 1 + (tpot - 1) * burst)
+
+
+def continuous(
+    step: StepModel, load: Load, batch_limit: float, chunk: int, front_end_s: float
+) -> Batching:
+    """The batching of a replica under that load.
+
+    A running sequence's mean context is its prompt and half its output.
+    """
+    cached = load.input_tokens * load.prefix_hit_rate
+    context = load.input_tokens + load.output_tokens / 2
+    return Batching(
+        step,
+        load,
+        batch_limit,
+        chunk,
+        front_end_s,
+        prompt_s=step.prompt(load.input_tokens, cached),
+        sequence_s=step.sequence(context),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """One way to run an LLM replica: does it fit, how fast is it, what may placement count on."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.domain.config import Prediction
@@ -12,7 +11,14 @@ from optimizer.domain.workload import Demand, Extras, Slo
 from optimizer.sizing import precision as formats
 from optimizer.sizing.compatibility import Runs, runs
 from optimizer.sizing.memory import NO_EXTRAS, MemoryBudget, Settings, memory_budget
-from optimizer.sizing.performance import Batching, Embedding, Load, Outlook, step_model
+from optimizer.sizing.performance import (
+    Batching,
+    Embedding,
+    Load,
+    Outlook,
+    continuous,
+    step_model,
+)
 from optimizer.sizing.rooms import Room
 
 LENGTH_STEP = 1024
@@ -46,7 +52,7 @@ class Sized:
     way: Way
     budget: MemoryBudget
     how: Runs
-    batching: Batching | Embedding | None
+    serving: Batching | Embedding | None
     rate: float | None
     binding: str
 
@@ -111,7 +117,7 @@ def size_way(
     demand: Demand | None,
     slo: Slo | None,
     extras: Extras = NO_EXTRAS,
-    attention: Sequence[str] | None = None,
+    attention: tuple[str, ...] | None = None,
 ) -> Sized | Refusal:
     """One way in one room: fit, speed, capacity inside the SLO, or the reason why not.
 
@@ -191,7 +197,7 @@ def no_room(budget: MemoryBudget, room: Room) -> str:
     )
 
 
-def batching_of(
+def serving_of(
     model: ServedModel,
     card: EngineCard,
     room: Room,
@@ -211,7 +217,7 @@ def batching_of(
     chunk = budget.max_num_batched_tokens
     blocks = budget.layout.blocks_per_request(max(1, math.ceil(held)), chunk)
     limit = min(float(budget.max_num_seqs), budget.blocks / blocks if blocks else math.inf)
-    kind = Embedding if model.task == "embed" else Batching
+    kind = Embedding if model.task == "embed" else continuous
     return kind(step, load, limit, chunk, host.front_end_ms / 1e3)
 
 
@@ -227,31 +233,31 @@ def _capacity(
     extras: Extras,
 ) -> Sized | Refusal:
     load = load_of(demand, slo)
-    batching = batching_of(model, card, room, way, budget, how, load)
-    if batching is None:
+    serving = serving_of(model, card, room, way, budget, how, load)
+    if serving is None:
         return Refusal(f"the datasheet of {room.gpu.name} has no {how.gemm} peak", budget, how)
     ttft, tpot = (slo.ttft_ms, slo.tpot_ms) if slo else (None, None)
-    best = batching.largest(ttft, tpot)
+    best = serving.largest(ttft, tpot)
     if best is None:
-        return Refusal(too_slow(batching, ttft, tpot), budget, how)
+        return Refusal(too_slow(serving, ttft, tpot), budget, how)
     if way.max_num_seqs is None:
         wanted = best.concurrency * SPARE_SEQUENCES
         seqs = next((s for s in SEQUENCES if s >= wanted), SEQUENCES[-1])
         if seqs < budget.max_num_seqs:
             budget = _budget(model, card, room, replace(way, max_num_seqs=seqs), extras)
-            batching = batching_of(model, card, room, way, budget, how, load)
-            assert batching is not None
-            best = batching.largest(ttft, tpot) or best
+            serving = serving_of(model, card, room, way, budget, how, load)
+            assert serving is not None
+            best = serving.largest(ttft, tpot) or best
     rate = best.rate * card.guard
-    bound = binding(batching, best, budget, ttft, tpot)
-    return Sized(_settled(way, budget), budget, how, batching, rate, bound)
+    bound = binding(serving, best, budget, ttft, tpot)
+    return Sized(_settled(way, budget), budget, how, serving, rate, bound)
 
 
-def too_slow(batching: Batching | Embedding, ttft: float | None, tpot: float | None) -> str:
+def too_slow(serving: Batching | Embedding, ttft: float | None, tpot: float | None) -> str:
     """The latency that breaks the SLO even with next to no traffic."""
-    idle = batching.at_load(0.01) if isinstance(batching, Embedding) else batching.at_batch(0.01)
-    p = f"p{batching.load.percentile:g}"
-    ratios = batching.ratios
+    idle = serving.at_load(0.01) if isinstance(serving, Embedding) else serving.at_batch(0.01)
+    p = f"p{serving.load.percentile:g}"
+    ratios = serving.ratios
     said = []
     if tpot is not None and idle.tpot_ms * ratios[1] > tpot:
         said.append(f"TPOT {idle.tpot_ms * ratios[1]:.0f} ms at batch 1 ({p}), SLO {tpot:g} ms")
@@ -261,36 +267,36 @@ def too_slow(batching: Batching | Embedding, ttft: float | None, tpot: float | N
 
 
 def binding(
-    batching: Batching | Embedding,
+    serving: Batching | Embedding,
     best: Outlook,
     budget: MemoryBudget,
     ttft: float | None,
     tpot: float | None,
 ) -> str:
     """What keeps the capacity from being larger."""
-    if isinstance(batching, Embedding):
+    if isinstance(serving, Embedding):
         return "the TTFT limit" if ttft is not None else "prefill speed"
-    if best.concurrency >= batching.batch_limit * 0.999:
-        if batching.batch_limit >= budget.max_num_seqs:
+    if best.concurrency >= serving.batch_limit * 0.999:
+        if serving.batch_limit >= budget.max_num_seqs:
             return f"max_num_seqs {budget.max_num_seqs}"
         return f"KV cache ({budget.kv_cache_tokens} tokens)"
     near = 0.99
-    if tpot is not None and best.tpot_ms * batching.ratios[1] >= near * tpot:
+    if tpot is not None and best.tpot_ms * serving.ratios[1] >= near * tpot:
         return "the TPOT limit"
-    if ttft is not None and best.ttft_ms * batching.ratios[0] >= near * ttft:
+    if ttft is not None and best.ttft_ms * serving.ratios[0] >= near * ttft:
         return "the TTFT limit"
     return "prefill speed"
 
 
 def predicted(card: EngineCard, model: ServedModel, sized: Sized) -> Prediction | None:
     """What the replica does at its guarded capacity."""
-    if sized.batching is None or sized.rate is None:
+    if sized.serving is None or sized.rate is None:
         return None
-    state = sized.batching.at_rate(sized.rate)
+    state = sized.serving.at_rate(sized.rate)
     if state is None:
         return None
     band = card.moe_band if model.moe is not None else card.dense_band
-    ttft, tpot = sized.batching.ratios
+    ttft, tpot = sized.serving.ratios
     decodes = model.task != "embed"
     return Prediction(
         ttft_ms=round(state.ttft_ms * ttft, 3),

@@ -1,6 +1,7 @@
 """Weights of one GPU, tensor class by tensor class."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from optimizer.domain.model import Moe, ServedModel
 from optimizer.domain.units import ceil_div
@@ -72,6 +73,7 @@ def shared_width(moe: Moe) -> int:
     return count * width
 
 
+@lru_cache(maxsize=4096)
 def parameters(model: ServedModel, tp: int = 1, mlp_pad: int = 1) -> Parameters:
     """Parameters on one of ``tp`` ranks, all layers.
 
@@ -155,6 +157,7 @@ def _absorbed(model: ServedModel, tp: int) -> float:
     return model.layers * mla.kv_lora_rank * (model.attention_heads / tp) * width
 
 
+@lru_cache(maxsize=4096)
 def weights(model: ServedModel, scheme: Scheme, tp: int = 1, pp: int = 1) -> Weights:
     """Bytes of weights on the fullest GPU of ``tp`` x ``pp``.
 
