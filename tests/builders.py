@@ -34,7 +34,7 @@ STD4 = ((1, 1, (0, 1, 2, 3), 4), (2, 2, (0, 2), 2), (4, 4, (0,), 1))
 
 
 def mig_table(kind: str, memory_gib: int) -> MigTable:
-    """``std8``: five plain profiles and 1g double; ``std8+me``: media engines too; ``std4``: A30."""
+    """``std8``: five plain profiles, 1g double; ``std8+me``: media engines too; ``std4``: A30."""
     rows, slices = (STD4, 4) if kind == "std4" else (STD8, 8)
     media = kind == "std8+me"
     profiles = []

@@ -8,7 +8,7 @@ from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
-from optimizer.verify.facts import Facts, current_replicas, mode, stays
+from optimizer.verify.facts import Facts, Ground, current_replicas, mode, stays
 from optimizer.verify.slots import stranded_slices
 
 REPARTITION_MIB = 1024
@@ -100,7 +100,7 @@ def repartitioned(facts: Facts) -> tuple[str, ...]:
     An instance that stands and is in nobody's way need not be destroyed; on a GPU used whole or
     shared none may stand.
     """
-    today = instances_by_gpu(facts.problem.current or Placement())
+    today = standing_today(facts.ground, facts.problem.current or Placement())
     wanted = instances_by_gpu(facts.placement)
 
     def changes(id: str) -> bool:
@@ -109,6 +109,16 @@ def repartitioned(facts: Facts) -> tuple[str, ...]:
         return bool(created) or (unsliced and id in today)
 
     return tuple(id for id in facts.ground.gpus if changes(id))
+
+
+def standing_today(ground: Ground, current: Placement) -> dict[str, set[PlacedProfile]]:
+    """The instances that stand now: the state's, or the fleet's layout where it says nothing."""
+    found = instances_by_gpu(current)
+    mentioned = {*found, *(gpu for replica in current.replicas for gpu in replica.gpus)}
+    for id, gpu in ground.gpus.items():
+        if gpu.device.layout and id not in mentioned:
+            found[id] = set(gpu.device.layout)
+    return found
 
 
 def instances_by_gpu(placement: Placement) -> dict[str, set[PlacedProfile]]:
@@ -137,5 +147,5 @@ def _stranded_on(facts: Facts, gpu: FleetGpu) -> int:
         return free if 0 < 2 * free < usable else 0
     if used is Sharing.MIG and gpu.gpu.mig is not None:
         held = sorted(r.replica.mig for r in running if r.replica.mig)
-        return stranded_slices(gpu.gpu, held) * (usable // gpu.gpu.mig.memory_slices)
+        return stranded_slices(gpu.gpu, held) * usable // gpu.gpu.mig.memory_slices
     return 0
