@@ -82,8 +82,7 @@ class MemoryBudget:
     @property
     def kv_cache_tokens(self) -> int:
         """floor(max_concurrency x max_model_len)."""
-        blocks = max(1, self.request_blocks)
-        return self.blocks * self.max_model_len // blocks
+        return int(self.max_concurrency * self.max_model_len)
 
     @property
     def used_mib(self) -> int:
@@ -239,6 +238,18 @@ def memory_budget(
         max_num_batched_tokens=tokens,
         weights=held,
     )
+
+
+def longest_context(budget: MemoryBudget) -> int:
+    """The longest max_model_len, in steps of 1024 tokens, that would fit; 0 if none does."""
+    chunk, low, high = budget.max_num_batched_tokens, 0, budget.max_model_len // 1024
+    while low < high:
+        middle = (low + high + 1) // 2
+        if budget.layout.blocks_per_request(middle * 1024, chunk) <= budget.blocks:
+            low = middle
+        else:
+            high = middle - 1
+    return low * 1024
 
 
 def kv_tokens_logged(budget: MemoryBudget, rule: MemoryRule) -> int:

@@ -8,7 +8,7 @@ Constants are the engine card's, fitted on published measurements. Seconds throu
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -296,6 +296,50 @@ class Batching:
                 high = middle
         return self.at_batch(high)
 
+    def offline(self) -> Outlook:
+        """All requests queued at once: the batch limit is always full."""
+        return self.at_batch(self.batch_limit)
+
+    def closed_loop(self, users: float) -> Outlook:
+        """So many users, each asking again when answered: users = rate x (TTFT + O x TPOT).
+
+        Beyond the batch limit they wait in line before their first token.
+        """
+        low, high = 0.0, min(users, self.batch_limit)
+        if self._users(high) <= users:
+            full = self._unqueued(high)
+            waiting = users / full.rate - self.load.output_tokens * full.tpot_ms / 1e3
+            return replace(full, ttft_ms=max(full.ttft_ms, waiting * 1e3))
+        for _ in range(2 * _STEPS):
+            middle = (low + high) / 2
+            if self._users(middle) < users:
+                low = middle
+            else:
+                high = middle
+        return self._unqueued(high)
+
+    def static(self, batch: int) -> Outlook:
+        """One fixed batch: all prompts first, then all outputs; in waves beyond the limit."""
+        together = min(float(batch), self.batch_limit)
+        waves = math.ceil(batch / together)
+        step = self.step.decode(together, self.sequence_s)
+        first = self.front_end_s + together * self.prompt_s + step
+        whole = together * self.prompt_s + (self.load.output_tokens + 1) * step
+        rate = batch / (waves * whole)
+        ttft = first + (waves - 1) / 2 * whole
+        return Outlook(rate, together, step * 1e3, ttft * 1e3, rate * self.load.output_tokens)
+
+    def _unqueued(self, batch: float) -> Outlook:
+        state = self.at_batch(batch)
+        step = self.step.decode(batch, self.sequence_s)
+        chunks = math.ceil(self.load.input_tokens * (1 - self.load.prefix_hit_rate) / self.chunk)
+        ttft = self.front_end_s + self.prompt_s + (max(1, chunks) + 0.5) * step
+        return replace(state, ttft_ms=ttft * 1e3)
+
+    def _users(self, batch: float) -> float:
+        state = self._unqueued(batch)
+        return state.rate * (state.ttft_ms + self.load.output_tokens * state.tpot_ms) / 1e3
+
     def largest(self, ttft_ms: float | None, tpot_ms: float | None) -> Outlook | None:
         """The busiest state whose latencies at the percentile stay inside; None: not even idle.
 
@@ -385,6 +429,24 @@ class Embedding:
         """The steady state at an arrival rate; None beyond the largest."""
         top = self.at_load(1.0).rate
         return self.at_load(rate / top) if rate < top else None
+
+    def offline(self) -> Outlook:
+        """All prompts queued at once."""
+        return self.at_load(1.0)
+
+    def closed_loop(self, users: float) -> Outlook:
+        """So many users, each asking again when answered: users = rate x latency."""
+        one = self.at_load(0.0)
+        top = self.at_load(1.0).rate
+        rate = min(top, users / (one.ttft_ms / 1e3))
+        return replace(one, rate=rate, concurrency=users, ttft_ms=users / rate * 1e3)
+
+    def static(self, batch: int) -> Outlook:
+        """One fixed batch of prompts."""
+        length = max(1.0, self.load.input_tokens)
+        seconds = self.step.prefill_batch(batch * length, length)
+        latency = (self.front_end_s + seconds) * 1e3
+        return Outlook(batch / seconds, float(batch), 0.0, latency, 0.0)
 
     def largest(self, ttft_ms: float | None, tpot_ms: float | None) -> Outlook | None:
         """The busiest state whose latency at the percentile stays inside; None: not even idle."""

@@ -21,6 +21,8 @@ from optimizer.sizing.performance import (
 )
 from optimizer.sizing.rooms import Room
 
+Serving = Batching | Embedding
+
 LENGTH_STEP = 1024
 LEAST_LENGTH = 4096
 SEQUENCES = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -52,7 +54,7 @@ class Sized:
     way: Way
     budget: MemoryBudget
     how: Runs
-    serving: Batching | Embedding | None
+    serving: Serving | None
     rate: float | None
     binding: str
 
@@ -205,7 +207,7 @@ def serving_of(
     budget: MemoryBudget,
     how: Runs,
     load: Load,
-) -> Batching | Embedding | None:
+) -> Serving | None:
     """The replica's batching under that load; None where its speed is unknown."""
     step = step_model(
         model, card, way.version, room.device, how, way.precision, way.kv_precision, way.tp, way.pp
@@ -253,7 +255,7 @@ def _capacity(
     return Sized(_settled(way, budget), budget, how, serving, rate, bound)
 
 
-def too_slow(serving: Batching | Embedding, ttft: float | None, tpot: float | None) -> str:
+def too_slow(serving: Serving, ttft: float | None, tpot: float | None) -> str:
     """The latency that breaks the SLO even with next to no traffic."""
     idle = serving.at_load(0.01) if isinstance(serving, Embedding) else serving.at_batch(0.01)
     p = f"p{serving.load.percentile:g}"
@@ -267,7 +269,7 @@ def too_slow(serving: Batching | Embedding, ttft: float | None, tpot: float | No
 
 
 def binding(
-    serving: Batching | Embedding,
+    serving: Serving,
     best: Outlook,
     budget: MemoryBudget,
     ttft: float | None,

@@ -1,0 +1,486 @@
+"""One model, every way to run it: does it fit, how fast, what would it cost."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optimizer.domain.config import Shape
+from optimizer.domain.engine import EngineCard, ErrorBand, Verdict
+from optimizer.domain.fleet import Node, Sharing
+from optimizer.domain.gpu import Gpu
+from optimizer.domain.model import ServedModel
+from optimizer.domain.workload import Extras
+from optimizer.sizing import precision as formats
+from optimizer.sizing.compatibility import Runs, runs, weight_support
+from optimizer.sizing.memory import (
+    NO_EXTRAS,
+    MemoryBudget,
+    Settings,
+    kv_tokens_logged,
+    longest_context,
+    memory_budget,
+)
+from optimizer.sizing.performance import Embedding, Load, Outlook
+from optimizer.sizing.replica import (
+    Serving,
+    Way,
+    binding,
+    no_room,
+    serving_of,
+    shape_fault,
+    too_slow,
+)
+from optimizer.sizing.rooms import Product, Room, mig_room, mig_rooms, whole_room
+
+TENSOR_PARALLEL = (1, 2, 4, 8)
+GPUS_PER_NODE = 8  # of a node nobody described
+OTHER_PRECISIONS = ("fp8", "int8", "int4", "nvfp4")
+PERCENTILE = 95.0
+
+
+@dataclass(frozen=True, slots=True)
+class SizeOptions:
+    """The flags of ``fleetslice size``; None: not given."""
+
+    gpu: str | None = None
+    mig_profile: str | None = None
+    precision: str | None = None
+    kv_precision: str | None = None
+    attention: str | None = None
+    engine: str | None = None
+    engine_version: str | None = None
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
+    gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    enforce_eager: bool = False
+    request_rate: float | None = None
+    concurrency: int | None = None
+    offline: bool = False
+    batch: int | None = None
+    input_tokens: int = 1024
+    output_tokens: int = 256
+    arrival_cv: float = 1.0
+    prefix_hit_rate: float = 0.0
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    percentile: float = PERCENTILE
+    extras: Extras = NO_EXTRAS
+    price_per_gpu_hour: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def load(self) -> Load:
+        """The traffic these flags describe."""
+        return Load(
+            self.input_tokens,
+            self.output_tokens,
+            arrival_cv=self.arrival_cv,
+            prefix_hit_rate=self.prefix_hit_rate,
+            percentile=self.percentile,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Speed under the asked load; None: the load gives it no meaning. Ratios: percentile/mean."""
+
+    outlook: Outlook
+    ttft_ms: float | None
+    tpot_ms: float | None
+    ratios: tuple[float, float]
+    band: ErrorBand
+
+
+@dataclass(frozen=True, slots=True)
+class SizeEntry:
+    """One way to run the model. ``refusal`` None: it fits and keeps the SLO."""
+
+    room: Room
+    way: Way
+    budget: MemoryBudget | None = None
+    logged_tokens: int | None = None
+    performance: Performance | None = None
+    price_per_hour: float | None = None
+    reasons: tuple[str, ...] = ()
+    refusal: str | None = None
+
+    @property
+    def price_per_million_output_tokens(self) -> float | None:
+        """At the asked load; None without a price or without output."""
+        if self.price_per_hour is None or self.performance is None:
+            return None
+        speed = self.performance.outlook.output_tokens_per_second
+        return self.price_per_hour / (speed * 3600) * 1e6 if speed else None
+
+    @property
+    def cost_order(self) -> tuple[float, float, str]:
+        """Cheapest output first; without prices, fewest GPU-hours per output."""
+        speed = 0.0
+        if self.performance is not None:
+            outlook = self.performance.outlook
+            speed = outlook.output_tokens_per_second or outlook.rate
+        price = self.price_per_million_output_tokens
+        parts = self.room.shape.gpus * _gpu_part(self.room)
+        return (math.inf if price is None else price, parts / speed if speed else math.inf, "")
+
+
+@dataclass(frozen=True, slots=True)
+class SizeResult:
+    """Candidates cheapest first, and what was refused with reasons."""
+
+    model: ServedModel
+    candidates: tuple[SizeEntry, ...]
+    refused: tuple[SizeEntry, ...]
+    percentile: float = PERCENTILE
+
+
+def size_model(
+    model: ServedModel,
+    gpus: Mapping[str, Gpu],
+    engines: Mapping[str, EngineCard],
+    options: SizeOptions,
+) -> SizeResult:
+    """Every way the options leave open. With GPU, TP, precision and engine given, exactly one.
+
+    Raises KeyError for a GPU or engine nobody knows, and for a precision that cannot be sized.
+    """
+    fitting: list[SizeEntry] = []
+    refused: list[SizeEntry] = []
+    for name in [options.gpu] if options.gpu else sorted(gpus):
+        for card in _cards(engines, options):
+            for room, tp, pp in _rooms(gpus[name], options):
+                for precision in _precisions(model, gpus[name], card, options):
+                    way = _way(card, options, precision, tp, pp)
+                    entry = _entry(model, card, room, way, options)
+                    (fitting if entry.refusal is None else refused).append(entry)
+    fitting.sort(key=lambda e: (e.cost_order, _identity(e)))
+    refused.sort(key=_identity)
+    return SizeResult(model, tuple(fitting), tuple(refused), options.percentile)
+
+
+def _identity(entry: SizeEntry) -> tuple[Any, ...]:
+    way = entry.way
+    return (entry.room.gpu.name, entry.room.shape.key, way.engine, way.precision, way.tp, way.pp)
+
+
+def _cards(engines: Mapping[str, EngineCard], options: SizeOptions) -> list[EngineCard]:
+    cards = [engines[options.engine]] if options.engine else [engines[n] for n in sorted(engines)]
+    version = options.engine_version
+    return [card.with_default(version) for card in cards] if version else cards
+
+
+def _rooms(gpu: Gpu, options: SizeOptions) -> Iterator[tuple[Room, int, int]]:
+    """Rooms with the parallel sizes that fill them. MIG slices form no groups."""
+    pp = options.pipeline_parallel or 1
+    if options.mig_profile is not None:
+        room = mig_room(gpu, options.mig_profile)
+        if room is not None or options.gpu is not None:
+            yield room or _unknown_slice(gpu, options.mig_profile), options.tensor_parallel or 1, pp
+        return
+    if options.gpu is None and (options.tensor_parallel or 1) * pp == 1:
+        for room in mig_rooms(gpu):
+            yield room, 1, 1
+    product = Product(gpu, (Node("any", gpu, GPUS_PER_NODE, nvlink_domain=gpu.nvlink_domain),))
+    for tp in [options.tensor_parallel] if options.tensor_parallel else TENSOR_PARALLEL:
+        if options.tensor_parallel or tp * pp <= GPUS_PER_NODE:
+            yield whole_room(product, tp * pp), tp, pp
+
+
+def _unknown_slice(gpu: Gpu, profile: str) -> Room:
+    """A stand-in that carries the name of a profile nobody knows the memory of."""
+    whole = whole_room(Product(gpu, ()), 1)
+    return Room(gpu, Shape(Sharing.MIG, 1, profile), whole.use, whole.device)
+
+
+def _precisions(
+    model: ServedModel, gpu: Gpu, card: EngineCard, options: SizeOptions
+) -> tuple[str, ...]:
+    if options.precision is not None:
+        formats.scheme(options.precision)
+        return (options.precision,)
+    own = model.checkpoint_precision
+    if own not in formats.SIXTEEN_BIT:
+        return (own,)
+    if weight_support(card, card.default_version, gpu, own).verdict is Verdict.REFUSED:
+        own = next(p for p in formats.SIXTEEN_BIT if p != own)
+    return (own, *OTHER_PRECISIONS)
+
+
+def _way(card: EngineCard, options: SizeOptions, precision: str, tp: int, pp: int) -> Way:
+    return Way(
+        engine=card.name,
+        version=card.default_version,
+        precision=precision,
+        kv_precision=options.kv_precision or "bf16",
+        attention=options.attention,
+        tp=tp,
+        pp=pp,
+        max_model_len=options.max_model_len,
+        max_num_seqs=options.max_num_seqs,
+        memory_fraction=options.gpu_memory_utilization,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        eager=options.enforce_eager,
+    )
+
+
+def _entry(
+    model: ServedModel, card: EngineCard, room: Room, way: Way, options: SizeOptions
+) -> SizeEntry:
+    """One way under the engine's own defaults: fit, then speed."""
+    fault = _fault(model, room, way, options)
+    kernel = (way.attention,) if way.attention else None
+    how = runs(card, way.version, room.gpu, model, way.precision, way.kv_precision, kernel)
+    budget = _budget(model, card, room, way, options) if _countable(room) else None
+    logged = None
+    if budget is not None:
+        logged = kv_tokens_logged(budget, card.range_of(way.version).memory)
+    reason = fault or how.refusal
+    if reason is None and budget is not None and not budget.fits:
+        reason = _does_not_fit(budget, room, options)
+    if reason is not None or budget is None:
+        return SizeEntry(room, way, budget, logged, refusal=reason or "memory unknown")
+    way = Way(**{**_fields(way), "attention": how.attention})
+    return _with_speed(model, card, room, way, options, budget, logged, how)
+
+
+def _fields(way: Way) -> dict[str, Any]:
+    return {name: getattr(way, name) for name in Way.__dataclass_fields__}
+
+
+def _countable(room: Room) -> bool:
+    if room.shape.sharing is not Sharing.MIG:
+        return True
+    return mig_room(room.gpu, room.shape.profile or "") is not None
+
+
+def _fault(model: ServedModel, room: Room, way: Way, options: SizeOptions) -> str | None:
+    if not _countable(room):
+        return f"{room.gpu.name} has no profile {room.shape.profile} of known memory"
+    if room.shape.sharing is Sharing.MIG and way.tp * way.pp > 1:
+        return "MIG slices form no groups: tensor and pipeline parallel need whole GPUs"
+    trained = model.max_position_embeddings
+    if trained and options.max_model_len and options.max_model_len > trained:
+        return (
+            f"context {options.max_model_len} is beyond the {trained} tokens it was trained for; "
+            "a longer one needs a RoPE scaling method"
+        )
+    length = options.max_model_len or trained
+    asked = options.input_tokens + (0 if model.task == "embed" else options.output_tokens)
+    if length and asked > length:
+        return f"input and output of {asked} tokens are longer than max_model_len {length}"
+    return shape_fault(model, way.precision, way.tp, way.pp)
+
+
+def _budget(
+    model: ServedModel, card: EngineCard, room: Room, way: Way, options: SizeOptions
+) -> MemoryBudget:
+    settings = Settings(
+        precision=way.precision,
+        kv_precision=way.kv_precision,
+        tp=way.tp,
+        pp=way.pp,
+        max_model_len=way.max_model_len or model.max_position_embeddings or 4096,
+        max_num_seqs=way.max_num_seqs,
+        max_num_batched_tokens=way.max_num_batched_tokens,
+        fraction=way.memory_fraction,
+        eager=way.eager,
+    )
+    return memory_budget(
+        model,
+        card,
+        room.gpu,
+        settings,
+        total_mib=room.total_mib,
+        version=way.version,
+        extras=options.extras,
+    )
+
+
+def _does_not_fit(budget: MemoryBudget, room: Room, options: SizeOptions) -> str:
+    """Why, and the largest context that would fit where a shorter one does."""
+    reason = no_room(budget, room)
+    longest = longest_context(budget)
+    if longest and not options.max_model_len:
+        return f"{reason}; --max-model-len {longest} would fit"
+    return reason
+
+
+def _with_speed(
+    model: ServedModel,
+    card: EngineCard,
+    room: Room,
+    way: Way,
+    options: SizeOptions,
+    budget: MemoryBudget,
+    logged: int | None,
+    how: Runs,
+) -> SizeEntry:
+    serving = serving_of(model, card, room, way, budget, how, options.load)
+    if serving is None:
+        reason = f"the datasheet of {room.gpu.name} has no {how.gemm} peak"
+        return SizeEntry(room, way, budget, logged, refusal=reason)
+    found = _under_load(serving, options)
+    if isinstance(found, str):
+        return SizeEntry(room, way, budget, logged, refusal=found)
+    outlook, ttft, tpot = found
+    band = card.moe_band if model.moe is not None else card.dense_band
+    performance = Performance(outlook, ttft, tpot, serving.ratios, band)
+    reasons = [f"bound by {binding(serving, outlook, budget, options.ttft_ms, options.tpot_ms)}"]
+    if _asks_capacity(options):
+        reasons.append(f"placement counts on {card.guard:.0%} of this rate, a guard band")
+    reasons.extend(how.notes)
+    if risk := formats.scheme(way.precision).risk:
+        reasons.append(risk)
+    if room.slow_link:
+        reasons.append("its GPUs talk over PCIe; the cost is counted")
+    price = _price(room, options)
+    return SizeEntry(room, way, budget, logged, performance, price, tuple(reasons))
+
+
+def _asks_capacity(options: SizeOptions) -> bool:
+    given = (options.request_rate, options.concurrency, options.batch)
+    return not options.offline and all(value is None for value in given)
+
+
+def _under_load(
+    serving: Serving, options: SizeOptions
+) -> tuple[Outlook, float | None, float | None] | str:
+    """The state under the asked load with its mean TTFT and TPOT, or why it cannot be."""
+    if _asks_capacity(options):
+        best = serving.largest(options.ttft_ms, options.tpot_ms)
+        if best is None:
+            return too_slow(serving, options.ttft_ms, options.tpot_ms)
+        return _checked(serving, best, options, best.ttft_ms)
+    if options.offline:
+        best = serving.offline()
+        return best, None, _tpot(serving, best)
+    if options.concurrency is not None:
+        state = serving.closed_loop(options.concurrency)
+        return _checked(serving, state, options, state.ttft_ms)
+    if options.batch is not None:
+        state = serving.static(options.batch)
+        return _checked(serving, state, options, state.ttft_ms)
+    assert options.request_rate is not None
+    reached = serving.at_rate(options.request_rate)
+    if reached is None or math.isinf(reached.ttft_ms):
+        top = serving.largest(None, None)
+        most = top.rate if top else 0.0
+        return f"{options.request_rate:g} requests/s is beyond the {most:.2f} it can carry"
+    return _checked(serving, reached, options, reached.ttft_ms)
+
+
+def _tpot(serving: Serving, outlook: Outlook) -> float | None:
+    return None if isinstance(serving, Embedding) else outlook.tpot_ms
+
+
+def _checked(
+    serving: Serving, outlook: Outlook, options: SizeOptions, ttft: float
+) -> tuple[Outlook, float | None, float | None] | str:
+    ratios, p = serving.ratios, f"p{options.percentile:g}"
+    if options.tpot_ms is not None and outlook.tpot_ms * ratios[1] > options.tpot_ms * 1.001:
+        return f"TPOT {outlook.tpot_ms * ratios[1]:.0f} ms ({p}), SLO {options.tpot_ms:g} ms"
+    if options.ttft_ms is not None and ttft * ratios[0] > options.ttft_ms * 1.001:
+        return f"TTFT {ttft * ratios[0]:.0f} ms ({p}), SLO {options.ttft_ms:g} ms"
+    return outlook, ttft, _tpot(serving, outlook)
+
+
+def _gpu_part(room: Room) -> float:
+    """The part of a GPU's price that one room pays: a slice by its memory slices."""
+    mig, name = room.gpu.mig, room.shape.profile
+    profile = mig.profile(name) if mig is not None and name is not None else None
+    if mig is None or profile is None:
+        return 1.0
+    return profile.memory_slices / mig.memory_slices
+
+
+def _price(room: Room, options: SizeOptions) -> float | None:
+    price = dict(options.price_per_gpu_hour).get(room.gpu.name)
+    return None if price is None else price * room.shape.gpus * _gpu_part(room)
+
+
+def size_json(result: SizeResult) -> dict[str, Any]:
+    """The answer as ``size -o json`` prints it."""
+    return {
+        "model": result.model.name,
+        "candidates": [_entry_json(e, result.percentile) for e in result.candidates],
+        "refused": [_entry_json(e, result.percentile) for e in result.refused],
+    }
+
+
+def _entry_json(entry: SizeEntry, percentile: float) -> dict[str, Any]:
+    way = entry.way
+    said: dict[str, Any] = {
+        "gpu": entry.room.gpu.name,
+        "mig_profile": entry.room.shape.profile,
+        "tensor_parallel": way.tp,
+        "pipeline_parallel": way.pp,
+        "precision": way.precision,
+        "kv_precision": way.kv_precision,
+        "attention": way.attention,
+        "engine": way.engine,
+        "engine_version": way.version,
+        "memory": _memory_json(entry),
+    }
+    if entry.refusal is not None:
+        return {**said, "reason": entry.refusal}
+    return {
+        **said,
+        "performance": _performance_json(entry.performance, percentile),
+        "price_per_hour": _rounded(entry.price_per_hour, 6),
+        "price_per_million_output_tokens": _rounded(entry.price_per_million_output_tokens, 6),
+        "reasons": list(entry.reasons),
+    }
+
+
+def _memory_json(entry: SizeEntry) -> dict[str, Any] | None:
+    b = entry.budget
+    if b is None:
+        return None
+    return {
+        "total_mib": b.total_mib,
+        "budget_mib": b.budget_mib,
+        "weights_mib": b.weights_mib,
+        "activation_mib": b.activation_mib,
+        "runtime_mib": b.runtime_mib,
+        "kv_cache_mib": b.kv_cache_mib,
+        "cuda_graphs_mib": b.cuda_graphs_mib,
+        "cuda_graphs_inside_budget": b.graphs_inside,
+        "outside_budget_mib": b.outside_mib,
+        "max_model_len": b.max_model_len,
+        "max_num_seqs": b.max_num_seqs,
+        "max_num_batched_tokens": b.max_num_batched_tokens,
+        "gpu_memory_utilization": b.fraction,
+        "max_concurrency": b.max_concurrency,
+        "kv_cache_tokens": b.kv_cache_tokens,
+        "kv_cache_tokens_logged": entry.logged_tokens,
+    }
+
+
+def _performance_json(found: Performance | None, percentile: float) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    p = f"p{percentile:g}"
+    ttft, tpot = found.ttft_ms, found.tpot_ms
+    at_ttft = None if ttft is None else ttft * found.ratios[0]
+    at_tpot = None if tpot is None else tpot * found.ratios[1]
+    return {
+        "ttft_ms": _rounded(ttft, 3),
+        "tpot_ms": _rounded(tpot, 3),
+        f"ttft_{p}_ms": _rounded(at_ttft, 3),
+        f"tpot_{p}_ms": _rounded(at_tpot, 3),
+        "requests_per_second": _rounded(found.outlook.rate, 4),
+        "output_tokens_per_second": _rounded(found.outlook.output_tokens_per_second, 2),
+        "concurrency": _rounded(found.outlook.concurrency, 2),
+        "error_band_percent": {
+            "ttft": found.band.ttft,
+            "tpot": found.band.tpot,
+            "throughput": found.band.throughput,
+        },
+    }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None or math.isinf(value) else round(value, digits)
