@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Any
@@ -147,11 +147,18 @@ class Search:
         """Value of an expression in the solution kept."""
         return value_of(expr, self.values)
 
-    def hint(self) -> None:
-        """Start the next run from the solution kept."""
-        self.f.model.clear_hints()
+    def hint(self, model: cp_model.CpModel) -> None:
+        """Start the next run of ``model`` (ours or a copy) from the solution kept."""
+        model.clear_hints()
         for index, value in enumerate(self.values):
-            self.f.model.add_hint(self.f.model.get_int_var_from_proto_index(index), value)
+            model.add_hint(model.get_int_var_from_proto_index(index), value)
+
+    def record(self, name: str, expr: Expr, bound: int, priority: int | None = None) -> None:
+        """Keep the level that the solution kept reaches, and hold later levels to it."""
+        if self.found:
+            value = self.at(expr)
+            self.levels.append(Level(name, value, min(value, bound), priority))
+            self.f.model.add(expr <= value)
 
     def minimise(
         self,
@@ -168,11 +175,11 @@ class Search:
         ``floor`` is a bound proved elsewhere.
         """
         if self.found and self.at(expr) <= floor:
-            self._keep(name, self.at(expr), floor, expr, priority)
+            self.record(name, expr, floor, priority)
             return Answer(cp_model.OPTIMAL, self.values, self.at(expr), floor)
         scaled, factor = _divided(expr)
         if self.found:
-            self.hint()
+            self.hint(self.f.model)
         if floor > 0:
             self.f.model.add(expr >= floor)
         self.f.model.minimize(scaled)
@@ -183,14 +190,9 @@ class Search:
         if answer.found:
             self.values = answer.values
         if self.found:
-            value = self.at(expr)
-            bound = value if answer.status == cp_model.OPTIMAL and gap == 0 else answer.bound
-            self._keep(name, value, min(value, max(floor, bound)), expr, priority)
+            proved = answer.status == cp_model.OPTIMAL and gap == 0
+            self.record(name, expr, self.at(expr) if proved else answer.bound, priority)
         return answer
-
-    def _keep(self, name: str, value: int, bound: int, expr: Expr, priority: int | None) -> None:
-        self.levels.append(Level(name, value, bound, priority))
-        self.f.model.add(expr <= value)
 
 
 def value_of(expr: Expr, values: list[int]) -> int:
@@ -202,16 +204,20 @@ def value_of(expr: Expr, values: list[int]) -> int:
     return int(sum(c * values[v.index] for v, c in terms) + flat.offset)
 
 
+def common_divisor(expr: Expr) -> int:
+    """Greatest common divisor of an expression's coefficients and offset; at least 1."""
+    if isinstance(expr, int):
+        return 1
+    flat = cp_model.FlatIntExpr(expr)
+    return max(1, gcd(*(int(c) for c in flat.coeffs), int(flat.offset)))
+
+
 def _divided(expr: Expr) -> tuple[Expr, int]:
     """The expression divided by the common divisor of its coefficients, and that divisor."""
-    if isinstance(expr, int):
+    factor = common_divisor(expr)
+    if factor == 1:
         return expr, 1
     flat = cp_model.FlatIntExpr(expr)
-    factor = 0
-    for coefficient in [*flat.coeffs, flat.offset]:
-        factor = gcd(factor, int(coefficient))
-    if factor <= 1:
-        return expr, 1
     terms = [int(c) // factor * v for v, c in zip(flat.vars, flat.coeffs, strict=True)]
     return cp_model.LinearExpr.sum(terms) + int(flat.offset) // factor, factor
 
@@ -219,8 +225,3 @@ def _divided(expr: Expr) -> tuple[Expr, int]:
 def priorities(f: Formulation) -> list[int]:
     """Priority levels, highest first."""
     return sorted({d.priority for d in f.problem.deployments}, reverse=True)
-
-
-def bounds(levels: Iterable[Level]) -> dict[tuple[str, int | None], int]:
-    """Proved bounds by level."""
-    return {(level.name, level.priority): level.bound for level in levels}

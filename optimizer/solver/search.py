@@ -12,6 +12,7 @@ from optimizer.domain.problem import PlacementProblem
 from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.formulation import Expr, build, total
 from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
+from optimizer.solver.tighten import Goal, minimise, start
 from optimizer.solver.where import placement, stranded_slices
 
 UNMET, PRICE, DISRUPTION, STRANDED = "unmet", "price_per_hour", "disruption", "stranded"
@@ -51,12 +52,16 @@ class What:
 def _what(problem: PlacementProblem, clock: Clock) -> What:
     search = Search(build(problem, coarse_sites(problem)), clock)
     effort = clock.limits.effort
+    start(search, search.f.price_micros())
+    complete: set[int] = set()
     for priority in priorities(search.f):
-        expr = search.f.unmet_ppm(priority)
-        search.minimise(UNMET, expr, effort=effort * 0.3, priority=priority)
+        unmet = Goal(UNMET, search.f.unmet_ppm(priority), effort * 0.3, priority=priority)
+        minimise(search, unmet, frozenset(complete))
+        if search.found and search.levels[-1].value == 0:
+            complete.add(priority)
     if search.found:
-        gap = clock.limits.gap
-        search.minimise(PRICE, search.f.price_micros(), effort=effort * 0.6, gap=gap)
+        price = Goal(PRICE, search.f.price_micros(), effort * 0.6, gap=clock.limits.gap)
+        minimise(search, price, frozenset(complete))
     return What(search)
 
 

@@ -1,0 +1,122 @@
+"""One level of the coarse view, to proof: bound, incumbent, then only what could beat it."""
+
+from dataclasses import dataclass
+from math import isinf
+
+from ortools.sat.python import cp_model
+
+from optimizer.domain.units import ceil_div
+from optimizer.solver.formulation import Expr
+from optimizer.solver.integer import Answer, Search, common_divisor, run, value_of
+from optimizer.solver.master import Bound, Master
+from optimizer.solver.pricing import cheapest_mix
+
+# The bound is computed in floating point; it is taken down by this much before it is rounded up.
+SAFETY = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What to minimise and how hard to try."""
+
+    name: str
+    expr: Expr
+    effort: float
+    gap: float = 0.0
+    priority: int | None = None
+
+
+def minimise(search: Search, goal: Goal, complete: frozenset[int]) -> None:
+    """Minimise the goal over the search's formulation and record the level.
+
+    ``complete``: priorities that an earlier level found can be served in full.
+    """
+    master = Master(search.f, goal.expr, complete)
+    bound = master.solve()
+    step = common_divisor(goal.expr)
+    floor = _rounded(bound.value * master.unit, step)
+    if not search.found or search.at(goal.expr) > floor:
+        _incumbent(search, goal, master, bound)
+    while search.found and not _good_enough(search.at(goal.expr), floor, goal.gap):
+        value = search.at(goal.expr)
+        answer = _better(search, goal, master, bound, value - step, floor)
+        if answer.impossible:
+            floor = value
+        else:
+            floor = max(floor, min(value, answer.bound))
+        if answer.found:
+            search.values = answer.values
+        if not answer.found or answer.status == cp_model.OPTIMAL:
+            floor = search.at(goal.expr) if answer.found else floor
+            break
+        if search.clock.interrupted or search.clock.seconds_left <= 0 or answer.found:
+            break
+    search.record(goal.name, goal.expr, floor, goal.priority)
+
+
+def _incumbent(search: Search, goal: Goal, master: Master, bound: Bound) -> None:
+    """The better of what is kept and the best integer choice among the relaxation's mixes."""
+    values = master.integer(bound, search.clock.seconds_left / 4)
+    if values and (not search.found or value_of(goal.expr, values) < search.at(goal.expr)):
+        search.values = values
+    if not search.found:
+        answer = run(search.f.model, search.clock, goal.name, effort=goal.effort * 0.2)
+        search.values = answer.values
+
+
+def _good_enough(value: int, floor: int, gap: float) -> bool:
+    return value - floor <= gap * max(1, abs(value))
+
+
+def _rounded(bound: float, step: int) -> int:
+    """The least value that is not below a float bound: a multiple of ``step``, from zero up."""
+    if isinf(bound):
+        return 0
+    safe = bound - SAFETY * max(1.0, abs(bound))
+    return max(0, ceil_div(int(-(-safe // 1)), step) * step)
+
+
+def start(search: Search, expr: Expr) -> None:
+    """A first incumbent that serves everybody at little cost, if known mixes allow it."""
+    everybody = frozenset(d.priority for d in search.f.problem.deployments)
+    master = Master(search.f, expr, everybody)
+    values = master.integer(master.solve(), search.clock.seconds_left / 4)
+    if values:
+        search.values = values
+
+
+def _better(
+    search: Search, goal: Goal, master: Master, bound: Bound, target: int, floor: int
+) -> Answer:
+    """Look for a solution of at most ``target`` among what reduced costs leave possible."""
+    model = search.f.model.clone()
+    slack = target / master.unit - bound.value + SAFETY * max(1.0, abs(bound.value))
+    for variable, most in _possible(master, bound, slack).items():
+        model.add(model.get_int_var_from_proto_index(variable) <= most)
+    model.add(goal.expr <= target)
+    model.add(goal.expr >= floor)
+    model.minimize(goal.expr)
+    return run(model, search.clock, goal.name, effort=goal.effort * 0.8, gap=goal.gap)
+
+
+def _possible(master: Master, bound: Bound, slack: float) -> dict[int, int]:
+    """The most that variables can be in any solution within ``slack`` of the bound.
+
+    A filling of reduced cost r occurs at most slack / r times; a place occurs only if the
+    cheapest mix that uses it costs at most ``slack`` more than the cheapest of all.
+    """
+    if isinf(bound.value):
+        return {}
+    most: dict[int, int] = {}
+    for index, (low, high) in enumerate(master.ranges):
+        reduced = master.price(index, bound.duals)
+        if index not in master.owner and reduced > 0 and slack / reduced < high - low:
+            most[index] = low + max(0, int(slack / reduced))
+    for name, d in master.names.items():
+        asked = master.asked(d, bound.duals)
+        items = master.priced_items(name, bound.duals)
+        for item in items:
+            extra = cheapest_mix(items, asked, forced=item).bound - bound.cheapest[name]
+            if extra > slack:
+                most[item.variable] = 0
+    return most
