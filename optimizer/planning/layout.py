@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from optimizer.domain.gpu import Gpu, MigTable, PlacedProfile
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
+from optimizer.verify.facts import Ground
+from optimizer.verify.recount import standing_today
 
 Layouts = dict[str, tuple[PlacedProfile, ...]]
 
@@ -21,14 +23,10 @@ def layouts_of(placement: Placement) -> Layouts:
 
 
 def standing(problem: PlacementProblem) -> Layouts:
-    """The instances that stand now: the state's, else the layout that the fleet document gives."""
-    said = layouts_of(problem.current) if problem.current is not None else {}
-    now: Layouts = {}
-    for gpu in problem.fleet.gpus():
-        layout = said.get(gpu.id) or tuple(sorted(gpu.device.layout or ()))
-        if layout:
-            now[gpu.id] = layout
-    return now
+    """The instances that stand now on GPUs of the fleet, counted as the judge counts them."""
+    ground = Ground.of(problem)
+    today = standing_today(ground, problem.current or Placement())
+    return {gpu: tuple(sorted(today[gpu])) for gpu in sorted(today) if gpu in ground.gpus}
 
 
 def legal(table: MigTable, layout: Iterable[PlacedProfile]) -> bool:

@@ -1,0 +1,71 @@
+"""Free places: where one more replica of a shape could start, now and without being in the way."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+
+from optimizer.domain.config import Shape
+from optimizer.domain.fleet import Fleet, FleetGpu, Sharing
+from optimizer.domain.gpu import PlacedProfile
+from optimizer.domain.placement import Replica
+from optimizer.planning.rooms import Rooms
+
+
+def places(fleet: Fleet, rooms: Rooms, like: Replica, product: str) -> Iterator[Replica]:
+    """Copies of a replica, each in a place of its shape that is free, in fleet order.
+
+    Places in instances that stand come before those that must be cut first.
+    """
+    deployment = rooms.deployments.get(like.deployment)
+    if deployment is None:
+        return
+    shape = like.shape
+    usable = [
+        g
+        for g in fleet.gpus()
+        if g.gpu.name == product and rooms.allows(deployment, g, shape.sharing)
+    ]
+    later = []
+    for copy in _every(usable, like, shape):
+        if rooms.blocked(copy):
+            continue
+        if not rooms.changes_layout(copy):
+            yield copy
+        elif not any(g.node.layouts_fixed for g in usable if g.id in copy.gpus):
+            later.append(copy)
+    yield from later
+
+
+def _every(usable: list[FleetGpu], like: Replica, shape: Shape) -> Iterator[Replica]:
+    if shape.sharing is Sharing.MIG:
+        yield from _slots(usable, like)
+    elif shape.sharing is Sharing.SHARED:
+        yield from (replace(like, gpus=(g.id,)) for g in usable)
+    else:
+        yield from _groups(usable, like, shape.gpus)
+
+
+def _slots(usable: list[FleetGpu], like: Replica) -> Iterator[Replica]:
+    if like.mig is None:
+        return
+    for gpu in usable:
+        profile = None if gpu.gpu.mig is None else gpu.gpu.mig.profile(like.mig.profile)
+        for start in profile.starts if profile is not None else ():
+            placed = PlacedProfile(start, like.mig.profile)
+            yield replace(like, gpus=(gpu.id,), mig=placed)
+
+
+def _groups(usable: list[FleetGpu], like: Replica, count: int) -> Iterator[Replica]:
+    """Neighbouring GPUs of one node; where NVLink joins pairs, a group of two is such a pair."""
+    for _, members in groupby(usable, lambda g: g.node.name):
+        here = list(members)
+        paired = count == 2 and here[0].node.nvlink_domain == "pair"
+        for at in range(len(here) - count + 1):
+            group = here[at : at + count]
+            if paired and (group[0].device.index % 2 or not _neighbours(group)):
+                continue
+            yield replace(like, gpus=tuple(g.id for g in group))
+
+
+def _neighbours(group: list[FleetGpu]) -> bool:
+    return group[-1].device.index - group[0].device.index == len(group) - 1

@@ -1,0 +1,267 @@
+"""What every GPU and node holds at one moment, and what stands in the way of one more replica."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from optimizer.domain.fleet import FleetGpu, Sharing
+from optimizer.domain.gpu import PlacedProfile, Use
+from optimizer.domain.placement import Placement, Replica
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Deployment
+from optimizer.planning.layout import Layouts, keep_beside, legal
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Something done to a GPU before a replica can start on it."""
+
+    gpu: str
+    action: str  # create_instance | destroy_instance | set_mig_mode
+    placed: PlacedProfile | None = None
+    enable: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Who must leave: all of ``every``, and of each group in ``some`` enough to make room."""
+
+    every: tuple[Replica, ...] = ()
+    some: tuple[tuple[Replica, ...], ...] = ()
+    never: str = ""  # why waiting is in vain
+
+    def __bool__(self) -> bool:
+        return bool(self.every or self.some or self.never)
+
+
+FREE = Blocked()
+
+
+@dataclass(slots=True)
+class _Held:
+    """One GPU: its instances and who runs in them; who runs outside MIG; whether MIG is on."""
+
+    gpu: FleetGpu
+    instances: dict[PlacedProfile, Replica | None] = field(default_factory=dict)
+    plain: list[Replica] = field(default_factory=list)
+    mig_on: bool = False
+
+    def occupants(self) -> list[Replica]:
+        inside = [r for r in self.instances.values() if r is not None]
+        return [*inside, *self.plain]
+
+
+class Rooms:
+    """The fleet as it changes; two copies of one replica may run at once."""
+
+    def __init__(
+        self, problem: PlacementProblem, placement: Placement | None, layouts: Layouts
+    ) -> None:
+        self.deployments = {d.name: d for d in problem.deployments}
+        self.nodes = {n.name: n for n in problem.fleet.nodes}
+        self.gpus = {g.id: _Held(g) for g in problem.fleet.gpus()}
+        self.on_node: dict[str, list[Replica]] = {n: [] for n in self.nodes}
+        for gpu, layout in layouts.items():
+            self.gpus[gpu].instances = dict.fromkeys(layout)
+        for replica in placement.replicas if placement is not None else ():
+            self.take(replica)
+        for held in self.gpus.values():
+            said = held.gpu.device.mig_enabled
+            held.mig_on = bool(held.instances) if said is None else said or bool(held.instances)
+
+    def known(self, replica: Replica) -> bool:
+        """Whether all its GPUs are in the fleet."""
+        return all(gpu in self.gpus for gpu in replica.gpus)
+
+    def take(self, replica: Replica) -> None:
+        """The replica runs there now."""
+        if not self.known(replica):
+            return
+        for gpu in replica.gpus:
+            if replica.mig is not None:
+                self.gpus[gpu].instances[replica.mig] = replica
+            else:
+                self.gpus[gpu].plain.append(replica)
+        for node in replica.nodes:
+            self.on_node[node].append(replica)
+
+    def release(self, replica: Replica) -> None:
+        """The replica has stopped; its instance stands empty."""
+        if not self.known(replica):
+            return
+        for gpu in replica.gpus:
+            if replica.mig is not None:
+                self.gpus[gpu].instances[replica.mig] = None
+            else:
+                self.gpus[gpu].plain.remove(replica)
+        for node in replica.nodes:
+            self.on_node[node].remove(replica)
+
+    def blocked(self, replica: Replica) -> Blocked:
+        """Who must leave before the replica can start in its place; false when nobody must."""
+        if not self.known(replica):
+            return Blocked(never="its GPU is not in the fleet")
+        every: dict[str, Replica] = {}
+        some: list[tuple[Replica, ...]] = []
+        for gpu in replica.gpus:
+            held = self.gpus[gpu]
+            for other in self._in_the_way(held, replica):
+                every[_copy(other)] = other
+            if replica.share is not None and not self._share_fits(held, replica.share):
+                some.append(tuple(r for r in held.plain if r.share is not None))
+        for node in replica.nodes:
+            some.extend(self._on_host(node, replica))
+        if every or some:
+            return Blocked(tuple(every.values()), tuple(some))
+        return FREE
+
+    def _in_the_way(self, held: _Held, replica: Replica) -> Iterator[Replica]:
+        """Those in the same room, and those who must not be on the same GPU."""
+        if replica.share is None and replica.mig is None:
+            yield from held.occupants()
+            return
+        if replica.mig is None:
+            yield from (r for r in held.occupants() if r.share is None)
+        else:
+            yield from held.plain
+            yield from self._same_slices(held, replica.mig)
+        yield from (r for r in held.occupants() if self.strangers(r, replica))
+
+    def _same_slices(self, held: _Held, placed: PlacedProfile) -> Iterator[Replica]:
+        table = held.gpu.gpu.mig
+        inside = {p: r for p, r in held.instances.items() if r is not None}
+        if table is None or (placed not in inside and legal(table, (*inside, placed))):
+            return
+        apart = []
+        for other, replica in sorted(inside.items()):
+            if other == placed or not legal(table, (other, placed)):
+                yield replica
+            else:
+                apart.append(other)
+        if not legal(table, [*apart, placed]):
+            # Together they are too many of one profile or hand out an engine twice.
+            yield from (inside[p] for p in apart)
+
+    def _share_fits(self, held: _Held, share: Use) -> bool:
+        taken = sum((r.share for r in held.plain if r.share is not None), Use())
+        return (taken + share).fits_in(held.gpu.gpu.room)
+
+    def _on_host(self, name: str, replica: Replica) -> Iterator[tuple[Replica, ...]]:
+        """Groups of which some must leave: for host room, for spread, for isolation by node."""
+        here = self.on_node[name]
+        deployment = self.deployments.get(replica.deployment)
+        if deployment is None:
+            return
+        node = self.nodes[name]
+        cpu = deployment.host_cpu_millicores
+        memory = deployment.host_memory_mib
+        for other in here:
+            its = self.deployments.get(other.deployment)
+            cpu += 0 if its is None else its.host_cpu_millicores
+            memory += 0 if its is None else its.host_memory_mib
+        if node.cpu_millicores is not None and cpu > node.cpu_millicores:
+            yield tuple(here)
+        if node.host_memory_mib is not None and memory > node.host_memory_mib:
+            yield tuple(here)
+        yield from self._too_close(name, replica, deployment)
+        yield from ((r,) for r in here if self.node_strangers(r, replica))
+
+    def _too_close(
+        self, name: str, replica: Replica, deployment: Deployment
+    ) -> Iterator[tuple[Replica, ...]]:
+        """Others of its deployment where spread allows no more; its own old copy does not count."""
+        rack = self.nodes[name].rack_domain
+        limits = [(deployment.spread_node, [name])]
+        if deployment.spread_rack is not None:
+            inside = [n.name for n in self.nodes.values() if n.rack_domain == rack]
+            limits.append((deployment.spread_rack, inside))
+        for limit, names in limits:
+            if limit is None:
+                continue
+            others = {
+                r.id: r
+                for n in names
+                for r in self.on_node[n]
+                if r.deployment == deployment.name and r.id != replica.id
+            }
+            if len(others) >= limit:
+                yield tuple(others.values())
+
+    def strangers(self, a: Replica, b: Replica) -> bool:
+        """Whether isolation or anti-affinity keeps the two off one GPU."""
+        if a.deployment == b.deployment:
+            return False
+        one, two = self.deployments.get(a.deployment), self.deployments.get(b.deployment)
+        for mine, other, name in ((one, two, b.deployment), (two, one, a.deployment)):
+            if mine is None:
+                continue
+            if mine.isolate == "gpu" or name in mine.avoid:
+                return True
+            if mine.isolate == "tenant" and (other is None or other.tenant != mine.tenant):
+                return True
+        return self.node_strangers(a, b)
+
+    def node_strangers(self, a: Replica, b: Replica) -> bool:
+        """Whether isolation by node keeps the two off one node."""
+        one, two = self.deployments.get(a.deployment), self.deployments.get(b.deployment)
+        if a.deployment == b.deployment or "node" not in {
+            one.isolate if one else "",
+            two.isolate if two else "",
+        }:
+            return False
+        return one is None or two is None or one.tenant != two.tenant
+
+    def prepare(self, replica: Replica) -> list[Act]:
+        """Make the place ready for a replica that nothing blocks, and say what was done."""
+        acts: list[Act] = []
+        for gpu in replica.gpus:
+            held = self.gpus[gpu]
+            if replica.mig is None:
+                acts.extend(_clear(gpu, held))
+            else:
+                acts.extend(_cut(gpu, held, replica.mig))
+        return acts
+
+    def changes_layout(self, replica: Replica) -> bool:
+        """Whether its place would have to be cut or cleared first."""
+        for gpu in replica.gpus:
+            held = self.gpus[gpu]
+            if replica.mig is None and (held.instances or held.mig_on):
+                return True
+            if replica.mig is not None and replica.mig not in held.instances:
+                return True
+        return False
+
+    def allows(self, deployment: Deployment, gpu: FleetGpu, sharing: Sharing) -> bool:
+        """Whether a new replica may be on that GPU at all: cordon, mode and pin."""
+        pinned = not deployment.pin or bool({gpu.id, gpu.node.name} & {*deployment.pin})
+        return pinned and not gpu.cordoned and sharing in gpu.node.sharing
+
+
+def _copy(replica: Replica) -> str:
+    return f"{replica.id} {replica.gpus} {replica.mig} {replica.share}"
+
+
+def _clear(gpu: str, held: _Held) -> Iterator[Act]:
+    for placed in sorted(held.instances):
+        yield Act(gpu, "destroy_instance", placed)
+    held.instances.clear()
+    if held.mig_on:
+        yield Act(gpu, "set_mig_mode", enable=False)
+    held.mig_on = False
+
+
+def _cut(gpu: str, held: _Held, placed: PlacedProfile) -> Iterator[Act]:
+    if not held.mig_on:
+        yield Act(gpu, "set_mig_mode", enable=True)
+        held.mig_on = True
+    table = held.gpu.gpu.mig
+    if placed in held.instances or table is None:
+        return
+    busy = {p for p, r in held.instances.items() if r is not None}
+    empty = [p for p, r in held.instances.items() if r is None]
+    kept = {*keep_beside(table, {*busy, placed}, empty)}
+    for gone in sorted({*empty} - kept):
+        yield Act(gpu, "destroy_instance", gone)
+        del held.instances[gone]
+    yield Act(gpu, "create_instance", placed)
+    held.instances[placed] = None
