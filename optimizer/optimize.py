@@ -1,0 +1,111 @@
+"""The flow in one function: documents' values in, a verified plan out."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from optimizer.domain.engine import EngineCard
+from optimizer.domain.fleet import Fleet
+from optimizer.domain.outcome import Limits, Outcome, Progress
+from optimizer.domain.placement import Placement
+from optimizer.domain.plan import Plan, PlanInput, PlanRun
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Workloads
+from optimizer.sizing import Sizing, size
+
+
+Progressing = Callable[[Progress], None] | None
+
+
+class BrokenPlan(RuntimeError):
+    """The judge found fault with the solver's answer: a defect of ours, never shown as a plan."""
+
+    def __init__(self, violations: tuple[Any, ...]) -> None:
+        super().__init__("\n".join(f"{v.rule}: {v.subject}: {v.message}" for v in violations))
+        self.violations = violations
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a plan is made from. ``current`` is what runs now; None: nothing, place from scratch."""
+
+    fleet: Fleet
+    workloads: Workloads
+    engines: Mapping[str, EngineCard]
+    current: Placement | None = None
+    documents: tuple[PlanInput, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan and what it was made with, for whoever explains it."""
+
+    plan: Plan
+    problem: PlacementProblem
+    sizing: Sizing
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The world's part: wall clock and stop watch, as arguments so that tests can hold them."""
+
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    stopwatch: Callable[[], float] = time.monotonic
+
+
+def pose(inputs: Inputs) -> tuple[PlacementProblem, Sizing]:
+    """Size every way to run every deployment and state the placement problem."""
+    sizing = size(
+        inputs.fleet, inputs.workloads.deployments, inputs.engines, running=inputs.current
+    )
+    problem = PlacementProblem(
+        inputs.fleet, inputs.workloads.deployments, sizing.candidates, inputs.current
+    )
+    return problem, sizing
+
+
+def judged(problem: PlacementProblem, limits: Limits, progress: Progressing = None) -> Outcome:
+    """Solve, and have the judge confirm every rule and every claimed number. Raises BrokenPlan."""
+    from optimizer.solver import solve  # OR-Tools takes half a second to import
+    from optimizer.verify import check_outcome
+
+    outcome = solve(problem, limits, progress)
+    if outcome.incumbent is not None and (violations := check_outcome(problem, outcome)):
+        raise BrokenPlan(violations)
+    return outcome
+
+
+def optimize(
+    inputs: Inputs,
+    limits: Limits,
+    *,
+    options: Mapping[str, Any] | None = None,
+    progress: Progressing = None,
+    clocks: Clocks | None = None,
+    version: str = "",
+) -> Planned:
+    """From documents to a verified plan: size, place, judge, compose."""
+    from optimizer.planning import compose
+
+    clocks = clocks or Clocks()
+    started, watch = clocks.now(), clocks.stopwatch()
+    problem, sizing = pose(inputs)
+    outcome = judged(problem, limits, progress)
+    run = PlanRun(
+        seconds=round(clocks.stopwatch() - watch, 3),
+        workers=limits.workers,
+        started_at=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        stopped_by=outcome.stopped_by,
+    )
+    plan = compose(
+        problem,
+        outcome,
+        inputs=inputs.documents,
+        options=options or {},
+        run=run,
+        dropped=sizing.dropped,
+        version=version,
+    )
+    return Planned(plan, problem, sizing)
