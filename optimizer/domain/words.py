@@ -13,7 +13,8 @@ GPUS = "GPUs"  # the unit where no node has a price
 def price(micros: int, unit: str) -> str:
     """``2.50 USD/h``; ``3 GPUs`` where no node has a price (``unit`` as in Fleet.unit)."""
     if unit != GPUS:
-        return f"{micros / MICROS:,.2f} {unit}/h"
+        digits = 4 if 0 < abs(micros) < MICROS // 10 else 2
+        return f"{micros / MICROS:,.{digits}f} {unit}/h"
     if micros % MICROS:
         return f"{micros / MICROS:,.2f} GPUs"
     return plural(micros // MICROS, "GPU")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from optimizer.domain import words
 from optimizer.domain.gpu import PlacedProfile
-from optimizer.domain.placement import Placement, Replica, replica_order
+from optimizer.domain.placement import Instance, Placement, Replica, replica_order
 from optimizer.domain.plan import Move, Step
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.units import ceil_div
@@ -126,6 +126,7 @@ class _Schedule:
         self.ends = Rooms(problem, placement, layouts_after(problem, placement))
         self.drafts: list[_Draft] = []
         self.tasks = [self._task(m) for m in moves]
+        self.empties = placement.instances
         self.serving, self.floors = self._levels(placement)
         self.now = 0
         self.events: list[tuple[int, int, str, _Task]] = []
@@ -190,7 +191,17 @@ class _Schedule:
                 else:
                     self._stopped(task)
             if not self._unstick():
+                self._stand(self.empties)
                 return
+
+    def _stand(self, empties: Iterable[Instance]) -> None:
+        """Cut the instances that shall stand empty and do not yet."""
+        for instance in empties:
+            if instance.gpu not in self.rooms.gpus:
+                continue
+            like = Replica("", "", (instance.gpu,), instance.placed)
+            if not self.rooms.blocked(like):
+                self._prepare(like)
 
     def _rank(self) -> None:
         """Those whose place others want go first, then the longest loads."""
@@ -558,7 +569,7 @@ def _follow(draft: _Draft, last: _Draft | None) -> None:
 
 def _why(act: Act, target: Replica) -> str:
     if act.action == "create_instance":
-        return f"room for {target.id}"
+        return f"room for {target.id}" if target.id else "kept empty on purpose"
     if act.action == "destroy_instance":
         what = words.slot(target.mig) if target.mig is not None else f"{target.id} outside MIG"
         return f"stands empty in the way of {what}"

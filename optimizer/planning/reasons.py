@@ -10,6 +10,7 @@ from optimizer.domain.prices import room_price_micros, served_price_micros
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
 from optimizer.planning.match import Matcher
+from optimizer.planning.unmet import nearest
 
 RUNNERS_UP = 2
 
@@ -28,7 +29,10 @@ def reasons(
     counts = Counter(str(c.key) for c in used)
     ways = {str(c.key): c for c in used}
     ordered = sorted(ways, key=lambda k: (-counts[k], k))
-    told = [_how(problem, ways[k], counts[k]) for k in ordered]
+    told: list[str] = []
+    for key in ordered:
+        told.append(_how(problem, ways[key], counts[key]))
+        told.extend(ways[key].reasons)
     told.extend(_against(problem, deployment, ways[ordered[0]], set(ways)))
     return tuple(told)
 
@@ -38,16 +42,18 @@ def _nothing_runs(
 ) -> tuple[str, ...]:
     offered = [c for c in problem.candidates.get(deployment.name, ()) if not c.running_only]
     if not offered:
-        refused = f"; {dropped[0].what}: {dropped[0].reason}" if dropped else ""
+        closest = nearest(dropped)
+        refused = f"; nearest, {closest.what}: {closest.reason}" if closest else ""
         return (f"no way to run it was found{refused}",)
-    return (f"not placed; {words.plural(len(offered), 'way')} to run it would fit on some GPU",)
+    best = ", ".join(words.config(c) for c in offered[:RUNNERS_UP])
+    return (f"not placed; it could run as {best}",)
 
 
 def _how(problem: PlacementProblem, way: Candidate, count: int) -> str:
     """``3 on h100-80gb-sxm 2g.20gb fp8: each uses 14.2 of 19.5 GiB, carries up to 3.2 req/s``."""
     told = f"{count} on {words.config(way)}"
     room = room_mib(problem, way)
-    if way.use.memory_mib and room:
+    if way.use.memory_mib and room and not way.reasons:
         told += f": each uses {words.gib(way.use.memory_mib)} of {words.gib(room)}"
         told += " per GPU" if way.shape.gpus > 1 else ""
     if way.capacity_mrps:
@@ -96,7 +102,7 @@ def _against(
     listed = ", ".join(f"{name} {cost[1]} ({_percent(cost[0], mine[0])})" for name, cost in best)
     told = [f"{mine[1]}; next best: {listed}"]
     if best[0][1][0] < mine[0]:
-        told.append(f"{best[0][0]} is cheaper by itself, but not in this fleet as a whole")
+        told.append(f"{best[0][0]} is cheaper by itself, not in the fleet as a whole")
     return told
 
 

@@ -1,12 +1,25 @@
 """Demand left unserved: how much, what was short, and what would help."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from optimizer.domain.config import Dropped
-from optimizer.domain.placement import Placement
+from optimizer.domain import words
+from optimizer.domain.config import Candidate, Dropped
+from optimizer.domain.fleet import Sharing
+from optimizer.domain.gpu import Gpu, PlacedProfile
+from optimizer.domain.placement import Placement, Replica
 from optimizer.domain.plan import Unmet
+from optimizer.domain.prices import served_price_micros
 from optimizer.domain.problem import PlacementProblem, missing_ppm
+from optimizer.domain.units import ceil_div
+from optimizer.domain.workload import Deployment
+from optimizer.planning.layout import layouts_after
 from optimizer.planning.match import Matcher
+from optimizer.planning.places import places
+from optimizer.planning.rooms import Rooms
+
+SHAPES = 3  # of the shapes that were short, so many are named
 
 
 def unmet(
@@ -14,18 +27,221 @@ def unmet(
 ) -> tuple[Unmet, ...]:
     """Every deployment that gets less than it asks, in document order."""
     matcher = Matcher(problem)
+    by_name: dict[str, list[Replica]] = {d.name: [] for d in problem.deployments}
+    for replica in placement.replicas:
+        by_name.setdefault(replica.deployment, []).append(replica)
     found = []
+    rooms: Rooms | None = None
     for deployment in problem.deployments:
-        mine = [r for r in placement.replicas if r.deployment == deployment.name]
+        mine = by_name[deployment.name]
         served = sum(matcher.capacity_mrps(r) for r in mine)
         if not missing_ppm(deployment, served, len(mine)):
             continue
-        found.append(
-            Unmet(
-                deployment.name,
-                max(0, (deployment.asked_mrps or 0) - served),
-                max(0, deployment.min_replicas - len(mine)),
-                "no room",
-            )
-        )
+        if rooms is None:
+            rooms = Rooms(problem, placement, layouts_after(problem, placement))
+        mrps = max(0, (deployment.asked_mrps or 0) - served)
+        replicas = max(0, deployment.min_replicas - len(mine))
+        case = _Case(problem, deployment, mine, mrps, replicas, rooms)
+        reason, fix = case.explained(dropped.get(deployment.name, ()))
+        found.append(Unmet(deployment.name, mrps, replicas, reason, fix))
     return tuple(found)
+
+
+def nearest(dropped: Sequence[Dropped]) -> Dropped | None:
+    """The refusal that came closest: too slow by the least, else short of memory by the least."""
+
+    def miss(one: Dropped) -> tuple[int, float]:
+        slow = re.search(r"(?:TPOT|TTFT) ([\d.]+) ms.*?SLO ([\d.]+)", one.reason)
+        if slow:
+            return (0, float(slow[1]) / max(0.001, float(slow[2])))
+        short = re.search(r"needs? ([\d.]+) GiB.*?(?:has|have) ([\d.]+)", one.reason)
+        if short:
+            return (1, float(short[1]) / max(0.001, float(short[2])))
+        return (2, 0.0)
+
+    return min(dropped, key=miss, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One deployment that misses ``mrps`` or ``replicas``, in the finished placement."""
+
+    problem: PlacementProblem
+    deployment: Deployment
+    mine: list[Replica]
+    mrps: int
+    replicas: int
+    rooms: Rooms
+
+    def explained(self, dropped: Sequence[Dropped]) -> tuple[str, str | None]:
+        """What was short, and the smallest fix where one is certain to help."""
+        ways = self._ways()
+        if not ways:
+            return self._no_way(dropped), None
+        limit = self.deployment.replica_limit
+        if limit is not None and len(self.mine) >= limit:
+            return self._capped(ways, limit)
+        open_way = next((w for w in ways if self._free(w)), None)
+        if open_way is not None:
+            return self._still_free(open_way), None
+        rule = self._binding_rule(ways)
+        if rule is not None:
+            return rule, None
+        return f"no room: {self._short(ways)}", self._more_gpus(ways)
+
+    def _ways(self) -> list[Candidate]:
+        """What may be started, cheapest per served request first."""
+        offered = self.problem.candidates.get(self.deployment.name, ())
+        ways = [w for w in offered if not w.running_only and (w.capacity_mrps or not self.mrps)]
+        price = {w.key: served_price_micros(self.problem.fleet, w) or 0 for w in ways}
+        return sorted(ways, key=lambda w: (price[w.key], str(w.key)))
+
+    def _no_way(self, dropped: Sequence[Dropped]) -> str:
+        closest = nearest(dropped)
+        if closest is None:
+            return "no way to run it on this fleet"
+        tried = f"{words.plural(len(dropped), 'way')} to run it tried, none works"
+        return f"{tried}; nearest, {closest.what}: {closest.reason}"
+
+    def _count(self, way: Candidate) -> int:
+        """Replicas of that way that would serve what is missing."""
+        capacity = way.capacity_mrps if self.mrps else None
+        return max(self.replicas, ceil_div(self.mrps, capacity) if capacity else 0)
+
+    def _capped(self, ways: list[Candidate], limit: int) -> tuple[str, str | None]:
+        best = max(way.capacity_mrps or 0 for way in ways)
+        each = f", and one carries {words.rate(best)} at most" if best else ""
+        reason = f"replicas.max is {limit}{each}"
+        for way in ways:
+            count = self._count(way)
+            if self._fit(way, count):
+                return reason, f"replicas.max {limit + count}: there is room"
+        return reason, None
+
+    def _like(self, way: Candidate) -> Replica:
+        shape = way.shape
+        mig = None if shape.profile is None else PlacedProfile(0, shape.profile)
+        name, number = self.deployment.name, 1 + max((r.number for r in self.mine), default=-1)
+        gpus = ("",) * shape.gpus
+        return Replica(f"{name}/{number}", name, gpus, mig, shape.share, way.config)
+
+    def _free(self, way: Candidate) -> Replica | None:
+        fleet = self.problem.fleet
+        return next(places(fleet, self.rooms, self._like(way), way.gpu), None)
+
+    def _fit(self, way: Candidate, count: int) -> bool:
+        """Whether so many more find room, one beside the other."""
+        taken: list[Replica] = []
+        while len(taken) < count:
+            place = self._free(way)
+            if place is None:
+                break
+            taken.append(replace(place, id=f"{place.id}+{len(taken)}"))
+            self.rooms.take(taken[-1])
+        for place in taken:
+            self.rooms.release(place)
+        return len(taken) == count
+
+    def _still_free(self, way: Candidate) -> str:
+        limits = self.problem.fleet.limits
+        if limits.price_micros_per_hour is not None:
+            return "the fleet's price limit leaves no more GPUs to use"
+        if limits.rack_power_w is not None:
+            return "the rack power limit leaves no more GPUs to use"
+        return f"room for {_shape(way)} is left, but the search ended before it was used"
+
+    def _binding_rule(self, ways: list[Candidate]) -> str | None:
+        """The one rule without which there would be room."""
+        asked = self.deployment
+        tries: list[tuple[str, Callable[[Deployment], Deployment], bool]] = [
+            (_spread_words(asked), lambda d: replace(d, spread_node=None, spread_rack=None), False),
+            (
+                "isolation: what is free lies beside replicas it may not meet",
+                lambda d: replace(d, isolate="none", avoid=()),
+                True,
+            ),
+            (f"pin: {', '.join(asked.pin)} is full", lambda d: replace(d, pin=()), False),
+            (
+                "host CPU or memory: nodes with free GPU room have too little left",
+                lambda d: replace(d, host_cpu_millicores=0, host_memory_mib=0),
+                False,
+            ),
+        ]
+        before = self.rooms.deployments
+        for told, relaxed, everyone in tries:
+            changed = before if everyone else {asked.name: asked}
+            self.rooms.deployments = {**before, **{n: relaxed(d) for n, d in changed.items()}}
+            try:
+                free = any(self._free(way) for way in ways)
+            finally:
+                self.rooms.deployments = before
+            if free:
+                return told
+        return None
+
+    def _short(self, ways: Iterable[Candidate]) -> str:
+        shapes = list(dict.fromkeys(_shape(way) for way in ways))
+        more = f" or {len(shapes) - SHAPES} other shapes" if len(shapes) > SHAPES else ""
+        if len(shapes) == SHAPES + 1:
+            more = f" or {shapes[-1]}"
+        return f"{', '.join(shapes[:SHAPES])}{more} is not free anywhere it may run"
+
+    def _more_gpus(self, ways: list[Candidate]) -> str | None:
+        """The cheapest number of empty GPUs that would hold what is missing.
+
+        Not said where spread, pin or survive would ask for more than GPUs.
+        """
+        d = self.deployment
+        if d.spread_node is not None or d.spread_rack is not None or d.pin or d.survive:
+            return None
+        fleet = self.problem.fleet
+        prices = {n.gpu.name: (fleet.price_micros(n), n.gpu) for n in fleet.nodes}
+        offers: list[tuple[int, int, str]] = []
+        for way in ways:
+            count = self._count(way)
+            above = d.replica_limit is not None and len(self.mine) + count > d.replica_limit
+            if above or way.gpu not in prices:
+                continue
+            price, gpu = prices[way.gpu]
+            gpus = ceil_div(count, _per_gpu(gpu, way)) * way.shape.gpus
+            offers.append((price * gpus, gpus, way.gpu))
+        if not offers:
+            return None
+        price, gpus, name = min(offers)
+        cost = f" ({words.price(price, fleet.unit)})" if fleet.priced else ""
+        return f"{gpus} more {name}{cost}"
+
+
+def _shape(way: Candidate) -> str:
+    """``a 3g.40gb of h100-80gb-sxm``."""
+    shape = way.shape
+    if shape.profile is not None:
+        return f"a {shape.profile} of {way.gpu}"
+    if shape.share is not None:
+        return f"a share of {words.gib(shape.share.memory_mib)} on {way.gpu}"
+    if shape.gpus == 1:
+        return f"a whole {way.gpu}"
+    return f"{shape.gpus} whole {way.gpu} in one node"
+
+
+def _spread_words(deployment: Deployment) -> str:
+    node, rack = deployment.spread_node, deployment.spread_rack
+    parts = [f"{node} a node"] if node is not None else []
+    parts += [f"{rack} a rack"] if rack is not None else []
+    return f"spread: at most {' and '.join(parts)}, and the rest of the room lies there"
+
+
+def _per_gpu(gpu: Gpu, way: Candidate) -> int:
+    """How many replicas of that way one empty GPU (or group) holds."""
+    if way.shape.sharing is Sharing.WHOLE:
+        return 1
+    if way.shape.share is not None:
+        share, room = way.shape.share, gpu.room
+        parts = (
+            (room.memory_mib, share.memory_mib),
+            (room.bandwidth_mbs, share.bandwidth_mbs),
+            (room.compute_ppm, share.compute_ppm),
+        )
+        return max(1, min(whole // part for whole, part in parts if part))
+    profile = None if gpu.mig is None else gpu.mig.profile(way.shape.profile or "")
+    return 1 if profile is None else profile.max_instances

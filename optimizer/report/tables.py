@@ -265,11 +265,12 @@ def steps(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     table.add_column("takes", justify="right", no_wrap=True)
     table.add_column("step", no_wrap=True)
     table.add_column("what", no_wrap=True)
-    table.add_column("why")
+    wide = ink.width >= WIDE
+    if wide:
+        table.add_column("why")
     for step in plan.steps[:STEPS]:
-        takes = words.duration(step.seconds)
-        because = ink.plain(step.because)
-        table.add_row(words.clock(step.start_s), takes, step.action, _what(step), because)
+        row = [words.clock(step.start_s), words.duration(step.seconds), step.action, _what(step)]
+        table.add_row(*row, *([ink.plain(step.because)] if wide else []))
     yield table
     rest = len(plan.steps) - STEPS
     if rest > 0:

@@ -94,8 +94,14 @@ def at(
     return Replica(name, name.rsplit("/", 1)[0], gpus, slot, config=config, **other)
 
 
-def small_placement() -> Placement:
-    """Where they run."""
+def visions(count: int) -> list[Replica]:
+    """Shares of one GPU."""
+    plain = ReplicaConfig()
+    return [at(f"vision/{i}", "l40s-01/0", config=plain, share=SHARE) for i in range(count)]
+
+
+def small_placement(*empty: str) -> Placement:
+    """Where they run, and instances that stand empty."""
     return Placement(
         (
             at("code-assist/0", "h100-02/0"),
@@ -125,8 +131,8 @@ def small_current() -> Placement:
             at("reranker/2", "h100-02/1", mig="1g.10gb@4", config=BF16),
             at("support-chat/0", "h100-01/0", mig="3g.40gb@0"),
             at("support-chat/1", "h200-01/7", mig="3g.70gb@0"),
-            at("support-chat/2", "h100-01/1", mig="4g.40gb@0", config=BF16),
-            *(at(f"vision/{i}", "l40s-01/0", config=ReplicaConfig(), share=SHARE) for i in (0, 1)),
+            at("support-chat/2", "h100-02/2", mig="4g.40gb@0", config=BF16),
+            *visions(2),
         ),
         (instance("h100-02/1 2g.20gb@0"),),
     )
@@ -170,7 +176,8 @@ def objectives(gap: bool = False) -> tuple[Objective, ...]:
         Objective("unmet", 0, 0, priority=100),
         Objective("unmet", 1_400_000, 1_400_000, priority=0),
         Objective("price_per_hour", price, price - (92_000 if gap else 0)),
-        Objective("stranded", 10_240, 0),
+        *((Objective("disruption", 22_631, 22_631),) if gap else ()),
+        Objective("stranded", 20_480, 0),
     )
 
 
@@ -183,4 +190,5 @@ def small_plan() -> Plan:
 def rebalanced_plan() -> Plan:
     """The same placement, reached from another; the price within a gap."""
     outcome = Outcome(Termination.WITHIN_GAP, objectives=objectives(gap=True), stopped_by="gap")
-    return plan_of(small_problem(small_current()), small_placement(), outcome)
+    placement = small_placement("h100-02/1 2g.20gb@0")
+    return plan_of(small_problem(small_current()), placement, outcome)
