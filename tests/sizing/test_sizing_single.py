@@ -60,9 +60,10 @@ def test_a_slice_costs_its_memory_slices():
 
 
 def test_what_does_not_fit_says_what_would():
-    reason = sized(LLAMA_70B, **{**ONE, "precision": "fp8"})["refused"][0]["reason"]
+    tight = {**ONE, "precision": "fp8", "gpu_memory_utilization": 0.95}
+    reason = sized(LLAMA_70B, **tight)["refused"][0]["reason"]
     length = int(reason.split("--max-model-len ")[1].split()[0])
-    shorter = {**ONE, "precision": "fp8", "max_model_len": length}
+    shorter = {**tight, "max_model_len": length}
     assert sized(LLAMA_70B, **shorter)["candidates"]
     assert sized(LLAMA_70B, **{**shorter, "max_model_len": length + 1024})["refused"]
 
