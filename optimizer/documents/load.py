@@ -1,0 +1,179 @@
+"""Documents of any kinds, in any order, to domain values; every fault at once."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as File
+from typing import Any
+
+from optimizer.documents.catalogue import Catalogue
+from optimizer.documents.deployments import WorkloadsReading, read_workloads
+from optimizer.documents.faults import DocumentFaults, Fault
+from optimizer.documents.fleets import FleetReading, read_fleet
+from optimizer.documents.reading import RawDocument, Reading, read
+from optimizer.documents.states import StateReading, read_state
+from optimizer.documents.supported import KINDS_NOT_SUPPORTED_YET
+from optimizer.domain.fleet import Fleet
+from optimizer.domain.gpu import Gpu
+from optimizer.domain.placement import Placement
+from optimizer.domain.plan import Plan, PlanInput
+from optimizer.domain.scenario import Scenario
+from optimizer.domain.workload import Workloads
+
+Paths = Sequence[str | os.PathLike[str]]
+
+_WAYS_OUT = {
+    "Fleet": "name the file that lists the nodes",
+    "Workloads": "name the file that lists the deployments",
+    "State": "name the file that says what runs now, or an earlier plan, with --state",
+    "Scenarios": "name the file that lists the scenarios",
+    "Plan": "name a plan written with --out",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What the documents say. ``bad_scenarios`` name those that could not be understood."""
+
+    fleet: Fleet | None = None
+    workloads: Workloads | None = None
+    state: Placement | None = None
+    state_fleet: str | None = None
+    scenarios: tuple[Scenario, ...] = ()
+    bad_scenarios: tuple[tuple[str, tuple[Fault, ...]], ...] = ()
+    policy: dict[str, Any] | None = None
+    prices: dict[str, Any] | None = None
+    plan: Plan | None = None
+    inputs: tuple[PlanInput, ...] = ()
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    gpus: dict[str, Gpu] = field(default_factory=dict)
+
+
+def load(
+    paths: Paths,
+    *,
+    need: Sequence[str] = ("Fleet", "Workloads"),
+    state_path: str | os.PathLike[str] | None = None,
+    strict_scenarios: bool = False,
+) -> Documents:
+    """Every document of the files and folders, cross-checked.
+
+    ``need``: kinds that must be there. ``state_path``: a State, or a Plan whose placement is then
+    the state. A faulty scenario is returned in ``bad_scenarios``, or is a fault among the others
+    with ``strict_scenarios``. Raises DocumentFaults.
+    """
+    reading = read(paths)
+    state_reading = read([state_path]) if state_path is not None else Reading()
+    return _Loader(reading, state_reading, need, strict_scenarios).load()
+
+
+class _Loader:
+    """One load: readings in, faults collected on the way, domain values out."""
+
+    def __init__(
+        self, reading: Reading, state: Reading, need: Sequence[str], strict_scenarios: bool
+    ) -> None:
+        self.reading = reading
+        self.state_reading = state
+        self.need = need
+        self.strict_scenarios = strict_scenarios
+        self.faults: list[Fault] = [*reading.faults, *state.faults]
+        folders = [File(f).parent for f in [*reading.files, *state.files]]
+        self.catalogue = Catalogue(folders)
+
+    def load(self) -> Documents:
+        """The documents. Raises DocumentFaults."""
+        self._give_cards()
+        self._refuse_kinds()
+        fleet = self._fleet()
+        workloads = self._workloads(fleet)
+        state = self._state(fleet, workloads)
+        self._missing()
+        self.faults += self.catalogue.faults
+        if self.faults:
+            raise DocumentFaults(self.faults)
+        return Documents(
+            fleet=fleet.fleet if fleet else None,
+            workloads=workloads.workloads if workloads else None,
+            state=state.placement if state else None,
+            state_fleet=state.fleet_name if state else None,
+            inputs=self._inputs(),
+            catalogue=self.catalogue,
+            gpus=self._gpus(fleet, workloads),
+        )
+
+    def _give_cards(self) -> None:
+        for shelf in self.catalogue.shelves:
+            for document in self.reading.of(shelf.kind):
+                shelf.give(document)
+
+    def _refuse_kinds(self) -> None:
+        for kind in KINDS_NOT_SUPPORTED_YET:
+            for document in self.reading.of(kind):
+                message = f"not supported yet: documents of kind {kind}; leave it out"
+                self.faults.append(document.fault(("kind",), message))
+
+    def _one(self, kind: str, reading: Reading) -> RawDocument | None:
+        """The only document of a kind; more are a fault."""
+        found = reading.of(kind)
+        for other in found[1:]:
+            first = found[0]
+            message = (
+                f"a second {kind}; {first.file}:{first.line(('kind',))} is one already, "
+                "and one is planned at a time"
+            )
+            self.faults.append(other.fault(("kind",), message))
+        return found[0] if found else None
+
+    def _fleet(self) -> FleetReading | None:
+        document = self._one("Fleet", self.reading)
+        if document is None:
+            return None
+        found = read_fleet(document, self.catalogue)
+        self.faults += found.faults
+        return found
+
+    def _workloads(self, fleet: FleetReading | None) -> WorkloadsReading | None:
+        documents = self.reading.of("Workloads")
+        if not documents:
+            return None
+        found = read_workloads(documents, self.catalogue, fleet)
+        self.faults += found.faults
+        return found
+
+    def _state(
+        self, fleet: FleetReading | None, workloads: WorkloadsReading | None
+    ) -> StateReading | None:
+        document = self._one("State", self.state_reading) or self._one("State", self.reading)
+        if document is None:
+            return None
+        found = read_state(document, self.catalogue, fleet, workloads)
+        self.faults += found.faults
+        return found
+
+    def _missing(self) -> None:
+        """Kinds that are needed and absent; a file that broke may hold them."""
+        if self.reading.broken:
+            return
+        for kind in self.need:
+            if not self.reading.of(kind) and not self.state_reading.of(kind):
+                files = ", ".join(self.reading.files) or "no document"
+                message = f"no {kind} among the documents; {_WAYS_OUT.get(kind, 'name one')}"
+                self.faults.append(Fault(files, 0, 0, "", message))
+
+    def _gpus(
+        self, fleet: FleetReading | None, workloads: WorkloadsReading | None
+    ) -> dict[str, Gpu]:
+        """Products of the fleet, and those that needs were measured on, by name."""
+        found = dict(fleet.products) if fleet else {}
+        for _, _, raw in workloads.raw.values() if workloads else ():
+            needs = raw.get("needs")
+            spelling = needs.get("measured_on") if isinstance(needs, dict) else None
+            gpu = self.catalogue.gpu(spelling) if isinstance(spelling, str) else None
+            if gpu is not None:
+                found[gpu.name] = gpu
+        return dict(sorted(found.items()))
+
+    def _inputs(self) -> tuple[PlanInput, ...]:
+        documents = [*self.reading.documents, *self.state_reading.documents]
+        return tuple(dict.fromkeys(PlanInput(d.file, d.sha256, d.kind) for d in documents))

@@ -1,0 +1,53 @@
+"""What documents may say that this version does not honour yet: refused, never ignored."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from optimizer.documents import look
+from optimizer.documents.faults import Fault
+from optimizer.documents.wording import quoted
+
+_ANY = object()
+
+
+class _But:
+    """Everything except one value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+# Kind of thing, where in it, which value (any, one, all but one), and what it would need. A rule
+# that lands takes its lines out here.
+NOT_SUPPORTED_YET: tuple[tuple[str, str, Any, str], ...] = (
+    ("Fleet", "reserve[]", _ANY, "keeping room free"),
+    ("Fleet", "limits.price_per_hour", _ANY, "a limit on the price"),
+    ("Fleet", "limits.rack_power_kw", _ANY, "a limit on power"),
+    ("Fleet", "nodes[].mig_layouts", "fixed", "keeping MIG layouts as they are"),
+    ("Node", "mig_layouts", "fixed", "keeping MIG layouts as they are"),
+    ("Deployment", "survive", _ANY, "outliving the loss of a node, rack or zone"),
+    ("Deployment", "avoid[]", _ANY, "keeping deployments apart by name"),
+    ("Deployment", "near[]", _ANY, "keeping deployments together"),
+    ("Deployment", "disturb", _But("allowed"), "sparing replicas from moves"),
+    ("Deployment", "allow.pipeline_parallel[]", _But(1), "pipeline parallelism"),
+)
+KINDS_NOT_SUPPORTED_YET = ("Policy", "Prices", "Calibration", "Trace")
+
+
+def unsupported(thing: str, raw: Any, say: Callable[..., Fault]) -> Iterator[Fault]:
+    """The faults of every value that is known and not honoured yet."""
+    for kind, pattern, wanted, what in NOT_SUPPORTED_YET:
+        if kind != thing:
+            continue
+        for path, value in look.each(raw, pattern):
+            if value is not None and _matches(value, wanted):
+                also = "" if wanted is _ANY else f" {quoted(value)}"
+                yield say(path, f"not supported yet:{also} ({what}); leave it out")
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    if wanted is _ANY:
+        return True
+    if isinstance(wanted, _But):
+        return bool(value != wanted.value)
+    return bool(value == wanted)
