@@ -1,5 +1,35 @@
 """The same facts for people and for machines."""
 
-from optimizer.report.text import render_plan
+from optimizer.report.data import markdown
+from optimizer.report.diff import Diff, diff, render_diff
+from optimizer.report.explain import UnknownSubject, explain
+from optimizer.report.lists import (
+    render_engines,
+    render_faults,
+    render_gpus,
+    render_models,
+    render_profiles,
+    render_violations,
+)
+from optimizer.report.sizes import render_size
+from optimizer.report.text import render_plan, render_rebalance
+from optimizer.report.whatif import render_whatif
 
-__all__ = ["render_plan"]
+__all__ = [
+    "Diff",
+    "UnknownSubject",
+    "diff",
+    "explain",
+    "markdown",
+    "render_diff",
+    "render_engines",
+    "render_faults",
+    "render_gpus",
+    "render_models",
+    "render_plan",
+    "render_profiles",
+    "render_rebalance",
+    "render_size",
+    "render_violations",
+    "render_whatif",
+]

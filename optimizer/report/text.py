@@ -34,11 +34,32 @@ def render_plan(
     for part in (tables.running, tables.prices, tables.unmet, tables.moves, tables.steps):
         _section(plan, ink, part)
     _section(plan, ink, tables.bounds)
-    console.print()
+    _closing(plan, ink)
+
+
+def render_rebalance(
+    plan: Plan, console: Console, *, summary: bool = False, ascii: bool = False
+) -> None:
+    """What changes and in which order; ``render_plan`` shows where everything ends."""
+    ink = Ink.of(console, ascii, [d.tenant for d in plan.deployments])
+    _header(plan, ink, "Rebalance of")
+    if summary:
+        _summary(plan, ink)
+        return
+    if plan.placement.replicas and not plan.moves:
+        console.print()
+        console.print(Text("Nothing to move: everything may stay where it runs.", "green"))
+    for part in (tables.moves, tables.steps, tables.unmet, tables.bounds):
+        _section(plan, ink, part)
+    _closing(plan, ink)
+
+
+def _closing(plan: Plan, ink: Ink) -> None:
+    ink.console.print()
     for note in plan.notes:
-        console.print(Text(f"Note: {ink.plain(note)}"))
-    for closing in tables.inputs(plan):
-        console.print(closing)
+        ink.console.print(Text(f"Note: {ink.plain(note)}"))
+    for line in tables.inputs(plan):
+        ink.console.print(line)
 
 
 def _section(plan: Plan, ink: Ink, part: tables.Part) -> None:
@@ -49,8 +70,8 @@ def _section(plan: Plan, ink: Ink, part: tables.Part) -> None:
         ink.console.print(one)
 
 
-def _header(plan: Plan, ink: Ink) -> None:
-    title = Text(f"Plan for {plan.fleet}: ", "bold")
+def _header(plan: Plan, ink: Ink, what: str = "Plan for") -> None:
+    title = Text(f"{what} {plan.fleet}: ", "bold")
     told = status.headline(plan)
     ink.console.print(title.append(ink.plain(told), HEADLINE.get(plan.status, "bold")))
     if plan.placement.replicas:

@@ -1,0 +1,103 @@
+"""Scenarios side by side with the baseline."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from optimizer.domain import words
+from optimizer.report.ink import Ink
+
+Row = Mapping[str, Any]
+
+STYLES = {"optimal": "green", "within_gap": "green", "limit": "yellow"}
+WORDS = {
+    "optimal": "optimal",
+    "within_gap": "in gap",
+    "limit": "limit",
+    "infeasible": "infeasible",
+    "nothing_found": "none found",
+}
+
+
+def render_whatif(data: Mapping[str, Any], console: Console, *, ascii: bool = False) -> None:
+    """The comparison of ``whatif -o json``: a row per scenario, differences from the baseline."""
+    ink = Ink.of(console, ascii)
+    baseline, scenarios = data["baseline"], data["scenarios"]
+    unit = str(data.get("unit") or (baseline or {}).get("unit") or "per hour")
+    failed = [s for s in scenarios if s.get("failed")]
+    done = len(scenarios) - len(failed)
+    title = Text(f"{words.plural(done, 'scenario')} against the baseline", "bold")
+    if failed:
+        title.append(f", {len(failed)} failed", "bold red")
+    console.print(title)
+    if not scenarios:
+        console.print(Text("No scenarios: add a document of kind Scenarios.", "dim"))
+        return
+    wide = ink.width >= 110
+    table = ink.table()
+    table.add_column("scenario", max_width=30)
+    table.add_column("status", no_wrap=True)
+    table.add_column(unit, justify="right", no_wrap=True)
+    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("GPUs", justify="right", no_wrap=True)
+    table.add_column("unmet", justify="right", no_wrap=True)
+    table.add_column("moves", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("what is different")
+    rows = [({**baseline, "name": "baseline"}, "bold"), *((s, "") for s in scenarios)]
+    for scenario, style in rows:
+        cells = _cells(scenario, baseline or {}, ink)
+        table.add_row(*cells, *([_different(scenario, ink)] if wide else []), style=style)
+    console.print(table)
+    for scenario in scenarios:
+        if scenario.get("failed"):
+            line = Text(f"{ink.glyphs.bad} {scenario['name']}: ", "bold red")
+            console.print(line.append(ink.plain(str(scenario["failed"])), "not bold"))
+        elif not wide and scenario.get("differences"):
+            line = Text(f"{scenario['name']}: ", "bold")
+            console.print(line.append(_different(scenario, ink), "not bold"))
+
+
+def _cells(row: Row, baseline: Row, ink: Ink) -> list[Text]:
+    name = Text(str(row["name"]))
+    if row.get("failed"):
+        return [name, Text("failed", "red"), *(Text("-") for _ in range(5))]
+    status = str(row.get("status") or "")
+    price, was = row.get("price_per_hour"), baseline.get("price_per_hour")
+    change = Text("")
+    if row["name"] != "baseline" and price is not None and was:
+        part = (price - was) / was * 100
+        change = Text("same" if abs(part) < 0.05 else f"{part:+.1f} %")
+        change.stylize("green" if part < -0.05 else "red" if part > 0.05 else "dim")
+    unmet = _amount(row.get("unmet"))
+    return [
+        name,
+        Text(WORDS.get(status, status), STYLES.get(status, "red")),
+        Text("-" if price is None else f"{price:,.2f}"),
+        change,
+        Text(_amount(row.get("gpus_used"))),
+        Text("none" if unmet == "0" else unmet, "" if unmet in ("0", "-") else "red"),
+        Text(_amount(row.get("moves"))),
+    ]
+
+
+def _amount(value: object) -> str:
+    """A number as it is, of a list how many."""
+    if value is None:
+        return "-"
+    if isinstance(value, (int, float)):
+        return words.number(value, 2)
+    return str(len(value)) if isinstance(value, (Sequence, Mapping)) else str(value)
+
+
+def _different(row: Row, ink: Ink) -> str:
+    found = row.get("differences") or []
+    if isinstance(found, str):
+        return ink.plain(found)
+    if isinstance(found, Mapping):
+        found = [f"{key} {value}" for key, value in found.items()]
+    told = "; ".join(str(one) for one in found[:3])
+    more = f"; {len(found) - 3} more" if len(found) > 3 else ""
+    return ink.plain(told + more)
