@@ -17,8 +17,10 @@ class Memory(_Strict):
 
     default_fraction: float = Field(gt=0, le=1)
     block_tokens: int = Field(gt=0)
+    hybrid_groups: bool
     graphs_inside: bool
-    sampler_bytes: int = Field(ge=0)
+    sampler_bytes: float = Field(ge=0)
+    moe_workspace: bool
     activation_base_mib: int = Field(ge=0)
     multimodal_activation_mib: int = Field(ge=0)
     non_torch_mib: dict[int, int]

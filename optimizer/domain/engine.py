@@ -85,8 +85,10 @@ class MemoryRule:
 
     default_fraction: float
     block_tokens: int
+    hybrid_groups: bool  # windows and states save memory; else every layer keeps the context
     graphs_inside: bool  # the budget holds the CUDA graphs; else they come on top
-    sampler_bytes: int  # activation: per sequence and vocabulary entry
+    sampler_bytes: float  # activation: per sequence and vocabulary entry
+    moe_workspace: bool  # expert buffers stay allocated beside the sampler's
     activation_base_mib: int
     multimodal_activation_mib: int
     non_torch_mib: tuple[tuple[int, int], ...]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from optimizer.domain.model import ServedModel
+from optimizer.domain.model import Mla, ServedModel
 from optimizer.domain.units import ceil_div
 from optimizer.sizing.weights import kv_heads_on_rank
 
@@ -77,11 +77,7 @@ def layer_kinds(model: ServedModel, kv_bytes: float, tp: int = 1) -> tuple[Layer
     """
     kinds: list[LayerKind] = []
     if model.mla is not None:
-        width = model.mla.kv_lora_rank + model.mla.qk_rope_head_dim
-        index = (model.mla.index_head_dim or 0) + (4 if model.mla.index_head_dim else 0)
-        share = model.mla.indexer_layers / model.layers
-        kinds.append(LayerKind("full", model.layers, width * kv_bytes + index * share))
-        return tuple(kinds)
+        return (LayerKind("full", model.layers, _mla_bytes_per_token(model, model.mla, kv_bytes)),)
     local = _bytes_per_token(model, model.kv_heads, model.head_size, kv_bytes, tp)
     if model.full_attention_layers:
         heads = model.global_kv_heads or model.kv_heads
@@ -99,6 +95,20 @@ def layer_kinds(model: ServedModel, kv_bytes: float, tp: int = 1) -> tuple[Layer
     return tuple(kinds)
 
 
+def _mla_bytes_per_token(model: ServedModel, mla: Mla, kv_bytes: float) -> float:
+    """The latent and the rotary key; sparse attention adds an index on some layers.
+
+    With an index, an 8-bit cache is vLLM's ``fp8_ds_mla``: 512 latent bytes, four 32-bit scales
+    and a 16-bit rotary key, 656 in all.
+    """
+    latent = (mla.kv_lora_rank + mla.qk_rope_head_dim) * kv_bytes
+    if not mla.index_head_dim:
+        return latent
+    if kv_bytes == 1:
+        latent = mla.kv_lora_rank + 16 + 2 * mla.qk_rope_head_dim
+    return latent + (mla.index_head_dim + 4) * mla.indexer_layers / model.layers
+
+
 def _bytes_per_token(
     model: ServedModel, kv_heads: int, head_size: int, kv_bytes: float, tp: int
 ) -> float:
@@ -113,29 +123,51 @@ def kv_cache_bytes_per_token(model: ServedModel, kv_bytes: float = 2.0, tp: int 
 
 @lru_cache(maxsize=4096)
 def kv_layout(
-    model: ServedModel, kv_bytes: float = 2.0, tp: int = 1, pp: int = 1, block_tokens: int = 16
+    model: ServedModel,
+    kv_bytes: float = 2.0,
+    tp: int = 1,
+    pp: int = 1,
+    block_tokens: int = 16,
+    hybrid: bool = True,
 ) -> KvLayout:
     """The block pool of one rank.
 
     One kind of layer: a block spans all its layers. Several: layers are grouped by kind, every
     group as long as the smallest kind (as the largest where it is under 1.5 times the smallest),
-    kinds padded to a multiple; all groups share one pool of equal blocks.
+    kinds padded to a multiple; all groups share one pool of equal blocks. Not ``hybrid`` (old
+    engines): windowed layers keep the whole context like full ones.
     """
     kinds = tuple(
         LayerKind(k.span, ceil_div(k.layers, pp), k.bytes_per_token, k.width, k.state_bytes)
         for k in layer_kinds(model, kv_bytes, tp)
     )
     kinds = tuple(k for k in kinds if k.layers)
+    if not hybrid:
+        kinds = _all_full(kinds)
     if not kinds:
         return KvLayout(0.0, (), ())
     smallest, largest = min(k.layers for k in kinds), max(k.layers for k in kinds)
     group_size = largest if largest < NEARLY_EQUAL * smallest else smallest
     page = _page_bytes(kinds, block_tokens)
+    widest = max(k.bytes_per_token for k in kinds)
     groups = tuple(
-        KvGroup(k.span, ceil_div(k.layers, group_size), _tokens(page, k, block_tokens), k.width)
+        KvGroup(
+            k.span,
+            ceil_div(k.layers, group_size),
+            _tokens(page, k.bytes_per_token or widest, block_tokens),
+            k.width,
+        )
         for k in kinds
     )
     return KvLayout(page * group_size, groups, kinds)
+
+
+def _all_full(kinds: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
+    """One kind that keeps everything; it takes the mean bytes of those it stands for."""
+    layers = sum(k.layers for k in kinds if k.span != "state")
+    total = sum(k.layers * k.bytes_per_token for k in kinds)
+    states = tuple(k for k in kinds if k.span == "state")
+    return (LayerKind("full", layers, total / layers), *states) if layers else states
 
 
 def _page_bytes(kinds: tuple[LayerKind, ...], block_tokens: int) -> float:
@@ -148,7 +180,8 @@ def _page_bytes(kinds: tuple[LayerKind, ...], block_tokens: int) -> float:
     return per_token * block_tokens * blocks
 
 
-def _tokens(page: float, kind: LayerKind, block_tokens: int) -> int:
-    if not kind.bytes_per_token:
+def _tokens(page: float, bytes_per_token: float, block_tokens: int) -> int:
+    """Tokens in a block of one layer, a multiple of the engine's own block."""
+    if not bytes_per_token:
         return block_tokens
-    return max(1, int(page / kind.bytes_per_token / block_tokens)) * block_tokens
+    return max(1, int(page / bytes_per_token / block_tokens)) * block_tokens

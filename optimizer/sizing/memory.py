@@ -122,19 +122,23 @@ def activation_bytes(
 ) -> float:
     """Peak of the profile run on one GPU.
 
-    act = max(c x seqs x vocab + 4 x tokens x hidden + moe, tokens x (3 I/tp + 3 hidden) x 2 + moe)
-    + base, moe = tokens x top_k x (max(2 I_moe/tp, hidden) + I_moe/tp) x 2. Fitted on published
-    vLLM logs (median error 1.5 %); the sampler leads, so it does not fall with tp.
+    act = max(c x seqs x vocab + 2 x tokens x hidden, tokens x (3 I/tp + 3 hidden) x 2) + moe
+    + base, moe = tokens x top_k x (max(2 I_moe/tp, hidden) + I_moe/tp) x 2; where its buffers do
+    not stay allocated, moe counts beside the second term only. Fitted on published vLLM logs;
+    the sampler leads, so the peak does not fall with tp.
     """
     h, tp = model.hidden_size, settings.tp
     moe = 0.0
     if model.moe is not None and scheme(settings.precision).scope != "experts":
         width = model.moe.intermediate_size / tp
         moe = tokens * model.moe.experts_per_token * (max(2 * width, h) + width) * 2
-    sampler = 0 if model.task == "embed" else rule.sampler_bytes * seqs * padded_vocabulary(model)
-    wide = tokens * (3 * model.intermediate_size / tp + 3 * h) * 2
+    sampler = 0.0 if model.task == "embed" else rule.sampler_bytes * seqs * padded_vocabulary(model)
+    sampler += 2 * tokens * h
+    wide = tokens * (3 * model.intermediate_size / tp + 3 * h) * 2 + moe
+    if rule.moe_workspace:
+        sampler += moe
     vision = rule.multimodal_activation_mib * MIB if model.vision_params else 0
-    return max(sampler + 4 * tokens * h, wide) + moe + rule.activation_base_mib * MIB + vision
+    return max(sampler, wide) + rule.activation_base_mib * MIB + vision
 
 
 def cuda_graph_mib(model: ServedModel, rule: MemoryRule, seqs: int, eager: bool) -> int:
@@ -201,7 +205,7 @@ def memory_budget(
     total = gpu.usable_mib if total_mib is None else total_mib
     device = total if device_mib is None else device_mib
     rule = card.range_of(version or card.default_version).memory
-    row = defaults_for(card, gpu, device)
+    row = defaults_for(card, gpu, total)
     seqs = settings.max_num_seqs or row.max_num_seqs
     tokens = settings.max_num_batched_tokens or row.max_num_batched_tokens
     outside = outside_budget_mib(model, rule, settings, seqs, extras.other_mib)
@@ -217,7 +221,12 @@ def memory_budget(
     inside = graphs if rule.graphs_inside else 0
     kv = budget - weights_mib - activation - runtime - inside
     layout = kv_layout(
-        model, KV_BYTES[settings.kv_precision], settings.tp, settings.pp, rule.block_tokens
+        model,
+        KV_BYTES[settings.kv_precision],
+        settings.tp,
+        settings.pp,
+        rule.block_tokens,
+        rule.hybrid_groups,
     )
     blocks = layout.blocks(kv * MIB)
     return MemoryBudget(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sizing_examples import DEEPSEEK_V3, GEMMA_3_12B, GPT_OSS_20B, LLAMA_2_7B, LLAMA_8B, LLAMA_70B
 from test_sizing_weights import models
 
-from optimizer.domain.model import ServedModel
+from optimizer.domain.model import Mla, ServedModel
 from optimizer.sizing.kvcache import kv_cache_bytes_per_token, kv_layout
 from optimizer.sizing.precision import scheme
 from optimizer.sizing.weights import weights
@@ -41,7 +41,8 @@ def test_the_seed_formula_is_the_simplest_case():
     expected = params * 2 / tp + batch * tokens * per_token
     kv = kv_layout(LLAMA_8B, 2.0, tp).bytes_per_request(tokens, CHUNK) * batch
     norms = 65 * 4096 * 2  # on every rank, which the seed formula leaves out
-    assert weights(LLAMA_8B, scheme("bf16"), tp).total + kv == expected + norms / 2
+    bare = replace(LLAMA_8B, max_position_embeddings=None)
+    assert weights(bare, scheme("bf16"), tp).total + kv == expected + norms / 2
 
 
 def test_requests_take_whole_blocks():
@@ -80,6 +81,35 @@ def test_linear_attention_keeps_one_block_a_request():
     tokens = layout.groups[0].block_tokens
     assert tokens % 16 == 0
     assert layout.blocks_per_request(tokens * 3, CHUNK) == 3 + 3
+
+
+def test_a_published_start_with_states():
+    """Qwen3.5 35B-A3B, vLLM 0.17.1, fp8 cache: 5.18 GiB held 134,144 tokens in the old wording."""
+    state = 32 * 128 * 128 * 4 + (2 * 16 * 128 + 32 * 128) * 3 * 2
+    qwen = replace(
+        LLAMA_8B,
+        layers=40,
+        attention_heads=16,
+        kv_heads=2,
+        head_size=256,
+        linear_layers=30,
+        linear_state_bytes=state,
+    )
+    layout = kv_layout(qwen, 1.0)
+    blocks = layout.blocks(5.18 * GIB)
+    assert layout.groups[0].block_tokens == 2096
+    assert blocks // 4 * 2096 == 134_144
+
+
+def test_old_engines_keep_the_whole_context_in_windows():
+    layout = kv_layout(GEMMA_3_12B, hybrid=False)
+    assert layout.blocks_per_request(131072, 2048) == 131072 // 16
+
+
+def test_an_8_bit_cache_of_sparse_latent_attention_is_656_bytes():
+    mla = Mla(512, 64, 192, 256, 2048, index_head_dim=128, index_heads=32, indexer_layers=61)
+    sparse = replace(DEEPSEEK_V3, mla=mla)
+    assert kv_cache_bytes_per_token(sparse, 1.0) == pytest.approx(61 * (656 + 132))
 
 
 @given(models(), st.integers(1, 60_000), st.integers(1, 5000))

@@ -10,9 +10,10 @@ from sizing_examples import DEEPSEEK_V3, EMBEDDER_8B, GPT_OSS_20B, LLAMA_8B, QWE
 
 from optimizer.domain.model import Mla, Moe, ServedModel
 from optimizer.sizing.precision import SCHEMES, known, scheme
-from optimizer.sizing.weights import kv_heads_on_rank, parameters, weights
+from optimizer.sizing.weights import allocator_bytes, kv_heads_on_rank, parameters, weights
 
 GIB = 1 << 30
+BARE = replace(LLAMA_8B, max_position_embeddings=None)  # without rotary tables
 
 
 @st.composite
@@ -50,11 +51,25 @@ def test_deepseek_v3_has_its_published_parameter_count():
 
 
 def test_sixteen_bit_weights_are_two_bytes_a_parameter():
-    assert weights(LLAMA_8B, scheme("bf16")).total == 2 * 8_030_261_248
+    assert weights(BARE, scheme("bf16")).total == 2 * 8_030_261_248
+
+
+def test_rotary_tables_are_as_long_as_the_trained_context():
+    longer = weights(LLAMA_8B, scheme("bf16")).total - weights(BARE, scheme("bf16")).total
+    assert longer == 131072 * 128 * 2
+
+
+def test_tensors_take_whole_pages_of_the_allocator():
+    """Qwen2.5 7B: q, k, v of 31.5 MiB take 32; gate and up of 259 MiB take 260; down 130."""
+    qwen = replace(
+        BARE, layers=28, hidden_size=3584, intermediate_size=18944, attention_heads=28, kv_heads=4
+    )
+    assert allocator_bytes(qwen, 1, 2.0) == 28 * 2 * (1 << 20)
+    assert allocator_bytes(BARE, 1, 2.0) == 0
 
 
 def test_fp8_leaves_embedding_head_and_norms_in_sixteen_bit():
-    found = weights(LLAMA_8B, scheme("fp8"))
+    found = weights(BARE, scheme("fp8"))
     assert found.linear == 6_979_321_856
     assert found.embedding == found.head == 2 * 128256 * 4096
     assert found.other == 2 * 65 * 4096
