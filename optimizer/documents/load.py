@@ -10,8 +10,9 @@ from optimizer.documents.catalogue import Catalogue
 from optimizer.documents.deployments import WorkloadsReading, read_workloads
 from optimizer.documents.faults import DocumentFaults, Fault
 from optimizer.documents.fleets import FleetReading, read_fleet
+from optimizer.documents.plan_read import plan_of
 from optimizer.documents.reading import RawDocument, Reading, read
-from optimizer.documents.states import StateReading, read_state
+from optimizer.documents.states import StateReading, read_plan_as_state, read_state
 from optimizer.documents.supported import KINDS_NOT_SUPPORTED_YET
 from optimizer.domain.fleet import Fleet
 from optimizer.domain.gpu import Gpu
@@ -47,6 +48,7 @@ class Documents:
     inputs: tuple[PlanInput, ...] = ()
     catalogue: Catalogue = field(default_factory=Catalogue)
     gpus: dict[str, Gpu] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -80,6 +82,7 @@ class _Loader:
         self.faults: list[Fault] = [*reading.faults, *state.faults]
         folders = [File(f).parent for f in [*reading.files, *state.files]]
         self.catalogue = Catalogue(folders)
+        self.notes: list[str] = []
 
     def load(self) -> Documents:
         """The documents. Raises DocumentFaults."""
@@ -88,6 +91,7 @@ class _Loader:
         fleet = self._fleet()
         workloads = self._workloads(fleet)
         state = self._state(fleet, workloads)
+        plan = self._plan()
         self._missing()
         self.faults += self.catalogue.faults
         if self.faults:
@@ -97,9 +101,11 @@ class _Loader:
             workloads=workloads.workloads if workloads else None,
             state=state.placement if state else None,
             state_fleet=state.fleet_name if state else None,
+            plan=plan,
             inputs=self._inputs(),
             catalogue=self.catalogue,
             gpus=self._gpus(fleet, workloads),
+            notes=tuple(self.notes),
         )
 
     def _give_cards(self) -> None:
@@ -144,19 +150,52 @@ class _Loader:
     def _state(
         self, fleet: FleetReading | None, workloads: WorkloadsReading | None
     ) -> StateReading | None:
-        document = self._one("State", self.state_reading) or self._one("State", self.reading)
+        """What ``--state`` names, else the State among the documents, else a Plan if one must do."""
+        asked = self.state_reading
+        if asked.files and not asked.broken and not asked.of("State") and not asked.of("Plan"):
+            message = "holds neither a State nor a Plan; name a file that does with --state"
+            self.faults.append(Fault(asked.files[0], 0, 0, "", message))
+        document = self._one("State", asked)
+        if document is None and asked.of("Plan"):
+            return self._plan_as_state(asked, fleet)
+        document = document or self._one("State", self.reading)
+        if document is not None:
+            found = read_state(document, self.catalogue, fleet, workloads)
+            self.faults += found.faults
+            return found
+        if "State" in self.need and self.reading.of("Plan"):
+            return self._plan_as_state(self.reading, fleet)
+        return None
+
+    def _plan_as_state(self, asked: Reading, fleet: FleetReading | None) -> StateReading | None:
+        document = self._one("Plan", asked)
+        assert document is not None
+        plan, faults = plan_of(document)
+        self.faults += faults
+        if plan is None:
+            return None
+        found, note = read_plan_as_state(document, plan.placement, fleet)
+        self.faults += found.faults
+        self.notes += [note] if note else []
+        return found
+
+    def _plan(self) -> Plan | None:
+        document = self._one("Plan", self.reading)
         if document is None:
             return None
-        found = read_state(document, self.catalogue, fleet, workloads)
-        self.faults += found.faults
-        return found
+        plan, faults = plan_of(document)
+        self.faults += faults
+        return plan
 
     def _missing(self) -> None:
         """Kinds that are needed and absent; a file that broke may hold them."""
         if self.reading.broken:
             return
+        given = {d.kind for d in [*self.reading.documents, *self.state_reading.documents]}
+        if "Plan" in given:
+            given.add("State")
         for kind in self.need:
-            if not self.reading.of(kind) and not self.state_reading.of(kind):
+            if kind not in given:
                 files = ", ".join(self.reading.files) or "no document"
                 message = f"no {kind} among the documents; {_WAYS_OUT.get(kind, 'name one')}"
                 self.faults.append(Fault(files, 0, 0, "", message))

@@ -79,6 +79,8 @@ def placement_faults(
     for path, replica in look.each(raw, "replicas[]"):
         if isinstance(replica, dict):
             yield from _shape_faults(path, replica, say)
+            if _is_llm(look.text(replica, "deployment"), workloads):
+                yield from _group_faults(path, replica, say)
     yield from _held_faults(raw, fleet, say)
 
 
@@ -99,7 +101,7 @@ def _id_faults(raw: dict[str, Any], say: Say) -> Iterator[Fault]:
 
 
 def _shape_faults(path: Path, replica: dict[str, Any], say: Say) -> Iterator[Fault]:
-    """A slice or a share is of one GPU; a group has as many GPUs as its parallel sizes ask."""
+    """A slice or a share is of one GPU, and no GPU counts twice."""
     gpus = replica.get("gpus")
     count = len(gpus) if isinstance(gpus, list) else None
     split = [part for part in ("mig", "share") if replica.get(part) is not None]
@@ -108,6 +110,16 @@ def _shape_faults(path: Path, replica: dict[str, Any], say: Say) -> Iterator[Fau
     if split and count is not None and count > 1:
         message = f"lies on one GPU, but gpus names {count}"
         yield say((*path, split[0]), message, key=True)
+    if isinstance(gpus, list):
+        for index, gpu_id in enumerate(gpus):
+            if isinstance(gpu_id, str) and gpu_id in gpus[:index]:
+                yield say((*path, "gpus", index), f'"{shown(gpu_id)}" is named twice')
+
+
+def _group_faults(path: Path, replica: dict[str, Any], say: Say) -> Iterator[Fault]:
+    """A group has as many GPUs as its parallel sizes ask."""
+    gpus = replica.get("gpus")
+    count = len(gpus) if isinstance(gpus, list) else None
     tensor = look.whole(replica, "config.tensor_parallel")
     stages = look.whole(replica, "config.pipeline_parallel") or 1
     if tensor is not None and count is not None and tensor * stages != count:
@@ -115,10 +127,6 @@ def _shape_faults(path: Path, replica: dict[str, Any], say: Say) -> Iterator[Fau
         gpus_word = "GPU" if tensor * stages == 1 else "GPUs"
         message = f"{product} takes {tensor * stages} {gpus_word}, but gpus names {count}"
         yield say((*path, "config", "tensor_parallel"), message)
-    if isinstance(gpus, list):
-        for index, gpu_id in enumerate(gpus):
-            if isinstance(gpu_id, str) and gpu_id in gpus[:index]:
-                yield say((*path, "gpus", index), f'"{shown(gpu_id)}" is named twice')
 
 
 @dataclass(slots=True)
@@ -220,7 +228,11 @@ def build_placement(
     workloads: WorkloadsReading | None,
 ) -> Placement:
     """The domain value of entries without faults, sorted by id and by GPU."""
-    found = [_replica(doc, fleet, _is_llm(doc.deployment, workloads)) for doc in replicas]
+    known = workloads.raw if workloads is not None else {}
+    found = [
+        _replica(d, fleet, d.deployment not in known or _is_llm(d.deployment, workloads))
+        for d in replicas
+    ]
     empty = [Instance(i.gpu, placed(i, _product(i.gpu, fleet))) for i in instances]
     return Placement(
         tuple(sorted(found, key=lambda r: replica_order(r.id))),
@@ -228,10 +240,10 @@ def build_placement(
     )
 
 
-def _is_llm(deployment: str, workloads: WorkloadsReading | None) -> bool:
-    """Whether parallel sizes mean anything; assumed where the deployment is not known."""
+def _is_llm(deployment: str | None, workloads: WorkloadsReading | None) -> bool:
+    """Whether parallel sizes mean anything. Not asked where the deployment is not known."""
     if workloads is None or deployment not in workloads.raw:
-        return True
+        return False
     return workloads.raw[deployment][2].get("model") is not None
 
 
@@ -267,3 +279,30 @@ def config_of(doc: ConfigDoc, gpus: int) -> ReplicaConfig:
         max_num_seqs=doc.max_num_seqs,
         memory_fraction=doc.memory_fraction,
     )
+
+
+def read_plan_as_state(
+    document: RawDocument, plan: Placement, fleet: FleetReading | None
+) -> tuple[StateReading, str | None]:
+    """A plan's placement as what runs now; a note where the fleet lacks GPUs of it by now.
+
+    Deployments that the workloads no longer hold are left in: they run, and are to be stopped.
+    """
+    reading = StateReading(fleet_name=look.text(document.value, "fleet"))
+    reading.faults += _id_faults(document.value, document.fault)
+    reading.faults += _held_faults(document.value, fleet, document.fault)
+    if fleet is None or not fleet.sure:
+        reading.placement = plan
+        return reading, None
+
+    def stands(gpu_id: str) -> bool:
+        node, _, index = gpu_id.rpartition("/")
+        return gpu_fault(gpu_id, node, index, fleet) is None
+
+    replicas = tuple(r for r in plan.replicas if all(map(stands, r.gpus)))
+    reading.placement = Placement(replicas, tuple(i for i in plan.instances if stands(i.gpu)))
+    lost = len(plan.replicas) - len(replicas)
+    if not lost:
+        return reading, None
+    word = "replica" if lost == 1 else "replicas"
+    return reading, f"{document.file}: {lost} {word} ran on GPUs that the fleet no longer has"

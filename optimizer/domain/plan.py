@@ -161,6 +161,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     reproducible: bool = True
     certificate: Mapping[str, Any] = field(default_factory=dict)
+    uses: Mapping[str, Use] = field(default_factory=dict)  # by replica, of each of its GPUs
     version: str = ""
 
     @property
