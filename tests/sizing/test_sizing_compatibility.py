@@ -43,8 +43,9 @@ def test_weights_on_gpus(gpu: Gpu, precision: str, verdict: Verdict):
     [
         (H100, "bf16", Verdict.NATIVE),
         (H100, "fp8", Verdict.NATIVE),
-        (T4, "fp8", Verdict.REFUSED),
-        (H100, "int8", Verdict.REFUSED),
+        (T4, "fp8", Verdict.FALLBACK),
+        (H100, "int8", Verdict.FALLBACK),
+        (H100, "int4", Verdict.REFUSED),
         (H100, "kivi-2bit", Verdict.REFUSED),
     ],
 )
@@ -61,7 +62,8 @@ def test_kv_on_gpus(gpu: Gpu, kv: str, verdict: Verdict):
         (A100, "fp8", "flashinfer"),
         (L40S, "bf16", "flash-2"),
         (B200, "bf16", "flashinfer"),
-        (T4, "bf16", "paged"),
+        (T4, "bf16", "flashinfer"),
+        (H100, "int8", "paged"),
     ],
 )
 def test_the_best_kernel(gpu: Gpu, kv: str, kernel: str):
