@@ -1,1 +1,59 @@
-"""The only room that changes the world: carries out a plan's steps."""
+"""The only room that changes the world: carries out a plan on a Ray cluster.
+
+Names are loaded on first use, so that a simulated engine, which lives in this room too, starts
+without the rest of it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optimizer.launch.apply import launch
+    from optimizer.launch.devices import node_setup, preview
+    from optimizer.launch.values import (
+        AUTO,
+        SIMULATED,
+        Event,
+        Failure,
+        Known,
+        LaunchRefused,
+        LaunchResult,
+        Patience,
+        State,
+        StopResult,
+    )
+    from optimizer.launch.watch import attend, status, stop
+
+__all__ = [
+    "AUTO",
+    "SIMULATED",
+    "Event",
+    "Failure",
+    "Known",
+    "LaunchRefused",
+    "LaunchResult",
+    "Patience",
+    "State",
+    "StopResult",
+    "attend",
+    "launch",
+    "node_setup",
+    "preview",
+    "status",
+    "stop",
+]
+
+_HOMES = {
+    "launch": "apply",
+    "node_setup": "devices",
+    "preview": "devices",
+    "attend": "watch",
+    "status": "watch",
+    "stop": "watch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'values')}"), name)

@@ -1,0 +1,312 @@
+"""Carries out a plan: starts what is missing, waits until it serves, says what does not."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optimizer.domain.placement import Replica
+from optimizer.domain.plan import Plan
+from optimizer.launch import cluster, head
+from optimizer.launch.actor import ReplicaActor, options
+from optimizer.launch.cluster import Running
+from optimizer.launch.devices import declared, select, specify
+from optimizer.launch.run import LOGS, Run, folder_of, forget, locked, new_run, read, write
+from optimizer.launch.session import session
+from optimizer.launch.values import (
+    AUTO,
+    ENGINES,
+    SIMULATED,
+    Event,
+    Failure,
+    Known,
+    LaunchRefused,
+    LaunchResult,
+    Patience,
+    ReplicaSpec,
+    Row,
+    State,
+)
+
+Watcher = Callable[[Event], None]
+
+DEADLINE_S = 600.0
+LOOK_EVERY_S = 0.1
+# An engine that ended so often without ever serving will not begin to.
+GIVE_UP_RESTARTS = 3
+# A node's resources are one argument of Ray's; beyond this only what is launched is declared.
+DECLARED_MOST = 2000
+
+
+def launch(
+    plan: Plan,
+    *,
+    engine: str = AUTO,
+    address: str | None = None,
+    only: str | None = None,
+    detach: bool = False,
+    run_dir: Path | str | None = None,
+    progress: Watcher | None = None,
+    deadline_s: float = DEADLINE_S,
+    known: Known | None = None,
+    patience: Patience | None = None,
+    faults: Mapping[str, str] | None = None,
+) -> LaunchResult:
+    """Run each replica of the plan (of one tenant or deployment with ``only``) where it says.
+
+    Without ``address`` on a Ray of our own on this machine, which ends with this process unless
+    ``detach``. Replicas that run already as the plan says are kept. Returns when all serve or
+    have failed, at the latest after ``deadline_s`` seconds; what failed stays supervised, so that
+    ``status`` shows it, until ``stop``. ``engine`` is ``auto`` (the plan's engines) or
+    ``simulated``; ``faults`` makes simulated engines fail, by replica id.
+
+    Raises LaunchRefused, with every reason, when nothing was started. On an interruption it takes
+    down what it started and raises on.
+    """
+    if engine not in ENGINES:
+        raise LaunchRefused(f"no engine {engine!r} to launch with; say {' or '.join(ENGINES)}")
+    began = time.monotonic()
+    folder = Path(run_dir).resolve() if run_dir is not None else folder_of(plan.fleet)
+    replicas = select(plan, only)
+    if engine != SIMULATED and address is None:
+        cluster.check_engines_here()  # before all else that real engines would lack
+    with locked(folder):
+        run = _open(plan, folder, address)
+        specs = specify(
+            plan,
+            replicas,
+            simulated=engine == SIMULATED,
+            known=known,
+            run=run.id,
+            patience=patience,
+            faults=faults,
+            log_folder=str(folder / LOGS) if address is None else None,
+        )
+        if engine != SIMULATED and address is None:
+            cluster.check_engines_here(specs)
+        with _own_ray(run, plan, replicas, detach, deadline_s, address) as run:
+            assert run.address is not None
+            with session(run.address, run.token_path, ours=run.embedded) as ray:
+                if engine != SIMULATED and address is not None:
+                    refuse(cluster.faults(ray, specs, ()))
+                    cluster.check_engines(ray, specs)
+                end_at = began + deadline_s
+                return _Launch(ray, run, specs, progress or _silent, end_at).carry_out(began)
+
+
+def refuse(reasons: Sequence[str]) -> None:
+    """Raise LaunchRefused when there is any reason."""
+    if reasons:
+        raise LaunchRefused(*reasons)
+
+
+def _silent(event: Event) -> None:
+    """Nobody watches."""
+
+
+def _open(plan: Plan, folder: Path, address: str | None) -> Run:
+    """The run to go on with, or a new one. Raises LaunchRefused when the folder is taken."""
+    run = read(folder)
+    if run is not None and run.embedded and not run.alive:
+        head.end(run)  # what is left of a Ray that was killed
+        run = None
+    if run is None:
+        return new_run(plan.fleet, folder, address)
+    if run.fleet != plan.fleet:
+        raise LaunchRefused(
+            f"{folder} holds a running launch of fleet {run.fleet}; stop it first, or name "
+            "another folder: --run-dir"
+        )
+    if address != (None if run.embedded else run.address):
+        raise LaunchRefused(
+            f"fleet {run.fleet} is launched on {_where(run)} already; stop it first, or name "
+            "another folder: --run-dir"
+        )
+    return run
+
+
+def _where(run: Run) -> str:
+    return "the embedded Ray" if run.embedded else str(run.address)
+
+
+@contextmanager
+def _own_ray(
+    run: Run,
+    plan: Plan,
+    replicas: Sequence[Replica],
+    detach: bool,
+    deadline_s: float,
+    address: str | None,
+) -> Iterator[Run]:
+    """The run with a live address: our own Ray is started, and ended again on any failure."""
+    if run.address is not None or address is not None:
+        yield run
+        return
+    resources = declared(plan)
+    if len(resources) > DECLARED_MOST:
+        wanted = {f"dev:{gpu}" for r in replicas for gpu in r.gpus}
+        wanted |= {f"host:{node}" for r in replicas for node in r.nodes}
+        resources = {name: amount for name, amount in resources.items() if name in wanted}
+    started = head.start(run, resources, detach=detach, deadline_s=deadline_s)
+    try:
+        yield started
+    except BaseException:
+        head.end(started)
+        raise
+
+
+class _Launch:
+    """One launch at work on a connected cluster."""
+
+    def __init__(
+        self, ray: Any, run: Run, specs: Sequence[ReplicaSpec], tell: Watcher, end_at: float
+    ) -> None:
+        self._ray, self._run, self._specs, self._tell = ray, run, specs, tell
+        self._end_at = end_at
+        self._handles: dict[str, Any] = {}
+        self._rows: dict[str, Row] = {}
+        self._said: dict[str, str] = {}
+        self._failed: dict[str, Failure] = {}
+
+    def carry_out(self, began: float) -> LaunchResult:
+        """Check, start, wait. Raises LaunchRefused before anything is started."""
+        kept = self._kept()
+        new = [spec for spec in self._specs if spec.id not in kept]
+        refuse(cluster.faults(self._ray, self._specs, new))
+        before = self._run
+        ids = sorted({*self._run.replicas, *(spec.id for spec in self._specs)})
+        self._run = replace(self._run, replicas=tuple(ids))
+        write(self._run)  # before anything starts, so that whatever happens it can be stopped
+        try:
+            self._start_and_wait(new)
+        except BaseException:
+            end_actors(self._ray, {i: h for i, h in self._handles.items() if i not in kept})
+            write(before) if before.replicas else forget(before)
+            raise
+        return LaunchResult(
+            fleet=self._run.fleet,
+            run_dir=self._run.folder,
+            address=str(self._run.address),
+            embedded=self._run.embedded,
+            rows=tuple(self._rows[spec.id] for spec in self._specs if spec.id in self._rows),
+            started=tuple(spec.id for spec in new),
+            kept=tuple(spec.id for spec in self._specs if spec.id in kept),
+            failed=tuple(self._failed[s.id] for s in self._specs if s.id in self._failed),
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    def _kept(self) -> set[str]:
+        """Replicas that run already as the plan says. Raises LaunchRefused for others' names."""
+        specs = {spec.actor_name: spec for spec in self._specs}
+        found = cluster.running(self._ray, specs)
+        clashes = [fault for name in found if (fault := self._clash(found[name], specs[name]))]
+        refuse(clashes)
+        self._handles = {specs[name].id: actor.handle for name, actor in found.items()}
+        return set(self._handles)
+
+    def _clash(self, there: Running, wanted: ReplicaSpec) -> str | None:
+        if there.spec is None:
+            return f"{wanted.id}: an actor of that name does not answer; stop it first"
+        if there.spec.run != wanted.run:
+            return f"{wanted.id} runs already, started by another launch of fleet {wanted.fleet}"
+        if there.spec.likeness == wanted.likeness:
+            return None
+        where = " and ".join(there.spec.devices)
+        if there.spec.devices == wanted.devices:
+            return f"{wanted.id} runs on {where} with another command; stop it first"
+        return (
+            f"{wanted.id} runs on {where}, the plan has it on {' and '.join(wanted.devices)}; "
+            "moving running replicas is not supported yet: stop it first"
+        )
+
+    def _start_and_wait(self, new: Sequence[ReplicaSpec]) -> None:
+        waiting = list(new)
+        asked: dict[Any, str] = {}
+        open_ids = [spec.id for spec in self._specs]
+        while open_ids and time.monotonic() < self._end_at:
+            waiting = self._start_free(waiting, open_ids)
+            for replica in open_ids:
+                if replica in self._handles and replica not in asked.values():
+                    asked[self._handles[replica].report.remote()] = replica
+            done, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_EVERY_S)
+            for reference in done:
+                self._hear(asked.pop(reference), reference)
+            open_ids = [i for i in open_ids if not self._settled(i)]
+            if done and open_ids:
+                time.sleep(LOOK_EVERY_S)
+        for replica in open_ids:
+            self._give_up(replica, self._late(replica))
+
+    def _start_free(
+        self, waiting: Sequence[ReplicaSpec], open_ids: Sequence[str]
+    ) -> list[ReplicaSpec]:
+        """Start every replica on whose devices no engine is starting; those that must wait.
+
+        Engines on one GPU start one after another: each measures the memory that is free.
+        Simulated ones measure nothing.
+        """
+        starting = [s for s in self._specs if s.id in open_ids and s.id in self._handles]
+        busy = {d for spec in starting if spec.engine != SIMULATED for d in spec.devices}
+        later = []
+        for spec in waiting:
+            if busy & set(spec.devices):
+                later.append(spec)
+                continue
+            if spec.engine != SIMULATED:
+                busy |= set(spec.devices)
+            actor = self._ray.remote(ReplicaActor).options(**options(spec))
+            self._handles[spec.id] = actor.remote(spec)
+            self._note(spec.id, State.PENDING, f"on {', '.join(spec.devices)}")
+        return later
+
+    def _hear(self, replica: str, reference: Any) -> None:
+        try:
+            row = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._give_up(replica, f"its actor ended: {str(error).strip().splitlines()[0]}")
+            return
+        self._rows[replica] = row
+        url = row["url"] if row["state"] == State.READY else ""
+        self._note(replica, row["state"], row["reason"] or url)
+
+    def _settled(self, replica: str) -> bool:
+        if replica in self._failed:
+            return True
+        row = self._rows.get(replica)
+        if row is None or row["state"] == State.READY:
+            return row is not None
+        if row["restarts"] >= GIVE_UP_RESTARTS and not row["ever_ready"]:
+            self._give_up(replica, f"never ready in {row['restarts']} starts: {row['reason']}")
+            return True
+        return False
+
+    def _late(self, replica: str) -> str:
+        row = self._rows.get(replica)
+        if row is None and replica not in self._handles:
+            return "not started within the deadline: its GPU's other engines were still starting"
+        if row is None:
+            return "Ray did not start its actor within the deadline"
+        reason = f" ({row['reason']})" if row["reason"] else ""
+        return f"{row['state']}{reason} when the deadline passed"
+
+    def _give_up(self, replica: str, reason: str) -> None:
+        log: tuple[str, ...] = ()
+        if replica in self._rows:
+            tail = {replica: self._handles[replica].tail}
+            log = cluster.ask(self._ray, tail, within_s=2.0).get(replica, ())
+        self._failed[replica] = Failure(replica, reason, log)
+        self._note(replica, "failed", reason)
+
+    def _note(self, replica: str, state: str, detail: str) -> None:
+        if self._said.get(replica) != state:
+            self._said[replica] = state
+            self._tell(Event(replica, state, detail))
+
+
+def end_actors(ray: Any, handles: Mapping[str, Any], within_s: float = 30.0) -> None:
+    """Let engines end within their grace, then end their actors for good."""
+    cluster.ask(ray, {name: handle.stop for name, handle in handles.items()}, within_s)
+    for handle in handles.values():
+        ray.kill(handle, no_restart=True)

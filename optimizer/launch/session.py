@@ -1,0 +1,134 @@
+"""A connection to a Ray cluster: quiet, with its token, and tidy when it ends."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from optimizer.launch.values import LaunchRefused
+
+NAMESPACE = "fleetslice"
+CONNECT_S = 5.0
+SIGTERM_EXIT = 128 + signal.SIGTERM
+
+
+def ray_environment(token_path: Path | None, *, ours: bool) -> dict[str, str]:
+    """The variables that Ray reads.
+
+    On a cluster of ours: everything on the loopback interface, and our token. On another's, the
+    user's own settings stay.
+    """
+    said = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if ours:
+        said["RAY_AUTH_MODE"] = "token"
+        # The name is Ray's; what it does everywhere is to keep Ray on 127.0.0.1.
+        said["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if token_path is not None:
+        said["RAY_AUTH_TOKEN_PATH"] = str(token_path)
+    return said
+
+
+@contextmanager
+def session(address: str, token_path: Path | None, *, ours: bool) -> Iterator[Any]:
+    """The ``ray`` module, connected to ``address``. Raises LaunchRefused when none answers.
+
+    Ray's notices go to stderr, whatever they are printed to. SIGTERM ends the process with exit
+    code 143 after all clean-up. A connection that this process has already is used and kept.
+    """
+    _answers(address)
+    with _environment(ray_environment(token_path, ours=ours)), redirect_stdout(sys.stderr):
+        import ray
+
+        if ray.is_initialized():
+            there = ray.get_runtime_context().gcs_address
+            if address not in ("auto", there):
+                raise LaunchRefused(f"this process is connected to another Ray, at {there}")
+            yield ray
+            return
+        _forget_tokens()
+        _connect(ray, address)
+        with _on_sigterm():
+            try:
+                yield ray
+            finally:
+                ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    import logging
+
+    try:
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LaunchRefused(f"cannot connect to Ray at {address}: {first}") from error
+
+
+def _answers(address: str) -> None:
+    """Refuse early where nobody listens: Ray itself would try for a long time."""
+    if address.startswith("ray://"):
+        raise LaunchRefused(
+            f"{address}: Ray's client protocol is not supported; run this on a machine of the "
+            "cluster and give the address of its head, as in --address 10.0.0.1:6379"
+        )
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        if address != "auto":
+            raise LaunchRefused(
+                f"{address!r} is no address of a Ray cluster; say HOST:PORT or auto"
+            )
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise LaunchRefused(f"no Ray answers at {address}: {error}") from error
+
+
+def _forget_tokens() -> None:
+    """Ray reads a token once a process; another cluster of ours has another one."""
+    import ray._raylet
+
+    loader = getattr(ray._raylet, "AuthenticationTokenLoader", None)
+    if loader is not None:  # an older Ray has no tokens
+        loader.instance().reset_cache()
+
+
+@contextmanager
+def _environment(said: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in said}
+    os.environ.update(said)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _on_sigterm() -> Iterator[None]:
+    """SIGTERM becomes an exit that runs all clean-up; Ray's own handler aborts the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(SIGTERM_EXIT)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if callable(before) else signal.SIG_DFL)

@@ -1,0 +1,119 @@
+"""A stand-in for a serving engine where there is no GPU: it answers as fast as was predicted.
+
+    python3 -m optimizer.launch.simulated --port 8000 --ttft-ms 300 --tpot-ms 20
+
+OpenAI's API on the loopback interface: ``/v1/models``, ``/v1/chat/completions`` and
+``/v1/completions`` (streaming too), ``/v1/embeddings``, ``/predict`` for what is no LLM,
+``/health`` and ``/metrics``. The first token comes one TTFT after a request is admitted, each
+further one a TPOT later; admission is limited as by the engine's batch and KV cache. The words it
+says mean nothing.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optimizer.launch.http import HEAD_BYTES, serve_connection
+
+HOST = "127.0.0.1"
+GRACE_S = 5.0
+FAULTS = "never-ready | exit | exit-after:SECONDS | unhealthy-after:SECONDS"
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How the engine behaves. Milliseconds, tokens; ``kv_tokens`` None: not limited."""
+
+    model: str = "model"
+    task: str = "any"  # generate | embed | predict | any
+    ttft_ms: float = 50.0
+    tpot_ms: float = 10.0
+    output_tokens: int = 64
+    max_num_seqs: int = 256
+    max_model_len: int = 32768
+    kv_tokens: int | None = None
+    queue: int = 1024
+    fault: str | None = None
+
+    def fault_after(self, name: str) -> float | None:
+        """Seconds after which the fault of that name begins; None: it does not."""
+        kind, _, after = (self.fault or "").partition(":")
+        return float(after or 0) if kind == name else None
+
+
+def parse(argv: Sequence[str]) -> tuple[str, int, Behaviour]:
+    """Host, port and behaviour of a command line."""
+    plain = Behaviour()
+    parser = argparse.ArgumentParser(prog="python3 -m optimizer.launch.simulated")
+    parser.add_argument("--host", default=HOST)
+    parser.add_argument("--port", type=int, default=0, help="0 takes any free port")
+    parser.add_argument("--served-model-name", dest="model", default=plain.model)
+    parser.add_argument("--task", choices=("generate", "embed", "predict", "any"), default="any")
+    parser.add_argument("--ttft-ms", type=float, default=plain.ttft_ms)
+    parser.add_argument("--tpot-ms", type=float, default=plain.tpot_ms)
+    parser.add_argument("--output-tokens", type=int, default=plain.output_tokens)
+    parser.add_argument("--max-num-seqs", type=int, default=plain.max_num_seqs)
+    parser.add_argument("--max-model-len", type=int, default=plain.max_model_len)
+    parser.add_argument("--kv-tokens", type=int, default=None)
+    parser.add_argument("--queue", type=int, default=plain.queue)
+    parser.add_argument("--fault", default=None, help=FAULTS)
+    said = vars(parser.parse_args(argv))
+    return said.pop("host"), said.pop("port"), Behaviour(**said)
+
+
+async def serve(host: str, port: int, behaviour: Behaviour) -> int:
+    """Serve until SIGTERM or SIGINT, then finish what runs; the exit code."""
+    from optimizer.launch.simulated_api import Api
+
+    if behaviour.fault_after("exit") is not None:
+        print("fault on demand: exit at start", file=sys.stderr)
+        return 3
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    api = Api(behaviour)
+    busy: set[asyncio.StreamWriter] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        busy.add(writer)
+        try:
+            await serve_connection(api.handle, reader, writer)
+        finally:
+            busy.discard(writer)
+
+    server = await asyncio.start_server(connected, host, port, limit=HEAD_BYTES)
+    bound = server.sockets[0].getsockname()
+    print(f"simulated engine of {behaviour.model} on http://{bound[0]}:{bound[1]}", flush=True)
+    code = await _until(stopping, behaviour)
+    server.close()
+    deadline = time.monotonic() + GRACE_S
+    while api.admission.running and time.monotonic() < deadline and code == 0:
+        await asyncio.sleep(0.02)
+    print("stopped", flush=True)
+    return code
+
+
+async def _until(stopping: asyncio.Event, behaviour: Behaviour) -> int:
+    """Wait for the end: asked for (0), or a fault on demand (3)."""
+    after = behaviour.fault_after("exit-after")
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), after)
+        return 0
+    print(f"fault on demand: exit after {after:g} s", file=sys.stderr)
+    return 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the server; the process's exit code."""
+    host, port, behaviour = parse(sys.argv[1:] if argv is None else argv)
+    return asyncio.run(serve(host, port, behaviour))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""What launching speaks in: replicas to start, their states, results and refusals."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from optimizer.domain.engine import EngineCard
+from optimizer.domain.gpu import Gpu
+from optimizer.domain.workload import Deployment
+
+SIMULATED = "simulated"
+AUTO = "auto"
+ENGINES = (AUTO, SIMULATED)
+
+Row = dict[str, Any]
+
+
+REASONS_SHOWN = 20
+
+
+class LaunchRefused(Exception):
+    """Nothing was started or stopped, and why; one reason a line.
+
+    ``hint`` is a way out that holds for all of them; ``reasons`` has those too many to show.
+    """
+
+    def __init__(self, *reasons: str, hint: str | None = None) -> None:
+        more = len(reasons) - REASONS_SHOWN
+        lines = [*reasons[:REASONS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+        super().__init__("\n".join([*lines, *([hint] if hint else [])]))
+        self.reasons = reasons
+        self.hint = hint
+
+
+WITHOUT_GPUS = "to try the plan without GPUs: --engine simulated"
+
+
+class State(StrEnum):
+    """Where a replica stands. ``missing``: it should run and does not."""
+
+    STARTING = "starting"
+    READY = "ready"
+    BACKOFF = "backoff"  # its engine ended and is started again after a pause
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    PENDING = "pending"  # Ray has not started its actor yet
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a supervisor waits for what. Seconds.
+
+    ``ready_s``: from start to the first healthy answer. ``misses`` health checks in a row may
+    fail. The pause before a restart doubles from ``backoff_s`` to ``backoff_most_s``, and starts
+    over once an engine has served for ``settled_s``.
+    """
+
+    ready_s: float = 1800.0
+    health_every_s: float = 2.0
+    health_within_s: float = 5.0
+    misses: int = 3
+    backoff_s: float = 1.0
+    backoff_most_s: float = 60.0
+    settled_s: float = 60.0
+    grace_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """One replica as it is to run: where, on which devices, by which command.
+
+    ``devices`` in the plan's words (``n1/0``, ``n1/3:3g.40gb@4``); ``visible`` is what
+    CUDA_VISIBLE_DEVICES says; ``resources`` are Ray's, which hold the replica to its node and
+    devices; ``argv`` carries the mark ``{port}``.
+    """
+
+    id: str
+    deployment: str
+    tenant: str
+    fleet: str
+    run: str
+    node: str
+    devices: tuple[str, ...]
+    visible: str
+    resources: tuple[tuple[str, float], ...]
+    engine: str
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    health: str = "/health"
+    patience: Patience = Patience()
+    log_folder: str | None = None
+
+    @property
+    def actor_name(self) -> str:
+        """Its name in Ray's namespace of this product."""
+        return f"{self.fleet}/{self.id}"
+
+    @property
+    def likeness(self) -> tuple[object, ...]:
+        """What must be equal for a running replica to count as this one."""
+        return (self.devices, self.engine, self.argv, self.env)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a plan does not carry and engines ask for: deployments, engine cards, datasheets.
+
+    Each by its name. Simulated engines do without.
+    """
+
+    deployments: Mapping[str, Deployment] = field(default_factory=dict)
+    engines: Mapping[str, EngineCard] = field(default_factory=dict)
+    gpus: Mapping[str, Gpu] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        deployments: Iterable[Deployment],
+        engines: Mapping[str, EngineCard] | None = None,
+        gpus: Mapping[str, Gpu] | None = None,
+    ) -> "Known":
+        """From deployments in any order."""
+        return cls({d.name: d for d in deployments}, engines or {}, gpus or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A word about a running launch or stop, for whoever watches."""
+
+    replica: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A replica that is not ready, why, and the last lines of its engine's log."""
+
+    replica: str
+    reason: str
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchResult:
+    """What a launch came to. ``rows`` as of ``status``; ``kept`` ran already and still do."""
+
+    fleet: str
+    run_dir: Path
+    address: str
+    embedded: bool
+    rows: tuple[Row, ...]
+    started: tuple[str, ...]
+    kept: tuple[str, ...]
+    failed: tuple[Failure, ...]
+    seconds: float
+
+    @property
+    def ready(self) -> tuple[str, ...]:
+        """Replicas that serve."""
+        return tuple(row["replica"] for row in self.rows if row["state"] == State.READY)
+
+    @property
+    def partial(self) -> bool:
+        """Whether something that was asked for does not serve."""
+        return bool(self.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class StopResult:
+    """What a stop came to. ``left`` could not be ended; ``cluster_ended``: our own Ray is gone."""
+
+    stopped: tuple[str, ...]
+    left: tuple[str, ...] = ()
+    cluster_ended: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def partial(self) -> bool:
+        """Whether something still runs that should not."""
+        return bool(self.left)

@@ -1,0 +1,180 @@
+"""Looks at what was launched, and takes it down."""
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optimizer.domain.placement import replica_order
+from optimizer.launch import cluster, head, processes
+from optimizer.launch.apply import Watcher, end_actors
+from optimizer.launch.run import Run, find, forget, locked, read, write
+from optimizer.launch.session import NAMESPACE, session
+from optimizer.launch.values import Event, LaunchRefused, Row, State, StopResult
+
+GONE_S = 15.0
+LOOK_EVERY_S = 0.5
+
+
+def status(run_dir: Path | str | None = None, address: str | None = None) -> list[Row]:
+    """A row for each replica that was launched and not stopped: where it runs, how it is.
+
+    Of one run folder, or of all of this user's. With ``address`` alone, all replicas of ours on
+    that cluster, whoever launched them. A replica that should run and does not is ``missing``.
+    Keys: replica, deployment, tenant, fleet, node, devices, engine, state, reason, url, uptime_s,
+    restarts, last_log, pid, host, log_file. Raises LaunchRefused.
+    """
+    runs = find(run_dir, address)
+    if not runs and address is not None:
+        with session(address, None, ours=False) as ray:
+            return cluster.rows(ray, cluster.running(ray))
+    return [row for run in runs for row in _status(run)]
+
+
+def _status(run: Run) -> list[Row]:
+    wanted = {f"{run.fleet}/{replica}": replica for replica in run.replicas}
+    if not run.alive or run.address is None:
+        why = "its Ray is gone; stop clears what is left" if run.head else "never started"
+        return [cluster.absent(name, State.MISSING, why) for name in wanted]
+    with session(run.address, run.token_path, ours=run.embedded) as ray:
+        found = cluster.running(ray, wanted)
+        rows = cluster.rows(ray, found)
+    lost = [name for name in wanted if name not in found]
+    rows += [cluster.absent(name, State.MISSING, "its actor is gone") for name in lost]
+    return sorted(rows, key=lambda row: replica_order(row["replica"]))
+
+
+def stop(
+    run_dir: Path | str | None = None,
+    address: str | None = None,
+    only: str | None = None,
+    *,
+    progress: Watcher | None = None,
+) -> StopResult:
+    """End what was launched from a run folder, and nothing else.
+
+    Engines get their grace. With the last replica our own Ray ends too, also when it or its
+    launcher was killed. ``only``: a tenant, a deployment or a replica. Without ``run_dir`` the
+    one run of this user. Raises LaunchRefused when it is unclear what to stop.
+    """
+    run = _the_run(run_dir, address)
+    with locked(run.folder):
+        run = read(run.folder) or run
+        tell = progress or (lambda event: None)
+        if not run.alive or run.address is None:
+            if only is not None:
+                raise LaunchRefused(f"the Ray of fleet {run.fleet} is gone; stop it without --only")
+            lasting = head.end(run)
+            return StopResult(run.replicas, _told(lasting), cluster_ended=True)
+        try:
+            stopped, notes, others = _stop_replicas(run, only, tell)
+        except LaunchRefused:
+            # Our own Ray that answers nobody can still be ended, whole.
+            if not run.embedded or only is not None:
+                raise
+            stopped, notes, others = run.replicas, ("Ray did not answer",), False
+        rest = tuple(r for r in run.replicas if r not in stopped)
+        if rest or others:
+            write(replace(run, replicas=rest))
+            return StopResult(stopped, notes=notes)
+        if not run.embedded:
+            forget(run)
+            return StopResult(stopped, notes=notes)
+        lasting = head.end(run)
+        return StopResult(stopped, _told(lasting), cluster_ended=True, notes=notes)
+
+
+def _told(lasting: Sequence[processes.Process]) -> tuple[str, ...]:
+    return tuple(f"process {p.pid}" for p in lasting)
+
+
+def _the_run(run_dir: Path | str | None, address: str | None) -> Run:
+    runs = find(run_dir, address)
+    if len(runs) == 1:
+        return runs[0]
+    if runs:
+        names = ", ".join(f"{run.fleet} (--run-dir {run.folder})" for run in runs)
+        raise LaunchRefused(f"several launches run; say which: {names}")
+    where = f" in {run_dir}" if run_dir is not None else ""
+    where += f" on {address}" if address is not None else ""
+    raise LaunchRefused(f"nothing was launched{where or ' by this user'}")
+
+
+def _stop_replicas(
+    run: Run, only: str | None, tell: Watcher
+) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Replicas stopped, notes, and whether others still use our Ray."""
+    assert run.address is not None
+    with session(run.address, run.token_path, ours=run.embedded) as ray:
+        names = {f"{run.fleet}/{replica}": replica for replica in run.replicas}
+        found = cluster.running(ray, names)
+        # Of the same name, but started by another launch: not ours to end.
+        ours = {n: a for n, a in found.items() if a.spec is None or a.spec.run == run.id}
+        chosen = {n: a for n, a in ours.items() if _is_meant(names[n], a, only)}
+        gone = [names[n] for n in names if n not in ours and _is_meant(names[n], None, only)]
+        if only is not None and not chosen and not gone:
+            raise LaunchRefused(f"nothing of {only!r} runs")
+        for name in chosen:
+            tell(Event(names[name], State.STOPPING))
+        end_actors(ray, {name: actor.handle for name, actor in chosen.items()})
+        _wait_gone(ray, list(chosen))
+        for name in chosen:
+            tell(Event(names[name], State.STOPPED))
+        stopped = tuple(sorted([*gone, *(names[n] for n in chosen)], key=replica_order))
+        notes = tuple(f"{replica} was gone already" for replica in sorted(gone, key=replica_order))
+        others = run.embedded and _foreign(ray, set(names))
+    if others:
+        notes += ("other actors use this Ray; it goes on",)
+    return stopped, notes, others
+
+
+def _is_meant(replica: str, actor: cluster.Running | None, only: str | None) -> bool:
+    if only is None or only in (replica, replica.rpartition("/")[0]):
+        return True
+    return actor is not None and actor.spec is not None and only == actor.spec.tenant
+
+
+def _wait_gone(ray: Any, names: Sequence[str]) -> None:
+    deadline = time.monotonic() + GONE_S
+    while time.monotonic() < deadline and cluster.named(ray) & set(names):
+        time.sleep(0.1)
+
+
+def _foreign(ray: Any, ours: set[str]) -> bool:
+    """Whether named actors of anybody else live on the cluster."""
+    every = ray.util.list_named_actors(all_namespaces=True)
+    return any(a["namespace"] != NAMESPACE or a["name"] not in ours for a in every)
+
+
+def attend(run_dir: Path | str) -> StopResult:
+    """Stay until interrupted (Ctrl-C, SIGTERM) or until the run is gone, then take it down.
+
+    For a launch in the foreground. Interrupts end the wait and are not raised on.
+    """
+    folder = Path(run_dir)
+    with _interruptible() as interrupted:
+        while not interrupted:
+            run = read(folder)
+            if run is None:
+                return StopResult((), cluster_ended=True)  # stopped from another shell
+            if not run.alive:
+                break
+            time.sleep(LOOK_EVERY_S)
+    return stop(folder)
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that gets the numbers of SIGINT and SIGTERM as they arrive."""
+    heard: list[int] = []
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, lambda n, frame: heard.append(n))
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
