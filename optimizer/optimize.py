@@ -15,7 +15,6 @@ from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Workloads
 from optimizer.sizing import Sizing, size
 
-
 Progressing = Callable[[Progress], None] | None
 
 

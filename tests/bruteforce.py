@@ -5,7 +5,7 @@ at every place, in an order that reaches each set of replicas once. It leaves a 
 (a) a rule is broken that more replicas cannot mend,
 (b) an interchangeable GPU or node that is still empty was to be passed over,
 (c) a replica is not needed,
-(d) the same replicas were seen in the same room of the same GPUs, or
+(d) the same replicas were seen on the same GPUs with room that is cut alike, or
 (e) what is already spent, and what the deployments left would miss even if each were alone, is no
     better than the best found.
 ``everything`` skips all but (a), to check the checker.
@@ -13,11 +13,12 @@ at every place, in an order that reaches each set of replicas once. It leaves a 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import combinations
 
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import FleetGpu, Sharing
-from optimizer.domain.gpu import PlacedProfile
+from optimizer.domain.gpu import MigTable, PlacedProfile
 from optimizer.domain.placement import Instance, Placement, Replica
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
@@ -46,6 +47,11 @@ class Spot:
     mig: PlacedProfile | None
     slices: frozenset[tuple[str, int]]
 
+    @property
+    def group(self) -> tuple[object, ...]:
+        """Candidate and GPUs: what spots share that differ in the MIG start only."""
+        return (self.candidate.key, self.gpus)
+
     def replica(self, number: int) -> Replica:
         name = self.candidate.deployment
         share, config = self.candidate.shape.share, self.candidate.config
@@ -62,6 +68,7 @@ class Search:
     order: list[Deployment] = field(init=False)
     spots: dict[str, list[Spot]] = field(init=False)
     twins: dict[str, object] = field(init=False)
+    named: set[str] = field(init=False)
     alone: dict[str, int] = field(default_factory=dict)
     seen: set[object] = field(default_factory=set)
     best: Score | None = None
@@ -72,7 +79,8 @@ class Search:
         self.ground = Ground.of(self.problem)
         self.order = sorted(self.problem.deployments, key=lambda d: (-d.priority, d.name))
         self.spots = {d.name: [s for s in self._spots(d) if self._fine([s])] for d in self.order}
-        self.twins = _twins(self.problem)
+        self.named = _mentioned(self.problem)
+        self.twins = _twins(self.problem, self.named)
         if not self.everything and len(self.order) > 1:
             self.alone = {d.name: self._missing_alone(d) for d in self.order}
 
@@ -94,7 +102,7 @@ class Search:
             return
         deployment = self.order[position]
         facts = self._facts(chosen)
-        if not self._hopeful(facts, position) or (first == 0 and self._been_here(position, chosen)):
+        if not self._hopeful(facts, position) or self._been_here(position, first, chosen):
             return
         if self.everything or missing(facts, deployment).ppm:
             spots = self.spots[deployment.name]
@@ -102,11 +110,10 @@ class Search:
                 spot = spots[index]
                 if not self._leads(spot, chosen):
                     continue
-                # A share leaves room for another like it on the same GPU; a place of its own not.
-                after = index if spot.candidate.shape.share else index + 1
                 longer = [*chosen, spot]
                 if self._apart(spot, chosen) and self._fine(longer):
-                    self._walk(position, after, longer)
+                    again = next(i for i, s in enumerate(spots) if s.group == spot.group)
+                    self._walk(position, again, longer)
         if self.everything or self._needed(deployment, facts):
             self._walk(position + 1, 0, chosen)
 
@@ -130,15 +137,32 @@ class Search:
             unmet[one.priority] += least
         return replace(now, unmet_ppm=tuple(unmet.items())).levels < self.best.levels
 
-    def _been_here(self, position: int, chosen: list[Spot]) -> bool:
-        """Whether the same replicas took the same room of each GPU before, in another order."""
-        if self.everything or self.problem.current is not None:
-            return False
-        who = sorted((s.candidate.deployment, s.candidate.key, s.gpus) for s in chosen)
-        key = (position, tuple(who), frozenset().union(*(s.slices for s in chosen)))
+    def _been_here(self, position: int, first: int, chosen: list[Spot]) -> bool:
+        """Whether the same replicas took the same GPUs before and left room that is cut alike.
+
+        On GPUs that hold something now it matters who is where; on others not even the starts.
+        """
+        exact = self.everything
+        who = sorted(
+            (s.candidate.deployment, s.group, s.mig if exact or self._mentions(s) else None)
+            for s in chosen
+        )
+        taken: dict[str, set[int]] = {}
+        for gpu, cell in (cell for spot in chosen for cell in spot.slices):
+            taken.setdefault(gpu, set()).add(cell)
+        cut = {
+            gpu: frozenset(cells)
+            if exact or gpu in self.named
+            else cut_alike(self.ground.gpus[gpu].gpu.mig, frozenset(cells))
+            for gpu, cells in taken.items()
+        }
+        key = (position, first, tuple(who), frozenset(cut.items()))
         known = key in self.seen
         self.seen.add(key)
         return known
+
+    def _mentions(self, spot: Spot) -> bool:
+        return not self.named.isdisjoint(spot.gpus)
 
     def _needed(self, deployment: Deployment, facts: Facts) -> bool:
         """Whether no replica of the deployment could go without loss."""
@@ -172,13 +196,13 @@ class Search:
         return not any(True for rule in MONOTONE for _ in rule(facts))
 
     def _facts(self, chosen: list[Spot]) -> Facts:
-        return Facts.on(self.ground, Placement(tuple(self._named(chosen))))
+        return Facts.on(self.ground, Placement(tuple(self._with_ids(chosen))))
 
     def _placement(self, chosen: list[Spot]) -> Placement:
-        replicas = tuple(sorted(self._named(chosen), key=lambda r: r.id))
+        replicas = tuple(sorted(self._with_ids(chosen), key=lambda r: r.id))
         return Placement(replicas, tuple(self._standing(replicas)))
 
-    def _named(self, chosen: list[Spot]) -> Iterator[Replica]:
+    def _with_ids(self, chosen: list[Spot]) -> Iterator[Replica]:
         """Replicas with ids: who can stay keeps its id, the others get new numbers."""
         free = list(self.problem.current.replicas) if self.problem.current else []
         fresh = 1 + max((replica.number for replica in free), default=-1)
@@ -250,14 +274,55 @@ def _same_place(old: Replica, new: Replica) -> bool:
     ) and old.config.agrees_with(new.config)
 
 
-def _twins(problem: PlacementProblem) -> dict[str, object]:
-    """What nodes and GPUs (by name and id, in fleet order) look like; equal ones are twins."""
+def cut_alike(table: MigTable | None, taken: frozenset[int]) -> frozenset[int]:
+    """The same for all sets of memory slices that leave a GPU equally cut: the least image."""
+    if table is None or not taken <= set(range(table.memory_slices)):
+        return taken  # held whole
+    images = (frozenset(order[cell] for cell in taken) for order in _symmetries(table))
+    return min(images, key=sorted)
+
+
+@cache
+def _symmetries(table: MigTable) -> tuple[tuple[int, ...], ...]:
+    """Orders of the memory slices under which every profile keeps its set of places.
+
+    Made from swaps of equal blocks that do so each, over and over until nothing new comes.
+    """
+    places = {
+        (p.name, frozenset(range(start, start + p.memory_slices)))
+        for p in table.profiles
+        for start in p.starts
+    }
+    size = table.memory_slices
+    swaps = []
+    for width in (1, 2, 4):
+        for low, high in combinations(range(0, size - width + 1, width), 2):
+            order = list(range(size))
+            order[low : low + width] = range(high, high + width)
+            order[high : high + width] = range(low, low + width)
+            if {(name, frozenset(order[c] for c in cells)) for name, cells in places} == places:
+                swaps.append(tuple(order))
+    found = {tuple(range(size))}
+    while True:
+        longer = {tuple(swap[c] for c in order) for order in found for swap in swaps} | found
+        if longer == found:
+            return tuple(sorted(found))
+        found = longer
+
+
+def _mentioned(problem: PlacementProblem) -> set[str]:
+    """GPUs and nodes that a pin names or that hold something now."""
     named = {name for d in problem.deployments for name in d.pin}
     current = problem.current
     for replica in current.replicas if current else ():
         named |= {*replica.gpus, *replica.nodes}
     for instance in current.instances if current else ():
         named |= {instance.gpu, instance.gpu.rpartition("/")[0]}
+    return named
+
+
+def _twins(problem: PlacementProblem, named: set[str]) -> dict[str, object]:
+    """What nodes and GPUs (by name and id, in fleet order) look like; equal ones are twins."""
     looks: dict[str, object] = {}
     for node in problem.fleet.nodes:
         ids = [f"{node.name}/{index}" for index in range(node.gpus)]

@@ -37,12 +37,15 @@ TOPICS = (
     "pair",
     "max",
 )
+FULL = "full"  # enough demand that GPUs must be shared well
 
 
 def random_problem(seed: int) -> PlacementProblem:
     """One to three nodes, at most four GPUs, one to three deployments; a third with a state."""
     dice = random.Random(seed)
     about = frozenset(dice.sample(TOPICS, dice.randint(1, 5)))
+    if dice.random() < 0.5:
+        about |= {FULL}
     machines = _fleet(dice, about)
     names = NAMES[: dice.choice((1, 2, 2, 3, 3))]
     ways = {name: _candidates(dice, name, machines) for name in names}
@@ -128,12 +131,13 @@ def _deployment(
         return dice.choice(values) if topic in about else values[0]
 
     counted = dice.random() < 0.25
+    copies = (2, 2, 3, 4) if FULL in about else (1, 1, 1, 2, 3)
     rates = [way.capacity_mrps or 0 for way in ways]
-    asked = min(rates) * dice.choice((1, 1, 1, 2, 3)) * dice.uniform(0.4, 1.0) / 1000
+    asked = min(rates) * dice.choice(copies) * dice.uniform(0.5, 1.0) / 1000
     return deployment(
         name,
         rps=None if counted else max(0.1, round(asked, 2)),
-        replicas=dice.choice((1, 1, 1, 2)) if counted else maybe("bounds", 0, 1, 2),
+        replicas=dice.choice(copies[:3]) if counted else maybe("bounds", 0, 1, 2),
         max_replicas=None if counted else maybe("max", None, 1, 2, 3),
         tenant=dice.choice(("acme", "globex")),
         priority=maybe("priority", 0, 0, 10),

@@ -1,7 +1,7 @@
 """The map: a line per GPU, its slices to scale; large fleets folded by what their GPUs hold."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from optimizer.domain import words
 from optimizer.domain.placement import Replica, node_of
-from optimizer.domain.plan import GpuPlan, Plan
+from optimizer.domain.plan import GpuPlan, PlacedInstance, Plan
 from optimizer.report.ink import Ink, shorten
 
 LINES = 64  # a fleet of more GPUs is folded by class
@@ -25,7 +25,7 @@ class Piece:
 
     start: float
     end: float
-    kind: str  # held | empty | free | stranded
+    kind: str  # held | free | stranded
     label: str = ""
     tenant: str = ""
 
@@ -41,13 +41,11 @@ class FleetMap:
         self.bar = max(24, (ink.width - INDEX - RIGHT) // 8 * 8)
 
     def lines(self) -> Iterator[Text]:
-        """The whole map: node by node, or folded by class."""
+        """The whole map, a line each: node by node, or folded by class."""
         if len(self.plan.gpus) > LINES:
             yield from self._folded()
         else:
             yield from self._by_node()
-        yield Text()
-        yield self._legend()
 
     def _by_node(self) -> Iterator[Text]:
         nodes = [(n, list(g)) for n, g in groupby(self.plan.gpus, lambda g: node_of(g.id))]
@@ -69,7 +67,7 @@ class FleetMap:
         return text
 
     def _heading(self, name: str, gpus: Sequence[GpuPlan]) -> Text:
-        text = Text(name, "bold", no_wrap=True, overflow="ellipsis")
+        text = Text(name, "bold")
         first = gpus[0]
         rack = f"rack {first.rack}, " if first.rack else ""
         price = "" if self.plan.unit == words.GPUS else f", {self._price(first)} per GPU"
@@ -84,26 +82,25 @@ class FleetMap:
     def _node(self, name: str, gpus: Sequence[GpuPlan]) -> Iterator[Text]:
         used = sum(g.mode != "empty" for g in gpus)
         yield self._heading(name, gpus).append(f", {used} of {len(gpus)} used", "dim")
-        for _, run in groupby(gpus, lambda g: g.id if _draws(g) else f"empty {g.cordoned}"):
+        for _, run in groupby(gpus, lambda g: g.id if _used(g) else (g.cordoned, _standing(g))):
             members = list(run)
-            if _draws(members[0]):
-                yield self._line(members[0], _index(members[0]), self._bracket(members[0]))
+            if _used(members[0]):
+                yield self._line(members[0])
             else:
                 yield self._empty(members)
 
     def _empty(self, members: Sequence[GpuPlan]) -> Text:
         spans = words.runs(int(_index(g)) for g in members)
         what = "cordoned, empty" if members[0].cordoned else "empty"
+        standing = _standing(members[0])
+        if standing:
+            what += f", with instances {' '.join(standing)}"
         return Text(f" {spans:>3}   {what}", "yellow" if members[0].cordoned else "dim")
 
-    def _line(self, gpu: GpuPlan, left: str, bracket: str = " ") -> Text:
-        text = Text(f" {left:>3} ", no_wrap=True)
-        text.append(bracket)
+    def _line(self, gpu: GpuPlan) -> Text:
+        text = Text(f" {_index(gpu):>3} ").append(self._bracket(gpu))
         text.append_text(self._drawn(self._pieces(gpu)))
-        text.append(f" {_memory_percent(gpu):>3} %")
-        if gpu.cordoned:
-            text.append(" cordoned", "bold yellow")
-        return text
+        return text.append(f" {_memory_percent(gpu):>3} %")
 
     def _bracket(self, gpu: GpuPlan) -> str:
         """Marks the GPUs of one group: first, middle and last."""
@@ -152,52 +149,47 @@ class FleetMap:
         return pieces
 
     def _slices(self, gpu: GpuPlan, generic: bool) -> list[Piece]:
+        """Held instances, and the room between them; an empty instance is room with a name."""
         total = gpu.memory_slices or 8
-        held: dict[int, Piece] = {}
+        pieces: list[Piece] = []
+        taken: set[int] = set()
+        empties: dict[int, PlacedInstance] = {}
         for instance in gpu.instances:
-            start = instance.placed.start
-            end = start + max(1, instance.memory_slices)
-            name = f"({instance.placed.profile})"
-            kind, tenant = "empty", ""
-            if instance.replica is not None:
-                kind = "held"
-                name, tenant = self._label(instance.replica, generic)
-            held[start] = Piece(start / total, end / total, kind, name, tenant)
-        taken = {
-            cell
-            for i in gpu.instances
-            for cell in range(i.placed.start, i.placed.start + max(1, i.memory_slices))
-        }
-        pieces = list(held.values())
+            start, end = _span(instance)
+            if instance.replica is None:
+                empties[start] = instance
+                continue
+            taken.update(range(start, end))
+            label, tenant = self._label(instance.replica, generic)
+            pieces.append(Piece(start / total, end / total, "held", label, tenant))
         for start, end in _runs(c for c in range(total) if c not in taken):
             kind = "free" if _holds_half(start, end, total) else "stranded"
-            pieces.append(Piece(start / total, end / total, kind))
+            pieces.extend(_room(start, end, total, kind, empties))
         return sorted(pieces, key=lambda p: p.start)
 
     def _drawn(self, pieces: Sequence[Piece]) -> Text:
         glyphs = self.ink.glyphs
-        text = Text(glyphs.edge, no_wrap=True)
+        text = Text(glyphs.edge)
         for piece in pieces:
             width = max(1, round(piece.end * self.bar) - round(piece.start * self.bar)) - 1
             if piece.kind == "held":
                 label = shorten(piece.label, width, glyphs.more)
                 text.append(label.ljust(width)[:width], self.ink.block(piece.tenant))
-            elif piece.kind == "empty":
-                text.append(shorten(piece.label, width, glyphs.more).ljust(width), "dim")
             else:
                 glyph = glyphs.free if piece.kind == "free" else glyphs.stranded
-                text.append(glyph * width, "dim")
+                text.append(shorten(piece.label, width, glyphs.more).ljust(width, glyph), "dim")
             text.append(glyphs.edge)
         return text
 
-    def _legend(self) -> Text:
+    def legend(self) -> Text:
+        """What colours and glyphs mean."""
         glyphs, text = self.ink.glyphs, Text()
         shown = {self.tenants[r.deployment] for r in self.replicas.values()} & {*self.ink.colours}
         for tenant in sorted(shown):
             if self.ink.console.color_system is not None and not self.ink.console.no_color:
                 text.append(f"{glyphs.tenant} ", self.ink.name(tenant)).append(f"{tenant}  ")
-        text.append(f"{glyphs.free * 3} free  {glyphs.stranded * 3} free, ", "dim")
-        text.append("too small for half a GPU  (2g.20gb) empty instance  %: memory", "dim")
+        text.append(f"{glyphs.free * 3} free  {glyphs.stranded * 3} stranded ", "dim")
+        text.append("(under half a GPU)  (2g.20gb) empty instance  % memory", "dim")
         return text
 
     def _folded(self) -> Iterator[Text]:
@@ -205,8 +197,8 @@ class FleetMap:
         order: dict[tuple[object, ...], list[GpuPlan]] = {}
         for gpu in self.plan.gpus:
             order.setdefault(self._class(gpu), []).append(gpu)
-        drawn = [m for m in order.values() if _draws(m[0])]
-        idle = [m for m in order.values() if not _draws(m[0])]
+        drawn = [m for m in order.values() if _used(m[0])]
+        idle = [m for m in order.values() if not _used(m[0])]
         drawn.sort(key=lambda m: (m[0].gpu, -len(m), m[0].id))
         shown = sorted(drawn, key=lambda m: -len(m))[:CLASSES]
         kept = [m for m in drawn if m in shown]
@@ -230,23 +222,27 @@ class FleetMap:
     def _folded_line(self, members: Sequence[GpuPlan]) -> Text:
         count = f"{len(members)}{self.ink.glyphs.times}"
         first = members[0]
-        text = Text(f"{count:>5}", "bold", no_wrap=True).append(" ", Style(bold=False))
+        text = Text(f"{count:>5}", "bold").append(" ", Style(bold=False))
         pieces = self._pieces(first, generic=True)
         return text.append_text(self._drawn(pieces)).append(f" {_memory_percent(first):>3} %")
 
     def _class(self, gpu: GpuPlan) -> tuple[object, ...]:
-        pieces = tuple(self._pieces(gpu, generic=True)) if _draws(gpu) else ()
+        pieces = tuple(self._pieces(gpu, generic=True)) if _used(gpu) else ()
         return (gpu.gpu, gpu.mode, gpu.cordoned, pieces)
 
 
-def _draws(gpu: GpuPlan) -> bool:
-    """Whether the GPU has anything on it, an instance that stands empty included."""
-    return gpu.mode != "empty" or bool(gpu.instances)
+def _used(gpu: GpuPlan) -> bool:
+    return gpu.mode != "empty"
+
+
+def _standing(gpu: GpuPlan) -> tuple[str, ...]:
+    """Instances on a GPU on which nothing runs."""
+    return tuple(words.slot(i.placed) for i in gpu.instances)
 
 
 def _idle_class(gpus: Sequence[GpuPlan]) -> tuple[object, ...] | None:
     """What nodes on which nothing runs have in common; None when something does."""
-    if any(_draws(g) for g in gpus) or len({g.cordoned for g in gpus}) > 1:
+    if any(_used(g) or g.instances for g in gpus) or len({g.cordoned for g in gpus}) > 1:
         return None
     first = gpus[0]
     return (first.gpu, first.rack, first.price_micros, first.cordoned, len(gpus))
@@ -269,6 +265,27 @@ def _runs(cells: Iterable[int]) -> list[tuple[int, int]]:
         else:
             found.append((cell, cell + 1))
     return found
+
+
+def _span(instance: PlacedInstance) -> tuple[int, int]:
+    """The memory slices of an instance, as (first, one past the last)."""
+    start = instance.placed.start
+    return start, start + max(1, instance.memory_slices)
+
+
+def _room(
+    start: int, end: int, total: int, kind: str, empties: Mapping[int, PlacedInstance]
+) -> Iterator[Piece]:
+    """A free run, cut where empty instances stand in it."""
+    at = start
+    for first in sorted(s for s in empties if start <= s < end):
+        if first > at:
+            yield Piece(at / total, first / total, kind)
+        last = _span(empties[first])[1]
+        yield Piece(first / total, last / total, kind, f"({empties[first].placed.profile})")
+        at = last
+    if at < end:
+        yield Piece(at / total, end / total, kind)
 
 
 def _holds_half(start: int, end: int, total: int) -> bool:

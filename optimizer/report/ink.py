@@ -108,6 +108,7 @@ class Ink:
             box=box.ASCII2 if self.ascii else box.SIMPLE_HEAD,
             header_style="bold",
             pad_edge=False,
+            padding=(0, 1, 0, 0),
             show_edge=False,
             safe_box=True,
             highlight=False,

@@ -70,15 +70,13 @@ def _table(entries: Sequence[Entry], ink: Ink) -> RenderableType:
     p = _percentile(shown)
     table = ink.table()
     table.add_column("runs on", no_wrap=True)
-    table.add_column("precision", no_wrap=True)
     if engines:
         table.add_column("engine", no_wrap=True)
-    for title in ("GiB\nof", "KV\ntokens", "req/s", "out\ntok/s", f"TTFT\n{p}ms", f"TPOT\n{p}ms"):
+    heads = ["GiB", "KV\ntokens", "req/s", "out\ntok/s", f"TTFT\n{p}ms", f"TPOT\n{p}ms"]
+    for title in [*heads, *(["per M\nout"] if priced else [])]:
         table.add_column(title, justify="right", no_wrap=True)
-    if priced:
-        table.add_column("per M\nout", justify="right", no_wrap=True)
     for entry in shown:
-        row = [room(entry), _how(entry)]
+        row = [f"{room(entry)} {_how(entry)}".rstrip()]
         if engines:
             row.append(str(entry.get("engine") or ""))
         row += _figures(entry)
@@ -140,17 +138,18 @@ def _memory(entry: Entry, ink: Ink) -> Iterator[Text]:
         at += mib
         colour = PALETTE[index]
         bar.append(letter * cells, f"black on {colour}")
-        legend.append(f"{letter} ", colour).append(f"{name} {words.gib(mib)}   ")
+        legend.append(f"{letter} ", colour).append(f"{name} {words.gib(mib)}  ")
     yield bar
     yield legend
-    yield from _speed(entry)
+    yield from _speed(entry, ink)
 
 
-def _speed(entry: Entry) -> Iterator[Text]:
+def _speed(entry: Entry, ink: Ink) -> Iterator[Text]:
     bands = (entry.get("performance") or {}).get("error_band_percent") or {}
-    told = [f"{n.upper() if n != 'throughput' else n} ±{v:g} %" for n, v in sorted(bands.items())]
+    names = [n for n in ("ttft", "tpot", "throughput") if bands.get(n) is not None]
+    told = [f"{n if n == 'throughput' else n.upper()} ±{bands[n]:g} %" for n in names]
     if told:
-        yield Text(f"  p90 error of the prediction: {', '.join(told)}", "dim")
+        yield Text(ink.plain(f"  p90 error of the prediction: {', '.join(told)}"), "dim")
 
 
 def _refused(refused: Sequence[Entry], ink: Ink) -> Iterator[RenderableType]:

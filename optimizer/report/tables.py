@@ -24,6 +24,9 @@ MISSED, NEAR = " !", " ~"  # slower than the SLO; within the error band of it
 
 def running(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     """What runs where, by tenant, with predictions beside the SLOs."""
+    if not plan.deployments:
+        yield Text("No deployments: nothing was asked for.", "dim")
+        return
     wide = ink.width >= WIDE
     table = ink.table(title="What runs where", caption=_legend(plan, wide, ink))
     table.add_column("deployment", no_wrap=True, max_width=28 if wide else 18)

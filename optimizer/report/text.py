@@ -26,11 +26,15 @@ def render_plan(
     if summary:
         _summary(plan, ink)
         return
-    if not plan.placement.replicas and plan.status in ("infeasible", "nothing_found"):
+    if plan.status in ("infeasible", "nothing_found"):
+        _closing(plan, ink)
         return
     console.print()
-    for line in FleetMap(plan, ink).lines():
-        console.print(line)
+    drawn = FleetMap(plan, ink)
+    for line in drawn.lines():
+        _one_line(ink, line)
+    console.print()
+    console.print(drawn.legend())
     for part in (tables.running, tables.prices, tables.unmet, tables.moves, tables.steps):
         _section(plan, ink, part)
     _section(plan, ink, tables.bounds)
@@ -74,7 +78,7 @@ def _header(plan: Plan, ink: Ink, what: str = "Plan for") -> None:
     title = Text(f"{what} {plan.fleet}: ", "bold")
     told = status.headline(plan)
     ink.console.print(title.append(ink.plain(told), HEADLINE.get(plan.status, "bold")))
-    if plan.placement.replicas:
+    if plan.status not in ("infeasible", "nothing_found"):
         ink.console.print(Text(status.totals(plan)))
         ink.console.print(Text(status.demand(plan), "red" if plan.unmet else "green"))
     for rule in plan.conflict:
@@ -87,11 +91,16 @@ def _summary(plan: Plan, ink: Ink) -> None:
     if top:
         paid = ", ".join(f"{t.name} {tables.money(t.price_micros)}" for t in top)
         more = f" and {len(plan.tenants) - 4} more" if len(plan.tenants) > 4 else ""
-        ink.console.print(Text(f"{plan.unit} by tenant: {paid}{more}"))
+        _one_line(ink, Text(f"{plan.unit} by tenant: {paid}{more}"))
     for one in plan.unmet[:3]:
         line = f"{ink.glyphs.bad} {one.deployment}: {ink.plain(one.reason)}"
-        ink.console.print(Text(line, "red", no_wrap=True, overflow="ellipsis"))
+        _one_line(ink, Text(line, "red"))
     if len(plan.unmet) > 3:
         ink.console.print(Text(f"  and {len(plan.unmet) - 3} more miss something", "red"))
     if plan.moves:
-        ink.console.print(Text(tables.moves_sentence(plan)))
+        _one_line(ink, Text(tables.moves_sentence(plan)))
+
+
+def _one_line(ink: Ink, text: Text) -> None:
+    """Cut what is too long: a wrapped map or summary reads worse."""
+    ink.console.print(text, no_wrap=True, overflow="ellipsis", crop=True)

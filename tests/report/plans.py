@@ -192,3 +192,107 @@ def rebalanced_plan() -> Plan:
     outcome = Outcome(Termination.WITHIN_GAP, objectives=objectives(gap=True), stopped_by="gap")
     placement = small_placement("h100-02/1 2g.20gb@0")
     return plan_of(small_problem(small_current()), placement, outcome)
+
+
+def large_plan() -> Plan:
+    """Ninety-six GPUs: full of slices, groups and shares, and some empty."""
+    machines = fleet(
+        *(node(f"h100-{i:02}", H100, 8, price=2.5, rack=f"r{i % 3}") for i in range(6)),
+        *(node(f"h200-{i:02}", H200, 8, price=3.6, rack="r9") for i in range(4)),
+        *(node(f"l40s-{i:02}", L40S, 8, price=1.1, rack="r9") for i in range(2)),
+    )
+    asked = replace(small_problem(), fleet=machines)
+    found: list[Replica] = []
+    chats = iter(range(1000))
+    for i in range(5):
+        for g in range(8):
+            for start in (0, 4):
+                spot = f"3g.40gb@{start}"
+                found.append(at(f"support-chat/{next(chats)}", f"h100-{i:02}/{g}", mig=spot))
+    found.append(at("reranker/0", "h100-05/0", mig="1g.10gb@6", config=BF16))
+    for i in range(4):
+        group = [f"h200-{i:02}/{g}" for g in range(4)]
+        found.append(at(f"llama-70b/{i}", *group, config=TP4))
+    found.append(at("code-assist/0", "h100-05/3"))
+    for i in range(10):
+        plain = ReplicaConfig()
+        found.append(at(f"vision/{i}", f"l40s-00/{i // 3}", config=plain, share=SHARE))
+    return plan_of(asked, Placement(tuple(found)))
+
+
+_ENTRY = {
+    "gpu": "h100-80gb-sxm",
+    "mig_profile": "3g.40gb",
+    "tensor_parallel": 1,
+    "pipeline_parallel": 1,
+    "precision": "fp8",
+    "kv_precision": "bf16",
+    "attention": "flash-3",
+    "engine": "vllm",
+    "engine_version": "0.11.0",
+    "memory": {
+        "budget_mib": 36000,
+        "weights_mib": 8700,
+        "activation_mib": 1200,
+        "runtime_mib": 500,
+        "kv_cache_mib": 25000,
+        "cuda_graphs_mib": 600,
+        "outside_budget_mib": 900,
+        "kv_cache_tokens": 204000,
+    },
+    "performance": {
+        "ttft_ms": 300,
+        "tpot_ms": 21,
+        "ttft_p95_ms": 412,
+        "tpot_p95_ms": 31,
+        "requests_per_second": 3.3,
+        "output_tokens_per_second": 726.0,
+        "concurrency": 12,
+        "error_band_percent": {"ttft": 20, "tpot": 12, "throughput": 10},
+    },
+    "price_per_hour": 1.25,
+    "price_per_million_output_tokens": 0.478,
+    "reasons": ["bound by the TPOT limit"],
+}
+
+SIZE = {
+    "model": "llama-3.1-8b",
+    "candidates": [
+        _ENTRY,
+        {**_ENTRY, "gpu": "h200-141gb-sxm", "mig_profile": None, "tensor_parallel": 2},
+    ],
+    "refused": [
+        {
+            **_ENTRY,
+            "mig_profile": "1g.10gb",
+            "performance": None,
+            "reason": "weights 8.5 GiB + activation 1.2 + KV of one request 1.0 need 11.2 GiB, "
+            "h100-80gb-sxm 1g.10gb has 9.6 GiB, 8.7 of them for the engine",
+        }
+    ],
+}
+
+
+def _scenario(name: str, price: float | None, **more: object) -> dict[str, object]:
+    row = {"name": name, "status": "optimal", "price_per_hour": price, "bound": price}
+    counts = {"gpus_used": 61, "unmet": 0, "moves": 0, "failed": None, "differences": []}
+    return {**row, **counts, **more}
+
+
+WHATIF = {
+    "baseline": _scenario("baseline", 131.5),
+    "scenarios": [
+        _scenario(
+            "lose-r2",
+            140.2,
+            status="within_gap",
+            gpus_used=64,
+            unmet=1.5,
+            moves=12,
+            differences=["batch-embed misses 1.5 req/s", "support-chat moves to h100-80gb-sxm"],
+        ),
+        _scenario("growth/1.5", 131.5),
+        _scenario("cheaper", 120.25, gpus_used=58),
+        _scenario("broken", None, status=None, failed='no node "x-01" in the fleet'),
+    ],
+}

@@ -1,0 +1,222 @@
+"""The terminal report as golden files; FLEETSLICE_UPDATE_GOLDEN=1 writes them anew."""
+
+import io
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import plans
+import pytest
+from builders import deployment, fleet, node, problem
+from rich.console import Console
+
+from optimizer.domain.outcome import Outcome, Termination
+from optimizer.domain.placement import Placement
+from optimizer.report import (
+    diff,
+    render_diff,
+    render_faults,
+    render_gpus,
+    render_plan,
+    render_profiles,
+    render_rebalance,
+    render_size,
+    render_violations,
+    render_whatif,
+)
+from optimizer.verify import Violation
+
+GOLDEN = Path(__file__).parent / "golden"
+ANSI = re.compile(r"\x1b\[([\d;]*)m")
+
+Draw = Callable[[Console, bool], None]
+
+
+def printed(draw: Draw, width: int = 80, ascii: bool = False, **terminal: object) -> str:
+    """What ends up on stdout; a pipe unless ``terminal`` says otherwise."""
+    out = io.StringIO()
+    settings = {"force_terminal": False, **terminal}
+    draw(Console(file=out, width=width, **settings), ascii)
+    return out.getvalue()
+
+
+def stripped(text: str) -> str:
+    """Without the spaces that tables pad their lines with."""
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def scratch(console: Console, ascii: bool) -> None:
+    render_plan(plans.small_plan(), console, ascii=ascii)
+
+
+def scratch_summary(console: Console, ascii: bool) -> None:
+    render_plan(plans.small_plan(), console, ascii=ascii, summary=True)
+
+
+def rebalance(console: Console, ascii: bool) -> None:
+    render_rebalance(plans.rebalanced_plan(), console, ascii=ascii)
+
+
+def rebalanced(console: Console, ascii: bool) -> None:
+    render_plan(plans.rebalanced_plan(), console, ascii=ascii)
+
+
+def size(console: Console, ascii: bool) -> None:
+    render_size(plans.SIZE, console, ascii=ascii)
+
+
+def whatif(console: Console, ascii: bool) -> None:
+    render_whatif(plans.WHATIF, console, ascii=ascii)
+
+
+def differences(console: Console, ascii: bool) -> None:
+    found = diff(plans.small_current(), plans.rebalanced_plan())
+    render_diff(found, console, ascii=ascii)
+
+
+def folded(console: Console, ascii: bool) -> None:
+    render_plan(plans.large_plan(), console, ascii=ascii)
+
+
+EVERY = (scratch, scratch_summary, rebalance, rebalanced, size, whatif, differences, folded)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("draw", EVERY, ids=lambda d: d.__name__)
+def test_golden(draw: Draw, width: int) -> None:
+    compare(f"{draw.__name__}-{width}.txt", printed(draw, width))
+
+
+@pytest.mark.parametrize("draw", [scratch, rebalance, size], ids=lambda d: d.__name__)
+def test_golden_in_plain_ascii(draw: Draw) -> None:
+    text = printed(draw, ascii=True)
+    assert text.isascii()
+    compare(f"{draw.__name__}-ascii.txt", text)
+
+
+def compare(name: str, text: str) -> None:
+    """Against the golden file of that name."""
+    path = GOLDEN / name
+    if os.environ.get("FLEETSLICE_UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(stripped(text), encoding="utf-8")
+    assert stripped(text) == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [80, 100, 132, 160, 300])
+@pytest.mark.parametrize("draw", EVERY, ids=lambda d: d.__name__)
+def test_no_line_is_wider_than_the_terminal(draw: Draw, width: int) -> None:
+    lines = printed(draw, width).splitlines()
+    assert max(len(line) for line in lines) <= width
+
+
+@pytest.mark.parametrize("draw", EVERY, ids=lambda d: d.__name__)
+def test_a_pipe_gets_no_escape_codes(draw: Draw) -> None:
+    assert "\x1b" not in printed(draw)
+
+
+def test_colours_only_add_to_the_text() -> None:
+    coloured = printed(scratch, force_terminal=True, color_system="truecolor")
+    assert "48;2;" in coloured
+    bare, plain = ANSI.sub("", coloured), printed(scratch)
+    # The legend of colours is all that a terminal says more.
+    assert bare.split("\n■")[0] == plain.split("\n░░░ free")[0]
+    assert bare.split("What runs where")[1] == plain.split("What runs where")[1]
+
+
+def test_no_color_is_honoured() -> None:
+    text = printed(scratch, force_terminal=True, color_system="truecolor", no_color=True)
+    codes = {code for match in ANSI.findall(text) for code in match.split(";")}
+    assert not codes & {"38", "48", *map(str, range(30, 38)), *map(str, range(90, 98))}
+
+
+def test_a_summary_is_at_most_ten_lines() -> None:
+    for draw in (scratch_summary, rebalance_summary):
+        assert len(printed(draw).splitlines()) <= 10
+
+
+def rebalance_summary(console: Console, ascii: bool) -> None:
+    render_rebalance(plans.rebalanced_plan(), console, ascii=ascii, summary=True)
+
+
+def test_a_plan_that_was_not_found_is_never_called_impossible() -> None:
+    outcome = Outcome(Termination.NOTHING_FOUND, stopped_by="time_limit")
+    plan = plans.plan_of(plans.small_problem(), Placement(), outcome)
+    text = printed(lambda console, ascii: render_plan(plan, console, ascii=ascii))
+    assert "not known" in text
+    assert "infeasible" not in text
+
+
+def test_an_infeasible_plan_names_the_rules() -> None:
+    outcome = Outcome(Termination.INFEASIBLE, conflict=("pin of chat", "cordon of n0/0"))
+    plan = plans.plan_of(plans.small_problem(), Placement(), outcome)
+    text = printed(lambda console, ascii: render_plan(plan, console, ascii=ascii))
+    assert "infeasible" in text
+    assert "pin of chat" in text
+
+
+def test_a_limit_is_never_called_optimal() -> None:
+    outcome = Outcome(
+        Termination.LIMIT, objectives=plans.objectives(gap=True), stopped_by="time_limit"
+    )
+    plan = plans.plan_of(plans.small_problem(), plans.small_placement(), outcome)
+    text = printed(lambda console, ascii: render_plan(plan, console, ascii=ascii))
+    first = text.splitlines()[0]
+    assert "above the optimum" in first
+    assert "proved optimal" not in first
+
+
+def test_nothing_to_move_is_said() -> None:
+    placement = plans.small_placement()
+    plan = plans.plan_of(plans.small_problem(placement), placement)
+    text = printed(lambda console, ascii: render_rebalance(plan, console, ascii=ascii))
+    assert "Nothing to move" in text
+
+
+def test_an_empty_fleet_and_no_deployments_still_print() -> None:
+    plan = plans.plan_of(problem(fleet(node()), []), Placement())
+    text = printed(lambda console, ascii: render_plan(plan, console, ascii=ascii))
+    assert "0 of 1 GPU" in text
+
+
+def test_without_prices_gpus_are_counted() -> None:
+    asked = problem(fleet(node("n0", gpus=2, price=None)), [deployment("chat", replicas=1)])
+    plan = plans.plan_of(asked, Placement((plans.at("chat/0", "n0/1"),)))
+    text = printed(lambda console, ascii: render_plan(plan, console, ascii=ascii))
+    assert "1 of 2 GPUs used" in text
+    assert "USD" not in text
+
+
+def test_a_missed_slo_is_marked() -> None:
+    plan = plans.small_plan()
+    slow = [
+        replace(d, predicted=plans.predicted(900, 31)) if d.name == "support-chat" else d
+        for d in plan.deployments
+    ]
+    plan = replace(plan, deployments=tuple(slow))
+    text = printed(lambda console, ascii: render_plan(plan, console, ascii=ascii))
+    assert "900/800 !" in text
+
+
+def test_faults_are_not_wrapped() -> None:
+    fault = "clusters/a.yaml:18:10: nodes[3].gpu: no product; " + "did you mean " * 12
+    text = printed(lambda console, ascii: render_faults([fault], console, ascii=ascii))
+    assert text.splitlines()[0] == fault.rstrip() or text.splitlines()[0] == fault
+
+
+def test_violations_and_their_absence() -> None:
+    broken = [Violation("spread", "chat", "3 replicas in node n0, at most 2")]
+    text = printed(lambda console, ascii: render_violations(broken, console, ascii=ascii))
+    assert "spread" in text
+    assert "1 violation" in text
+    assert "every rule holds" in printed(lambda c, a: render_violations([], c, ascii=a))
+
+
+def test_catalogue_lists() -> None:
+    text = printed(lambda c, a: render_gpus([plans.H100, plans.L40S], c, ascii=a))
+    assert "h100-80gb-sxm" in text
+    text = printed(lambda c, a: render_profiles([plans.H100, plans.L40S], c, ascii=a))
+    assert "3g.40gb" in text
+    assert "l40s" not in text
