@@ -150,7 +150,7 @@ class _Loader:
     def _state(
         self, fleet: FleetReading | None, workloads: WorkloadsReading | None
     ) -> StateReading | None:
-        """What ``--state`` names, else the State among the documents, else a Plan if one must do."""
+        """What ``--state`` names, else the State among the documents, else a Plan if need be."""
         asked = self.state_reading
         if asked.files and not asked.broken and not asked.of("State") and not asked.of("Plan"):
             message = "holds neither a State nor a Plan; name a file that does with --state"

@@ -95,9 +95,7 @@ def runs(values: Iterable[int]) -> str:
             spans[-1].append(value)
         else:
             spans.append([value])
-    return ",".join(
-        f"{s[0]}-{s[-1]}" if len(s) > 2 else ",".join(str(v) for v in s) for s in spans
-    )
+    return ",".join(f"{s[0]}-{s[-1]}" if len(s) > 2 else ",".join(str(v) for v in s) for s in spans)
 
 
 def room(gpu: str, profile: str | None, sharing: str, count: int) -> str:

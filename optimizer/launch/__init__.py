@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optimizer.launch.apply import launch
-    from optimizer.launch.devices import node_setup, preview
+    from optimizer.launch.devices import node_setup
+    from optimizer.launch.specs import preview
     from optimizer.launch.values import (
         AUTO,
         SIMULATED,
@@ -46,7 +47,7 @@ __all__ = [
 _HOMES = {
     "launch": "apply",
     "node_setup": "devices",
-    "preview": "devices",
+    "preview": "specs",
     "attend": "watch",
     "status": "watch",
     "stop": "watch",

@@ -4,7 +4,7 @@ and supervises its engine."""
 import os
 from typing import Any
 
-from optimizer.launch.devices import HOST_PART
+from optimizer.launch.devices import HOST_PART, host_resource
 from optimizer.launch.session import NAMESPACE
 from optimizer.launch.supervisor import LINES_SHOWN, Supervisor
 from optimizer.launch.values import ReplicaSpec, Row
@@ -67,6 +67,4 @@ def options(spec: ReplicaSpec) -> dict[str, Any]:
 
 def probe_resources(node: str) -> dict[str, float]:
     """Ray's resources of a task that looks at a node."""
-    from optimizer.launch.devices import host_resource
-
     return {host_resource(node): HOST_PART}

@@ -12,9 +12,10 @@ from optimizer.domain.plan import Plan
 from optimizer.launch import cluster, head
 from optimizer.launch.actor import ReplicaActor, options
 from optimizer.launch.cluster import Running
-from optimizer.launch.devices import declared, select, specify
+from optimizer.launch.devices import declared
 from optimizer.launch.run import LOGS, Run, folder_of, forget, locked, new_run, read, write
 from optimizer.launch.session import session
+from optimizer.launch.specs import select, specify
 from optimizer.launch.values import (
     AUTO,
     ENGINES,

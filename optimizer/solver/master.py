@@ -239,7 +239,8 @@ class _Program:
         missing = self.m.missing[name]
         cost = 0.0
         coefficients: dict[int, float] = defaultdict(float)
-        for variable, count in (*mix.counts, (missing, mix.missing_ppm)):
+        counts: list[tuple[int, float]] = [*mix.counts, (missing, mix.missing_ppm)]
+        for variable, count in counts:
             cost += count * self.m.cost.get(variable, 0.0)
             for r, coefficient in self.m.by_variable[variable]:
                 coefficients[r] += coefficient * count

@@ -4,7 +4,6 @@ import random
 from dataclasses import replace
 
 from builders import candidate, deployment, fleet, gpu, node, place, problem, replica, use
-
 from optimizer.domain.config import Candidate, ReplicaConfig
 from optimizer.domain.placement import Placement, Replica
 from optimizer.domain.problem import PlacementProblem
@@ -56,9 +55,7 @@ def _ways(dice: random.Random, name: str) -> list[Candidate]:
     return dice.sample(every, dice.randint(2, 4))
 
 
-def _fill(
-    dice: random.Random, asked: PlacementProblem, names: list[str], fill: float
-) -> Placement:
+def _fill(dice: random.Random, asked: PlacementProblem, names: list[str], fill: float) -> Placement:
     """Replicas at random free places until the dice say enough."""
     rooms = Rooms(asked, None, {})
     found: list[Replica] = []

@@ -6,13 +6,13 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from bruteforce import Optimum, brute_force
-from randomproblems import random_problem, traits
 
+from bruteforce import Optimum, brute_force
 from builders import fleet
 from optimizer.domain.outcome import Limits, Outcome, Termination
 from optimizer.domain.problem import PlacementProblem
 from optimizer.verify import check_outcome, objectives, verify
+from randomproblems import random_problem, traits
 
 solve = pytest.importorskip("optimizer.solver").solve
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import plans
 import pytest
-from builders import deployment, fleet, node, problem
 from rich.console import Console
 
+import plans
+from builders import deployment, fleet, node, problem
 from optimizer.domain.outcome import Outcome, Termination
 from optimizer.domain.placement import Placement
 from optimizer.report import (

@@ -5,9 +5,9 @@ import copy
 import pytest
 import yaml
 from pydantic import ValidationError
-from sizing_examples import ENGINES
 
 from optimizer.documents import engine_card
+from sizing_examples import ENGINES
 
 
 @pytest.fixture

@@ -3,17 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from sizing_examples import (
-    A100,
-    EMBEDDER_8B,
-    GPT_OSS_20B,
-    H100,
-    L40S,
-    LLAMA_8B,
-    LLAMA_70B,
-    T4,
-    vllm,
-)
 
 from optimizer.domain.config import Candidate, ReplicaConfig
 from optimizer.domain.fleet import Fleet, Node, Sharing
@@ -28,6 +17,17 @@ from optimizer.domain.workload import (
     Slo,
 )
 from optimizer.sizing import size
+from sizing_examples import (
+    A100,
+    EMBEDDER_8B,
+    GPT_OSS_20B,
+    H100,
+    L40S,
+    LLAMA_8B,
+    LLAMA_70B,
+    T4,
+    vllm,
+)
 
 WHOLE, MIG, SHARED = Sharing.WHOLE, Sharing.MIG, Sharing.SHARED
 H100_NODE = Node("h", H100, 8, sharing=(MIG, WHOLE))

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from sizing_examples import A100, B200, DEEPSEEK_V3, H100, L40S, LLAMA_8B, T4, vllm
 
 from optimizer.domain.engine import Verdict, version_key
 from optimizer.domain.gpu import Gpu
 from optimizer.sizing.compatibility import best_kernel, kv_support, runs, weight_support
+from sizing_examples import A100, B200, DEEPSEEK_V3, H100, L40S, LLAMA_8B, T4, vllm
 
 CARD = vllm()
 VERSION = CARD.default_version

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sizing_examples import DEEPSEEK_V3, GEMMA_3_12B, GPT_OSS_20B, LLAMA_2_7B, LLAMA_8B, LLAMA_70B
 from test_sizing_weights import models
 
 from optimizer.domain.model import Mla, ServedModel
 from optimizer.sizing.kvcache import kv_cache_bytes_per_token, kv_layout
 from optimizer.sizing.precision import scheme
 from optimizer.sizing.weights import weights
+from sizing_examples import DEEPSEEK_V3, GEMMA_3_12B, GPT_OSS_20B, LLAMA_2_7B, LLAMA_8B, LLAMA_70B
 
 GIB = 1 << 30
 CHUNK = 8192

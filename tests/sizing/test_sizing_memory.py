@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sizing_examples import A100, DEEPSEEK_V3, H100, LLAMA_8B, LLAMA_70B, QWEN3_30B_A3B, T4, vllm
 
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
@@ -18,6 +17,7 @@ from optimizer.sizing.memory import (
     longest_context,
     memory_budget,
 )
+from sizing_examples import A100, DEEPSEEK_V3, H100, LLAMA_8B, LLAMA_70B, QWEN3_30B_A3B, T4, vllm
 
 LOGGED = Settings("bf16", max_model_len=8192, max_num_seqs=1024, max_num_batched_tokens=8192)
 

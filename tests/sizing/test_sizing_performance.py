@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sizing_examples import A100, EMBEDDER_8B, H100, LLAMA_8B, LLAMA_70B, QWEN3_30B_A3B, vllm
 
 from optimizer.domain.model import ServedModel
 from optimizer.sizing.compatibility import runs
@@ -21,6 +20,7 @@ from optimizer.sizing.performance import (
     percentile_ratio,
     step_model,
 )
+from sizing_examples import A100, EMBEDDER_8B, H100, LLAMA_8B, LLAMA_70B, QWEN3_30B_A3B, vllm
 
 CARD = vllm()
 VERSION = CARD.default_version

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from sizing_examples import A100, H100, L40S, LLAMA_8B, LLAMA_70B, vllm
 
 from optimizer.domain.model import ServedModel
 from optimizer.sizing import SizeOptions, size_json, size_model
+from sizing_examples import A100, H100, L40S, LLAMA_8B, LLAMA_70B, vllm
 
 GPUS = {gpu.name: gpu for gpu in (A100, H100, L40S)}
 ONE = {"gpu": H100.name, "tensor_parallel": 1, "precision": "bf16", "engine": "vllm"}

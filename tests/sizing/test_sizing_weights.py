@@ -6,11 +6,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sizing_examples import DEEPSEEK_V3, EMBEDDER_8B, GPT_OSS_20B, LLAMA_8B, QWEN3_30B_A3B
 
 from optimizer.domain.model import Mla, Moe, ServedModel
 from optimizer.sizing.precision import SCHEMES, known, scheme
 from optimizer.sizing.weights import allocator_bytes, kv_heads_on_rank, parameters, weights
+from sizing_examples import DEEPSEEK_V3, EMBEDDER_8B, GPT_OSS_20B, LLAMA_8B, QWEN3_30B_A3B
 
 GIB = 1 << 30
 BARE = replace(LLAMA_8B, max_position_embeddings=None)  # without rotary tables

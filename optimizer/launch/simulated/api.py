@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from optimizer.launch.admission import Admission, QueueFull
-from optimizer.launch.http import BadRequest, Request, Response, as_error, as_json, read_json
-from optimizer.launch.simulated import Behaviour
+from optimizer.launch.simulated.admission import Admission, QueueFull
+from optimizer.launch.simulated.behaviour import Behaviour
+from optimizer.launch.simulated.http import (
+    BadRequest,
+    Request,
+    Response,
+    as_error,
+    as_json,
+    read_json,
+)
 
 WORDS = ("this", "answer", "is", "simulated", "and", "timed", "as", "the", "plan", "predicts")
 CHARACTERS_PER_TOKEN = 4

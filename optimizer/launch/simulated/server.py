@@ -1,13 +1,4 @@
-"""A stand-in for a serving engine where there is no GPU: it answers as fast as was predicted.
-
-    python3 -m optimizer.launch.simulated --port 8000 --ttft-ms 300 --tpot-ms 20
-
-OpenAI's API on the loopback interface: ``/v1/models``, ``/v1/chat/completions`` and
-``/v1/completions`` (streaming too), ``/v1/embeddings``, ``/predict`` for what is no LLM,
-``/health`` and ``/metrics``. The first token comes one TTFT after a request is admitted, each
-further one a TPOT later; admission is limited as by the engine's batch and KV cache. The words it
-says mean nothing.
-"""
+"""The server of a simulated engine: its command line, its life and its faults on demand."""
 
 import argparse
 import asyncio
@@ -16,34 +7,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from optimizer.launch.http import HEAD_BYTES, serve_connection
+from optimizer.launch.simulated.api import Api
+from optimizer.launch.simulated.behaviour import Behaviour
+from optimizer.launch.simulated.http import HEAD_BYTES, serve_connection
 
 HOST = "127.0.0.1"
 GRACE_S = 5.0
 FAULTS = "never-ready | exit | exit-after:SECONDS | unhealthy-after:SECONDS"
-
-
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """How the engine behaves. Milliseconds, tokens; ``kv_tokens`` None: not limited."""
-
-    model: str = "model"
-    task: str = "any"  # generate | embed | predict | any
-    ttft_ms: float = 50.0
-    tpot_ms: float = 10.0
-    output_tokens: int = 64
-    max_num_seqs: int = 256
-    max_model_len: int = 32768
-    kv_tokens: int | None = None
-    queue: int = 1024
-    fault: str | None = None
-
-    def fault_after(self, name: str) -> float | None:
-        """Seconds after which the fault of that name begins; None: it does not."""
-        kind, _, after = (self.fault or "").partition(":")
-        return float(after or 0) if kind == name else None
 
 
 def parse(argv: Sequence[str]) -> tuple[str, int, Behaviour]:
@@ -68,8 +39,6 @@ def parse(argv: Sequence[str]) -> tuple[str, int, Behaviour]:
 
 async def serve(host: str, port: int, behaviour: Behaviour) -> int:
     """Serve until SIGTERM or SIGINT, then finish what runs; the exit code."""
-    from optimizer.launch.simulated_api import Api
-
     if behaviour.fault_after("exit") is not None:
         print("fault on demand: exit at start", file=sys.stderr)
         return 3
@@ -113,7 +82,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; the process's exit code."""
     host, port, behaviour = parse(sys.argv[1:] if argv is None else argv)
     return asyncio.run(serve(host, port, behaviour))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
