@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Moe:
-    """Mixture of experts. Dense: ``first_dense`` leading layers, and all but each ``step``-th."""
+    """Mixture of experts. Dense: the first ``first_dense`` layers and all but each ``step``-th."""
 
     experts: int
     experts_per_token: int

@@ -239,14 +239,13 @@ class _Program:
         missing = self.m.missing[name]
         cost = 0.0
         coefficients: dict[int, float] = defaultdict(float)
-        counts: list[tuple[int, float]] = [*mix.counts, (missing, mix.missing_ppm)]
-        for variable, count in counts:
+        for variable, count in (*mix.counts, (missing, mix.missing_ppm)):
             cost += count * self.m.cost.get(variable, 0.0)
             for r, coefficient in self.m.by_variable[variable]:
                 coefficients[r] += coefficient * count
         self.lp.Objective().SetCoefficient(x, cost)
-        for r, coefficient in coefficients.items():
-            self.rows[r].SetCoefficient(x, coefficient)
+        for r, summed in coefficients.items():
+            self.rows[r].SetCoefficient(x, summed)
         self.mixes[name].append(mix)
 
     def solve(self) -> list[float] | None:
