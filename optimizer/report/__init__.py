@@ -1,5 +1,6 @@
 """The same facts for people and for machines."""
 
+from optimizer.report.catalogue_rows import engine_rows, gpu_rows, model_rows, profile_rows
 from optimizer.report.data import markdown
 from optimizer.report.diff import Diff, diff, render_diff
 from optimizer.report.explain import UnknownSubject, explain
@@ -11,6 +12,7 @@ from optimizer.report.lists import (
     render_profiles,
     render_violations,
 )
+from optimizer.report.running import render_status
 from optimizer.report.sizes import render_size
 from optimizer.report.text import render_plan, render_rebalance
 from optimizer.report.whatif import render_whatif
@@ -19,8 +21,12 @@ __all__ = [
     "Diff",
     "UnknownSubject",
     "diff",
+    "engine_rows",
     "explain",
+    "gpu_rows",
     "markdown",
+    "model_rows",
+    "profile_rows",
     "render_diff",
     "render_engines",
     "render_faults",
@@ -30,6 +36,7 @@ __all__ = [
     "render_profiles",
     "render_rebalance",
     "render_size",
+    "render_status",
     "render_violations",
     "render_whatif",
 ]

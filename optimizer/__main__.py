@@ -1,0 +1,5 @@
+"""``python -m optimizer`` is ``fleetslice``."""
+
+from optimizer.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""Documents of a command as the flow's inputs; a plan's own inputs read again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimizer.cli.codes import Code
+from optimizer.cli.terminal import Stop, say
+
+if TYPE_CHECKING:
+    from optimizer.documents import Documents
+    from optimizer.domain.plan import Plan
+    from optimizer.optimize import Inputs, Planned
+
+
+def inputs_of(documents: "Documents", *, with_state: bool) -> "Inputs":
+    """What a plan is made from; without ``with_state`` nothing is taken to run now."""
+    from optimizer.optimize import Inputs
+
+    assert documents.fleet is not None
+    assert documents.workloads is not None
+    used = [d for d in documents.inputs if with_state or d.kind not in ("State", "Plan")]
+    return Inputs(
+        documents.fleet,
+        documents.workloads,
+        {card.name: card for card in documents.catalogue.engine_cards()},
+        documents.state if with_state else None,
+        tuple(d for d in used if d.kind != "Scenarios"),
+    )
+
+
+def read_again(plan_file: Path, others: Sequence[Path] | None) -> "tuple[Plan, Inputs]":
+    """A plan and what it was made from: its inputs by path, or ``--with`` files in their place.
+
+    Says which input is no longer the one that the plan was made from. Raises DocumentFaults, Stop.
+    """
+    from optimizer.documents import load, read_plan, sha256
+
+    plan = read_plan(plan_file)
+    running = [i.path for i in plan.inputs if i.kind == "Plan"]
+    paths = list(dict.fromkeys(i.path for i in plan.inputs if i.kind != "Plan"))
+    if others:
+        documents = load(others)
+    else:
+        missing = [path for path in (*paths, *running) if not Path(path).is_file()]
+        if missing:
+            lines = [f"{plan_file}: made from {path}, which is not there" for path in missing]
+            hint = "call from the folder where the plan was made, or name the files: --with FILE"
+            raise Stop(Code.USAGE, *lines, hint)
+        documents = load(paths, state_path=running[0] if running else None)
+        for one in plan.inputs:
+            if sha256(one.path) != one.sha256:
+                say(f"note: {one.path} has changed since the plan was made from it")
+    return plan, inputs_of(documents, with_state=documents.state is not None)
+
+
+def posed_again(plan_file: Path, others: Sequence[Path] | None) -> "Planned":
+    """A plan with its problem posed anew, for whoever explains or judges it."""
+    from optimizer.optimize import Planned, pose
+
+    plan, inputs = read_again(plan_file, others)
+    problem, sizing = pose(inputs)
+    return Planned(plan, problem, sizing)
+
+
+def version() -> str:
+    """The version of the package."""
+    import optimizer
+
+    return optimizer.__version__
+
+
+def settings(**given: Any) -> Mapping[str, Any]:
+    """What a plan records of how it was asked for, in a stable order."""
+    return {name: given[name] for name in sorted(given) if given[name] is not None}
+
+
+def without_documents(inputs: "Inputs") -> "Inputs":
+    """The same inputs, named after no file."""
+    return replace(inputs, documents=())

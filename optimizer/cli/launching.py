@@ -1,0 +1,194 @@
+"""Commands that carry a plan out on a Ray cluster, look at it and take it down."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optimizer.cli import inputs, options
+from optimizer.cli.codes import Code
+from optimizer.cli.options import Output
+from optimizer.cli.terminal import (
+    Stop,
+    finish,
+    guarded,
+    refuse_output,
+    say,
+    show_data,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from optimizer.launch import Event, Known
+
+RunDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        metavar="FOLDER",
+        envvar="FLEETSLICE_RUN_DIR",
+        help="Where the launch keeps its state and logs; one of its own per fleet by default.",
+        show_default=False,
+    ),
+]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        "--only",
+        metavar="TENANT|DEPLOYMENT",
+        help="Only the replicas of this tenant or deployment.",
+        show_default=False,
+    ),
+]
+
+
+@guarded
+def launch(
+    plan: options.PlanFile,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="auto|simulated",
+            help="auto runs the plan's engines; simulated answers as they are predicted to.",
+        ),
+    ] = "auto",
+    only: Only = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps, do nothing.")] = False,
+    node_setup: Annotated[
+        bool, typer.Option("--node-setup", help="Print the ray start line of each node.")
+    ] = False,
+    foreground: Annotated[
+        bool,
+        typer.Option("--foreground", help="Stay, and take everything down on Ctrl-C."),
+    ] = False,
+    address: options.Address = None,
+    run_dir: RunDir = None,
+    deadline: Annotated[
+        float,
+        typer.Option("--deadline", min=1.0, metavar="SECONDS", help="Until all must serve."),
+    ] = 600.0,
+    documents: options.With = None,
+    output: options.Shown = Output.TABLE,
+) -> None:
+    """Run a plan on a Ray cluster.
+
+    Every replica runs on the very GPUs that the plan names. Without --address on a local Ray of
+    our own, which stays until fleetslice stop. Exits with 6
+    when something does not serve.
+
+    \b
+    Examples:
+      fleetslice launch lab-64.plan.json --only acme --engine simulated --yes
+      fleetslice launch lab-64.plan.json --address 10.0.0.5:6379 --dry-run
+    """
+    from optimizer import launch as launching
+    from optimizer.documents import read_plan
+
+    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
+    found = read_plan(plan)
+    if node_setup:
+        print("\n".join(launching.node_setup(found, address or "HEAD:6379")))
+        return
+    known = _known(plan, documents) if engine != launching.SIMULATED else None
+    steps = launching.preview(found, only, engine=engine, known=known)
+    if dry_run or not yes:
+        print("\n".join(steps))
+    if dry_run:
+        return
+    if not yes:
+        _ask(len(steps))
+    result = launching.launch(
+        found,
+        engine=engine,
+        address=address,
+        only=only,
+        detach=not foreground,
+        run_dir=run_dir,
+        progress=_tell,
+        deadline_s=deadline,
+        known=known,
+    )
+    _show_rows(list(result.rows), output)
+    for failure in result.failed:
+        say(f"{failure.replica}: {failure.reason}", *(f"    {line}" for line in failure.log))
+    told = f"{len(result.ready)} of {len(result.rows)} replicas serve after {result.seconds:.0f} s"
+    say(told, f"look: fleetslice status --run-dir {result.run_dir}")
+    say(f"end:  fleetslice stop --run-dir {result.run_dir}")
+    if foreground:
+        launching.attend(result.run_dir)
+    finish(Code.PARTLY if result.partial else Code.DONE)
+
+
+@guarded
+def status(
+    run_dir: RunDir = None, address: options.Address = None, output: options.Shown = Output.TABLE
+) -> None:
+    """Show what was launched and how it is.
+
+    Exits with 6 when a replica that should serve does not.
+
+    \b
+    Examples:
+      fleetslice status
+      fleetslice status --run-dir runs/lab-64 -o json
+    """
+    from optimizer import launch as launching
+
+    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
+    rows = launching.status(run_dir, address)
+    if not rows and output is Output.TABLE:
+        print("Nothing is launched.")
+        return
+    _show_rows(rows, output)
+    finish(Code.DONE if all(r["state"] == launching.State.READY for r in rows) else Code.PARTLY)
+
+
+@guarded
+def stop(only: Only = None, run_dir: RunDir = None, address: options.Address = None) -> None:
+    """Take down what was launched, and nothing else.
+
+    \b
+    Examples:
+      fleetslice stop
+      fleetslice stop --only acme
+    """
+    from optimizer import launch as launching
+
+    result = launching.stop(run_dir, address, only, progress=_tell)
+    ended = "; the local Ray ended too" if result.cluster_ended else ""
+    print(f"stopped {len(result.stopped)} replicas{ended}")
+    say(*result.notes, *(f"could not be ended: {name}" for name in result.left))
+    finish(Code.PARTLY if result.partial else Code.DONE)
+
+
+def _known(plan: Path, documents: list[Path] | None) -> "Known":
+    """What real engines ask for and the plan does not carry."""
+    from optimizer.launch import Known
+
+    _, given = inputs.read_again(plan, documents)
+    gpus = {gpu.name: gpu for gpu in given.fleet.products()}
+    return Known.of(given.workloads.deployments, given.engines, gpus)
+
+
+def _ask(steps: int) -> None:
+    import sys
+
+    if not sys.stdin.isatty():
+        raise Stop(Code.USAGE, "nobody can be asked here; say --yes to launch, --dry-run to look")
+    if not typer.confirm(f"Carry out these {steps} steps?", err=True):
+        raise Stop(Code.ERROR, "nothing was launched")
+
+
+def _tell(event: "Event") -> None:
+    say(f"{event.replica}: {event.state}" + (f" ({event.detail})" if event.detail else ""))
+
+
+def _show_rows(rows: list[dict[str, Any]], output: Output) -> None:
+    if output is Output.TABLE:
+        from optimizer.report import render_status
+
+        render_status(rows, stdout())
+    else:
+        show_data({"replicas": rows}, output)

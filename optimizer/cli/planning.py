@@ -1,0 +1,321 @@
+"""Commands that make plans and look at them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optimizer.cli import inputs, options
+from optimizer.cli.codes import Code, of_plan
+from optimizer.cli.options import Output
+from optimizer.cli.terminal import (
+    Stop,
+    check_writable,
+    finish,
+    guarded,
+    interrupted,
+    refuse_output,
+    say,
+    show_data,
+    stdout,
+    watching,
+    write_result,
+)
+
+if TYPE_CHECKING:
+    from optimizer.documents import Documents
+    from optimizer.domain.outcome import Limits
+    from optimizer.domain.plan import Plan
+
+# Logical workers of one search: the same everywhere, or the same input would give two plans.
+SEARCH_WORKERS = 2
+
+
+@guarded
+def validate(documents: options.DocumentFiles) -> None:
+    """Find every fault of the documents at once.
+
+    Prints each as file:line:column: path: message and exits with 2 when there is one.
+
+    \b
+    Examples:
+      fleetslice validate clusters/lab-64.yaml workloads/prod.yaml
+      fleetslice validate my-folder/
+    """
+    from optimizer.documents import load
+
+    found = load(documents, need=(), strict_scenarios=True)
+    _tell_notes(found)
+    if not found.inputs:
+        raise Stop(Code.USAGE, "no documents there; name YAML or JSON files that say their kind")
+    for one in found.inputs:
+        print(f"{one.path}: {one.kind}: valid")
+
+
+@guarded
+def plan(
+    documents: options.DocumentFiles,
+    output: options.Shown = Output.TABLE,
+    out: options.OutFile = None,
+    summary: options.Summary = False,
+    ascii: options.Ascii = False,
+    gap: options.Gap = options.GAP,
+    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
+    effort: options.Effort = options.EFFORT,
+    seed: options.Seed = 0,
+) -> None:
+    """Place deployments from scratch at the least cost.
+
+    The plan is judged before it is shown, and carries a proved bound on what any plan must cost.
+
+    Exits with 0 when all demand is met, 3 when some is not or hard rules clash, 4 when no plan was
+    found in time.
+
+    \b
+    Examples:
+      fleetslice plan clusters/lab-64.yaml workloads/prod.yaml --out lab-64.plan.json
+      fleetslice plan fleet.yaml workloads.yaml --gap 0.01 --time-limit 30 -o markdown
+    """
+    from optimizer.documents import load
+
+    check_writable(out)
+    found = load(documents)
+    _tell_notes(found)
+    for one in found.inputs:
+        if one.kind in ("State", "Plan"):
+            say(f"note: {one.path} ({one.kind}) is not used: plan places from scratch;")
+            say("      to start from what runs now: fleetslice rebalance")
+    asked = inputs.settings(command="plan", gap=gap, effort=effort, seed=seed)
+    made = _optimized(found, _limits(gap, time_limit, effort, seed), asked, with_state=False)
+    _show_plan(made, output, out, summary=summary, ascii=ascii)
+    finish(_code(made))
+
+
+@guarded
+def rebalance(
+    documents: options.DocumentFiles,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="FILE",
+            help="What runs now: a State, or an earlier plan.",
+            show_default=False,
+        ),
+    ] = None,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit with 10 when something would move.")
+    ] = False,
+    output: options.Shown = Output.TABLE,
+    out: options.OutFile = None,
+    summary: options.Summary = False,
+    ascii: options.Ascii = False,
+    gap: options.Gap = options.GAP,
+    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
+    effort: options.Effort = options.EFFORT,
+    seed: options.Seed = 0,
+) -> None:
+    """Make a running fleet cheaper with the fewest moves.
+
+    The plan has ordered steps: a new replica serves before the old one stops.
+
+    \b
+    Examples:
+      fleetslice rebalance clusters/lab-64.yaml workloads/prod.yaml \\
+          --state clusters/lab-64.state.yaml --out tonight.plan.json
+    """
+    from optimizer.documents import load
+
+    check_writable(out)
+    found = load(documents, need=("Fleet", "Workloads", "State"), state_path=state)
+    _tell_notes(found)
+    asked = inputs.settings(command="rebalance", gap=gap, effort=effort, seed=seed)
+    made = _optimized(found, _limits(gap, time_limit, effort, seed), asked, with_state=True)
+    _show_plan(made, output, out, summary=summary, ascii=ascii, moves=True)
+    code = _code(made)
+    if detailed_exitcode and code is Code.DONE and made.moves:
+        code = Code.CHANGED
+    finish(code)
+
+
+@guarded
+def verify(
+    documents: options.DocumentFiles,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="FILE",
+            help="What ran before a rebalancing plan.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Judge a plan by code that never met the solver.
+
+    Exits with 7 and lists what is broken when the plan does not hold.
+
+    \b
+    Examples:
+      fleetslice verify clusters/lab-64.yaml workloads/prod.yaml lab-64.plan.json
+    """
+    from optimizer.documents import load
+    from optimizer.optimize import pose
+    from optimizer.report import render_violations
+    from optimizer.verify import RULES, check_plan
+
+    found = load(documents, need=("Fleet", "Workloads", "Plan"), state_path=state)
+    _tell_notes(found)
+    assert found.plan is not None
+    problem, _ = pose(inputs.inputs_of(found, with_state=found.state is not None))
+    violations = check_plan(problem, found.plan)
+    if violations:
+        render_violations(violations, stdout())
+        finish(Code.BROKEN)
+    counted = len(found.plan.placement.replicas)
+    print(f"The plan holds: {counted} replicas, {len(RULES)} rules, every stated figure recounted.")
+
+
+@guarded
+def explain(
+    plan: options.PlanFile,
+    subject: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DEPLOYMENT|REPLICA|GPU]",
+            help="What to explain; the whole plan without it.",
+            show_default=False,
+        ),
+    ] = None,
+    documents: options.With = None,
+) -> None:
+    """Say why it is so and what would have to change.
+
+    \b
+    Examples:
+      fleetslice explain lab-64.plan.json support-chat
+      fleetslice explain lab-64.plan.json h100-01/3
+    """
+    from optimizer import report
+
+    known = inputs.posed_again(plan, documents)
+    try:
+        told = report.explain(known.plan, known.problem, known.sizing.dropped, subject)
+    except report.UnknownSubject as error:
+        raise Stop(Code.USAGE, str(error)) from None
+    console = stdout()
+    for sentence in told:
+        console.print(sentence, highlight=False, markup=False)
+
+
+@guarded
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A plan or a state.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    output: options.Shown = Output.TABLE,
+    out: options.OutFile = None,
+    ascii: options.Ascii = False,
+) -> None:
+    """Compare two plans, or a plan and a state. Exits with 10 when they differ.
+
+    \b
+    Examples:
+      fleetslice diff clusters/lab-64.state.yaml tonight.plan.json
+    """
+    from optimizer.report import diff as difference
+    from optimizer.report import render_diff
+    from optimizer.report.data import diff_data
+
+    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
+    check_writable(out)
+    found = difference(_side(a), _side(b))
+    if output is Output.TABLE:
+        render_diff(found, stdout(), ascii=ascii)
+    else:
+        show_data(diff_data(found), output)
+    write_result(out, diff_data(found))
+    finish(Code.DONE if found.same else Code.CHANGED)
+
+
+@guarded
+def report(
+    plan: options.PlanFile,
+    output: options.Shown = Output.TABLE,
+    summary: options.Summary = False,
+    ascii: options.Ascii = False,
+) -> None:
+    """Show a plan again.
+
+    \b
+    Examples:
+      fleetslice report lab-64.plan.json --summary
+      fleetslice report lab-64.plan.json -o markdown
+    """
+    from optimizer.documents import read_plan
+
+    found = read_plan(plan)
+    _show_plan(found, output, None, summary=summary, ascii=ascii, moves=bool(found.steps))
+
+
+def _side(path: Path) -> Any:
+    """A plan, or the placement of a state."""
+    from optimizer.documents import load
+
+    found = load([path], need=())
+    side = found.plan or found.state
+    if side is None:
+        raise Stop(Code.USAGE, f"{path}: holds neither a Plan nor a State")
+    return side
+
+
+def _limits(gap: float, time_limit: float, effort: float, seed: int) -> "Limits":
+    from optimizer.domain.outcome import Limits
+
+    return Limits(
+        gap=gap, effort=effort, time_limit_s=time_limit, workers=SEARCH_WORKERS, seed=seed
+    )
+
+
+def _optimized(documents: "Documents", limits: "Limits", asked: Any, *, with_state: bool) -> "Plan":
+    from optimizer.optimize import optimize
+
+    asked_of = inputs.inputs_of(documents, with_state=with_state)
+    with watching(asked_of.fleet.unit) as progress:
+        return optimize(
+            asked_of, limits, options=asked, progress=progress, version=inputs.version()
+        ).plan
+
+
+def _code(plan: "Plan") -> Code:
+    code = of_plan(plan)
+    return interrupted() if code is Code.INTERRUPTED else code
+
+
+def _show_plan(
+    plan: "Plan",
+    output: Output,
+    out: Path | None,
+    *,
+    summary: bool,
+    ascii: bool,
+    moves: bool = False,
+) -> None:
+    """The plan on stdout in the form asked for, and as JSON in ``out``."""
+    from optimizer import report
+    from optimizer.documents import plan_json
+
+    data = plan_json(plan)
+    match output:
+        case Output.TABLE if moves:
+            report.render_rebalance(plan, stdout(), summary=summary, ascii=ascii)
+        case Output.TABLE:
+            report.render_plan(plan, stdout(), summary=summary, ascii=ascii)
+        case Output.MARKDOWN:
+            print(report.markdown(plan), end="")
+        case _:
+            show_data(data, output)
+    write_result(out, data)
+
+
+def _tell_notes(documents: "Documents") -> None:
+    say(*(f"note: {note}" for note in documents.notes))
