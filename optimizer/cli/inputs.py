@@ -1,7 +1,6 @@
 """Documents of a command as the flow's inputs; a plan's own inputs read again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,16 +65,11 @@ def posed_again(plan_file: Path, others: Sequence[Path] | None) -> "Planned":
 
 def version() -> str:
     """The version of the package."""
-    import optimizer
+    from importlib.metadata import version as installed
 
-    return optimizer.__version__
+    return installed("fleetslice")
 
 
 def settings(**given: Any) -> Mapping[str, Any]:
     """What a plan records of how it was asked for, in a stable order."""
     return {name: given[name] for name in sorted(given) if given[name] is not None}
-
-
-def without_documents(inputs: "Inputs") -> "Inputs":
-    """The same inputs, named after no file."""
-    return replace(inputs, documents=())

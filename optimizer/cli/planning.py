@@ -205,7 +205,7 @@ def explain(
         raise Stop(Code.USAGE, str(error)) from None
     console = stdout()
     for sentence in told:
-        console.print(sentence, highlight=False, markup=False)
+        console.print(sentence, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 @guarded
