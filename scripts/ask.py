@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Send one chat request to two replicas of `fleetslice status -o json` (stdin); loopback only."""
+"""Send one chat request to two replicas of `fleetslice status -o json`, read from stdin; loopback only."""
 
 import json
 import sys
