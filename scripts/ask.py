@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Send one chat request to two replicas of `fleetslice status -o json`, read from stdin; loopback only."""
+"""Send a chat request to two replicas, as told by ``status -o json`` on stdin; loopback only."""
 
 import json
 import sys

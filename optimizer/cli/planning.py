@@ -254,7 +254,7 @@ def report(
     from optimizer.documents import read_plan
 
     found = read_plan(plan)
-    _show_plan(found, output, None, summary=summary, ascii=ascii, moves=bool(found.steps))
+    _show_plan(found, output, None, summary=summary, ascii=ascii)
 
 
 def _side(path: Path) -> Any:
