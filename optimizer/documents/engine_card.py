@@ -12,6 +12,18 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Reserve(_Strict):
+    """What the default fraction leaves free."""
+
+    base_mib: float = Field(ge=0)
+    per_token_mib: float = Field(ge=0)
+    least_tokens: int = Field(ge=0)
+    per_graph_batch_mib: float = Field(ge=0)
+    per_gpu_mib: float = Field(ge=0)
+    large_gib: int = Field(ge=0)
+    least_mib: int = Field(ge=0)
+
+
 class Memory(_Strict):
     """How a version range shares out a device."""
 
@@ -29,6 +41,12 @@ class Memory(_Strict):
     graph_mib_per_moe_layer: float = Field(ge=0)
     graph_mib_base: float = Field(ge=0)
     tokens_logged: Literal["groups", "concurrency"]
+    share: Literal["total", "free", "rest"] = "total"
+    hybrid_models: list[str] = []
+    window_ratio: float | None = Field(default=None, gt=0, le=1)
+    state_ratio: float | None = Field(default=None, gt=0)
+    pool_part: float = Field(default=1.0, gt=0, le=1)
+    reserve: Reserve | None = None
 
     @field_validator("non_torch_mib", "before_budget_mib")
     @classmethod
@@ -64,6 +82,7 @@ class DefaultsRow(_Strict):
     max_num_seqs: int = Field(gt=0)
     max_num_batched_tokens: int = Field(gt=0)
     except_gpus: list[str] = []
+    graph_batch: dict[int, int] = {}
 
 
 class Rates(_Strict):
@@ -169,11 +188,19 @@ def _memory(memory: Memory) -> domain.MemoryRule:
     fields = memory.model_dump()
     for name in ("non_torch_mib", "before_budget_mib"):
         fields[name] = tuple(sorted(fields[name].items()))
+    fields["hybrid_models"] = tuple(memory.hybrid_models)
+    fields["reserve"] = memory.reserve and domain.Reserve(**memory.reserve.model_dump())
     return domain.MemoryRule(**fields)
 
 
 def _support(rows: list[SupportRow]) -> tuple[domain.Support, ...]:
     return tuple(domain.Support(**_tuples(row)) for row in rows)
+
+
+def _defaults(row: DefaultsRow) -> domain.Defaults:
+    fields = _tuples(row)
+    fields["graph_batch"] = tuple(sorted(row.graph_batch.items()))
+    return domain.Defaults(**fields)
 
 
 def _tuples(row: BaseModel) -> dict[str, Any]:
@@ -188,7 +215,7 @@ def to_domain(card: EngineDocument) -> domain.EngineCard:
         default_version=card.default_version,
         batching=card.batching,
         versions=inherited(card.versions),
-        defaults=tuple(domain.Defaults(**_tuples(row)) for row in card.defaults),
+        defaults=tuple(_defaults(row) for row in card.defaults),
         rates=domain.Rates(**card.rates.model_dump()),
         efficiencies=tuple(domain.Efficiency(**_tuples(row)) for row in card.efficiencies),
         precisions=_support(card.precisions),

@@ -77,11 +77,35 @@ class Defaults:
     max_num_seqs: int
     max_num_batched_tokens: int
     except_gpus: tuple[str, ...] = ()
+    graph_batch: tuple[tuple[int, int], ...] = ()  # (tp at least, largest captured batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Memory an engine leaves free by default; its fraction is then what remains of the device.
+
+    reserve = base + per_token x max(step tokens, least_tokens) + per_graph_batch x largest
+    captured batch + per_gpu x tp x pp, at least ``least_mib`` on devices over ``large_gib``.
+    """
+
+    base_mib: float
+    per_token_mib: float
+    least_tokens: int
+    per_graph_batch_mib: float
+    per_gpu_mib: float
+    large_gib: int
+    least_mib: int
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryRule:
-    """How a version shares out a device. Pairs are (tensor parallel size at least, MiB)."""
+    """How a version shares out a device. Pairs are (tensor parallel size at least, MiB).
+
+    ``share`` says what the fraction is of, and what it must hold:
+    ``total``: of the device; weights, activation, runtime (and graphs inside) and KV.
+    ``free``: of what is free before loading; weights and KV; the rest lives beside them.
+    ``rest``: of what is free after loading and a peak run; KV alone.
+    """
 
     default_fraction: float
     block_tokens: int
@@ -97,6 +121,12 @@ class MemoryRule:
     graph_mib_per_moe_layer: float
     graph_mib_base: float
     tokens_logged: str  # "concurrency": floor(concurrency x length); "groups": blocks over groups
+    share: str = "total"
+    hybrid_models: tuple[str, ...] = ()  # model types whose windows save memory; empty: any
+    window_ratio: float | None = None  # windowed layers have a pool of their own, so long
+    state_ratio: float | None = None  # states have a pool of their own: its bytes over KV bytes
+    pool_part: float = 1.0  # of the share, the part that the KV pool really takes
+    reserve: Reserve | None = None  # what the default fraction leaves, instead of a constant
 
 
 @dataclass(frozen=True, slots=True)
