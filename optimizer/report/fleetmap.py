@@ -1,33 +1,22 @@
 """The map: a line per GPU, its slices to scale; large fleets folded by what their GPUs hold."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from rich.style import Style
 from rich.text import Text
 
 from optimizer.domain import words
-from optimizer.domain.placement import Replica, node_of
-from optimizer.domain.plan import GpuPlan, PlacedInstance, Plan
+from optimizer.domain.placement import node_of
+from optimizer.domain.plan import GpuPlan, Plan
 from optimizer.report.ink import Ink, shorten
+from optimizer.report.pieces import Layout, Piece
 
 LINES = 64  # a fleet of more GPUs is folded by class
 CLASSES = 48  # of those the most frequent are drawn
 INDEX = 6  # columns before the bar: index and bracket
 RIGHT = 8  # columns after the bar: how full the memory is
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a GPU from ``start`` to ``end`` (fractions): held, free, or free and stranded."""
-
-    start: float
-    end: float
-    kind: str  # held | free | stranded
-    label: str = ""
-    tenant: str = ""
 
 
 class FleetMap:
@@ -36,8 +25,7 @@ class FleetMap:
     def __init__(self, plan: Plan, ink: Ink) -> None:
         self.plan = plan
         self.ink = ink
-        self.replicas: dict[str, Replica] = {r.id: r for r in plan.placement.replicas}
-        self.tenants = {d.name: d.tenant for d in plan.deployments}
+        self.layout = Layout(plan)
         self.bar = max(24, (ink.width - INDEX - RIGHT) // 8 * 8)
 
     def lines(self) -> Iterator[Text]:
@@ -99,12 +87,12 @@ class FleetMap:
 
     def _line(self, gpu: GpuPlan) -> Text:
         text = Text(f" {_index(gpu):>3} ").append(self._bracket(gpu))
-        text.append_text(self._drawn(self._pieces(gpu)))
+        text.append_text(self._drawn(self.layout.pieces(gpu)))
         return text.append(f" {_memory_percent(gpu):>3} %")
 
     def _bracket(self, gpu: GpuPlan) -> str:
         """Marks the GPUs of one group: first, middle and last."""
-        replica = self.replicas.get(gpu.replicas[0]) if gpu.replicas else None
+        replica = self.layout.replicas.get(gpu.replicas[0]) if gpu.replicas else None
         if replica is None or len(replica.gpus) < 2:
             return " "
         where = replica.gpus.index(gpu.id)
@@ -112,60 +100,6 @@ class FleetMap:
         if where == 0:
             return glyphs.first
         return glyphs.last if where == len(replica.gpus) - 1 else glyphs.middle
-
-    def _pieces(self, gpu: GpuPlan, generic: bool = False) -> list[Piece]:
-        """The GPU from left to right; ``generic`` names deployments instead of replicas."""
-        if gpu.mode == "shared":
-            return self._shares(gpu, generic)
-        if gpu.mode == "whole":
-            return [self._whole(gpu, generic)]
-        return self._slices(gpu, generic)
-
-    def _label(self, replica_id: str, generic: bool) -> tuple[str, str]:
-        deployment = replica_id.rpartition("/")[0]
-        tenant = self.tenants.get(deployment, "default")
-        return (deployment if generic else replica_id), tenant
-
-    def _whole(self, gpu: GpuPlan, generic: bool) -> Piece:
-        label, tenant = self._label(gpu.replicas[0], generic)
-        replica = self.replicas.get(gpu.replicas[0])
-        if replica is not None and len(replica.gpus) > 1:
-            part = replica.gpus.index(gpu.id) + 1
-            of = len(replica.gpus)
-            label += f"  group of {of}" if generic else f"  GPU {part} of {of}"
-        return Piece(0, 1, "held", label, tenant)
-
-    def _shares(self, gpu: GpuPlan, generic: bool) -> list[Piece]:
-        pieces, at = [], 0.0
-        for name in gpu.replicas:
-            replica = self.replicas.get(name)
-            mib = replica.share.memory_mib if replica is not None and replica.share else 0
-            end = at + mib / max(1, gpu.room.memory_mib)
-            label, tenant = self._label(name, generic)
-            pieces.append(Piece(at, end, "held", label, tenant))
-            at = end
-        if at < 1:
-            pieces.append(Piece(at, 1, "stranded" if 1 - at < 0.5 else "free"))
-        return pieces
-
-    def _slices(self, gpu: GpuPlan, generic: bool) -> list[Piece]:
-        """Held instances, and the room between them; an empty instance is room with a name."""
-        total = gpu.memory_slices or 8
-        pieces: list[Piece] = []
-        taken: set[int] = set()
-        empties: dict[int, PlacedInstance] = {}
-        for instance in gpu.instances:
-            start, end = _span(instance)
-            if instance.replica is None:
-                empties[start] = instance
-                continue
-            taken.update(range(start, end))
-            label, tenant = self._label(instance.replica, generic)
-            pieces.append(Piece(start / total, end / total, "held", label, tenant))
-        for start, end in _runs(c for c in range(total) if c not in taken):
-            kind = "free" if _holds_half(start, end, total) else "stranded"
-            pieces.extend(_room(start, end, total, kind, empties))
-        return sorted(pieces, key=lambda p: p.start)
 
     def _drawn(self, pieces: Sequence[Piece]) -> Text:
         glyphs = self.ink.glyphs
@@ -184,7 +118,9 @@ class FleetMap:
     def legend(self) -> Text:
         """What colours and glyphs mean."""
         glyphs, text = self.ink.glyphs, Text()
-        shown = {self.tenants[r.deployment] for r in self.replicas.values()} & {*self.ink.colours}
+        shown = {self.layout.tenants[r.deployment] for r in self.layout.replicas.values()} & {
+            *self.ink.colours
+        }
         for tenant in sorted(shown):
             if self.ink.console.color_system is not None and not self.ink.console.no_color:
                 text.append(f"{glyphs.tenant} ", self.ink.name(tenant)).append(f"{tenant}  ")
@@ -223,11 +159,11 @@ class FleetMap:
         count = f"{len(members)}{self.ink.glyphs.times}"
         first = members[0]
         text = Text(f"{count:>5}", "bold").append(" ", Style(bold=False))
-        pieces = self._pieces(first, generic=True)
+        pieces = self.layout.pieces(first, generic=True)
         return text.append_text(self._drawn(pieces)).append(f" {_memory_percent(first):>3} %")
 
     def _class(self, gpu: GpuPlan) -> tuple[object, ...]:
-        pieces = tuple(self._pieces(gpu, generic=True)) if _used(gpu) else ()
+        pieces = tuple(self.layout.pieces(gpu, generic=True)) if _used(gpu) else ()
         return (gpu.gpu, gpu.mode, gpu.cordoned, pieces)
 
 
@@ -254,41 +190,3 @@ def _index(gpu: GpuPlan) -> str:
 
 def _memory_percent(gpu: GpuPlan) -> int:
     return round(100 * gpu.use.memory_mib / max(1, gpu.room.memory_mib))
-
-
-def _runs(cells: Iterable[int]) -> list[tuple[int, int]]:
-    """Neighbouring cells joined, as (first, one past the last)."""
-    found: list[tuple[int, int]] = []
-    for cell in cells:
-        if found and found[-1][1] == cell:
-            found[-1] = (found[-1][0], cell + 1)
-        else:
-            found.append((cell, cell + 1))
-    return found
-
-
-def _span(instance: PlacedInstance) -> tuple[int, int]:
-    """The memory slices of an instance, as (first, one past the last)."""
-    start = instance.placed.start
-    return start, start + max(1, instance.memory_slices)
-
-
-def _room(
-    start: int, end: int, total: int, kind: str, empties: Mapping[int, PlacedInstance]
-) -> Iterator[Piece]:
-    """A free run, cut where empty instances stand in it."""
-    at = start
-    for first in sorted(s for s in empties if start <= s < end):
-        if first > at:
-            yield Piece(at / total, first / total, kind)
-        last = _span(empties[first])[1]
-        yield Piece(first / total, last / total, kind, f"({empties[first].placed.profile})")
-        at = last
-    if at < end:
-        yield Piece(at / total, end / total, kind)
-
-
-def _holds_half(start: int, end: int, total: int) -> bool:
-    """Whether a free piece holds a half: every product's half starts at 0 or in the middle."""
-    half = total // 2
-    return any(start <= at and at + half <= end for at in (0, half))
