@@ -23,6 +23,7 @@ MAY_ALSO_IMPORT = {
 # A room, or a module in one, that may use the library.
 LIBRARY_LIVES_IN = {
     "click": {"cli"},
+    "jinja2": {"report"},
     "ortools": {"solver"},
     "pydantic": {"documents"},
     "ray": {"exchange.live", "launch", "scenarios"},

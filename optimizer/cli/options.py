@@ -14,6 +14,7 @@ class Output(StrEnum):
     JSON = "json"
     YAML = "yaml"
     MARKDOWN = "markdown"
+    HTML = "html"
 
 
 LIMITS = "Limits of the search"

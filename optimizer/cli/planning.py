@@ -312,6 +312,8 @@ def _show_plan(
             report.render_plan(plan, stdout(), summary=summary, ascii=ascii)
         case Output.MARKDOWN:
             print(report.markdown(plan), end="")
+        case Output.HTML:
+            print(report.render_html(plan), end="")
         case _:
             show_data(data, output)
     write_result(out, data)

@@ -4,6 +4,7 @@ from optimizer.report.catalogue_rows import engine_rows, gpu_rows, model_rows, p
 from optimizer.report.data import markdown
 from optimizer.report.diff import Diff, diff, render_diff
 from optimizer.report.explain import UnknownSubject, explain
+from optimizer.report.html import render_html
 from optimizer.report.lists import (
     render_engines,
     render_faults,
@@ -31,6 +32,7 @@ __all__ = [
     "render_engines",
     "render_faults",
     "render_gpus",
+    "render_html",
     "render_models",
     "render_plan",
     "render_profiles",
