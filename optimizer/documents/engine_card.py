@@ -46,6 +46,7 @@ class Memory(_Strict):
     window_ratio: float | None = Field(default=None, gt=0, le=1)
     state_ratio: float | None = Field(default=None, gt=0)
     pool_part: float = Field(default=1.0, gt=0, le=1)
+    whole_prompts_up_to: int | None = Field(default=None, gt=0)
     reserve: Reserve | None = None
 
     @field_validator("non_torch_mib", "before_budget_mib")

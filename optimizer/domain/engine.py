@@ -126,6 +126,7 @@ class MemoryRule:
     window_ratio: float | None = None  # windowed layers have a pool of their own, so long
     state_ratio: float | None = None  # states have a pool of their own: its bytes over KV bytes
     pool_part: float = 1.0  # of the share, the part that the KV pool really takes
+    whole_prompts_up_to: int | None = None  # max_model_len to which prefill is not chunked
     reserve: Reserve | None = None  # what the default fraction leaves, instead of a constant
 
 

@@ -65,7 +65,14 @@ class ServedModel:
     moe: Moe | None = None
     mla: Mla | None = None
     mtp_layers: int = 0
+    mlp_layers: int | None = None  # where layers of a mixer alone have no MLP of their own
+    local_rope: bool = False  # windowed layers have rotary frequencies of their own
     vision_params: int = 0
+    kept_16bit: tuple[str, ...] = ()  # classes a quantised checkpoint leaves: attention, mixers...
+    quant_group: int | None = None  # the checkpoint's group size, where it is not the usual one
+    rope_scaling: str | None = None  # method by which max_position_embeddings was reached
+    original_positions: int | None = None  # length trained before scaling
+    checkpoint_bytes: int | None = None  # of the safetensors files, where their index was read
     aliases: tuple[str, ...] = ()
     repacks: tuple[tuple[str, str], ...] = ()  # (id, precision)
     unverified: tuple[str, ...] = ()

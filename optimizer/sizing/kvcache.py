@@ -1,6 +1,7 @@
 """KV cache: bytes per token and rank, block pools, and how many requests they hold."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from optimizer.domain.model import Mla, ServedModel
@@ -25,21 +26,32 @@ class LayerKind:
 
 @dataclass(frozen=True, slots=True)
 class KvGroup:
-    """Groups of one kind in the shared pool: each takes its own blocks."""
+    """Groups of one kind in the shared pool: each takes its own blocks.
+
+    ``share``: in a pool of its own, how many blocks (or states) there are for one of the layout.
+    """
 
     span: str
     count: int
     block_tokens: int
     width: int = 0
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class KvLayout:
-    """A pool of blocks; one block holds ``block_bytes`` over the layers of one group."""
+    """A pool of blocks; one block holds ``block_bytes`` over the layers of one group.
+
+    ``separate``: each group has a pool of its own, filled side by side; a block is then one of
+    the largest pool with what the other pools take beside it. ``recent_bytes``: what a request
+    keeps in 16 bit beside packed blocks.
+    """
 
     block_bytes: float
     groups: tuple[KvGroup, ...]
     kinds: tuple[LayerKind, ...]
+    separate: bool = False
+    recent_bytes: float = 0.0
 
     def blocks(self, available_bytes: float) -> int:
         """Blocks that fit, rounded down."""
@@ -49,9 +61,13 @@ class KvLayout:
         """Blocks one request of ``tokens`` context takes; ``chunk``: tokens of one step.
 
         Full layers ceil(L/bs); a window ceil(min(w-1+chunk, L)/bs)+1; chunked-local
-        ceil(min(w+chunk, L)/bs); a state 1 (vllm/v1/kv_cache_interface.py).
+        ceil(min(w+chunk, L)/bs); a state 1 (vllm/v1/kv_cache_interface.py). Of separate pools the
+        scarcest counts.
         """
-        return sum(g.count * _group_blocks(g, tokens, chunk) for g in self.groups)
+        needs = [g.count * _group_blocks(g, tokens, chunk) / g.share for g in self.groups]
+        blocks = max(needs, default=0) if self.separate else sum(needs)
+        recent = self.recent_bytes / self.block_bytes if self.block_bytes else 0.0
+        return math.ceil(blocks + recent)
 
     def bytes_per_request(self, tokens: int, chunk: int) -> float:
         """Bytes those blocks take."""
@@ -66,6 +82,11 @@ def _group_blocks(group: KvGroup, tokens: int, chunk: int) -> int:
     if group.span == "chunk":
         return ceil_div(min(group.width + chunk, tokens), group.block_tokens)
     return ceil_div(tokens, group.block_tokens)
+
+
+def with_draft_layers(model: ServedModel, count: int) -> ServedModel:
+    """The model with so many full layers more: an EAGLE or MTP head keeps KV like its target."""
+    return replace(model, layers=model.layers + count) if count else model
 
 
 @lru_cache(maxsize=4096)
@@ -121,45 +142,99 @@ def kv_cache_bytes_per_token(model: ServedModel, kv_bytes: float = 2.0, tp: int 
     return sum(k.layers * k.bytes_per_token for k in layer_kinds(model, kv_bytes, tp))
 
 
+@dataclass(frozen=True, slots=True)
+class PoolRule:
+    """How an engine lays out its pool; the names are those of its card."""
+
+    block_tokens: int = 16
+    hybrid: bool = True  # windows and states save memory; else windowed layers keep the context
+    window_ratio: float | None = None  # windowed layers have a pool of their own, so long
+    state_ratio: float | None = None  # states have a pool of their own: its bytes over KV bytes
+
+
+SHARED_POOL = PoolRule()
+# With its prefix cache SGLang keeps three states for each running request
+# (MAMBA_CACHE_SIZE_MAX_RUNNING_REQUESTS_RATIO).
+STATES_PER_REQUEST = 3
+
+
 @lru_cache(maxsize=4096)
 def kv_layout(
     model: ServedModel,
     kv_bytes: float = 2.0,
     tp: int = 1,
     pp: int = 1,
-    block_tokens: int = 16,
-    hybrid: bool = True,
+    rule: PoolRule = SHARED_POOL,
+    *,
+    draft_bytes: float = 0.0,
+    recent_tokens: int = 0,
 ) -> KvLayout:
     """The block pool of one rank.
 
     One kind of layer: a block spans all its layers. Several: layers are grouped by kind, every
     group as long as the smallest kind (as the largest where it is under 1.5 times the smallest),
-    kinds padded to a multiple; all groups share one pool of equal blocks. Not ``hybrid`` (old
-    engines): windowed layers keep the whole context like full ones.
+    kinds padded to a multiple; all groups share one pool of equal blocks. Not ``hybrid``:
+    windowed layers keep the whole context like full ones. ``draft_bytes``: KV bytes a token of a
+    speculative draft takes beside. ``recent_tokens`` of each request are held in 16 bit.
     """
     kinds = tuple(
         LayerKind(k.span, ceil_div(k.layers, pp), k.bytes_per_token, k.width, k.state_bytes)
         for k in layer_kinds(model, kv_bytes, tp)
     )
     kinds = tuple(k for k in kinds if k.layers)
-    if not hybrid:
+    if not rule.hybrid:
         kinds = _all_full(kinds)
     if not kinds:
         return KvLayout(0.0, (), ())
+    recent = sum(k.layers * k.bytes_per_token for k in kinds) * max(0.0, 2.0 / kv_bytes - 1)
+    extra = recent * recent_tokens
+    if rule.window_ratio is not None or rule.state_ratio is not None:
+        return _separate_pools(kinds, rule, draft_bytes, extra)
     smallest, largest = min(k.layers for k in kinds), max(k.layers for k in kinds)
     group_size = largest if largest < NEARLY_EQUAL * smallest else smallest
-    page = _page_bytes(kinds, block_tokens)
+    page = _page_bytes(kinds, rule.block_tokens)
     widest = max(k.bytes_per_token for k in kinds)
     groups = tuple(
         KvGroup(
             k.span,
             ceil_div(k.layers, group_size),
-            _tokens(page, k.bytes_per_token or widest, block_tokens),
+            _tokens(page, k.bytes_per_token or widest, rule.block_tokens),
             k.width,
         )
         for k in kinds
     )
-    return KvLayout(page * group_size, groups, kinds)
+    block = page * group_size + draft_bytes * groups[0].block_tokens
+    return KvLayout(block, groups, kinds, recent_bytes=extra)
+
+
+def _separate_pools(
+    kinds: tuple[LayerKind, ...], rule: PoolRule, draft_bytes: float, recent_bytes: float
+) -> KvLayout:
+    """A pool of full layers, one of windowed layers, one of states (SGLang).
+
+    tokens = kv / (F x full layers + r x S x windowed layers), r windowed tokens for each; states
+    take a fixed ratio of the KV bytes beside (model_runner_kv_cache_mixin.py).
+    """
+    ratio = rule.window_ratio or 1.0
+    full = [k for k in kinds if k.span == "full"]
+    short = [k for k in kinds if k.span in ("window", "chunk")]
+    states = [k for k in kinds if k.span == "state"]
+    if not full and short:
+        full, short = [LayerKind("full", k.layers, k.bytes_per_token) for k in short], []
+    cell = draft_bytes + sum(k.layers * k.bytes_per_token for k in full)
+    cell += ratio * sum(k.layers * k.bytes_per_token for k in short)
+    groups = [KvGroup("full", 1, rule.block_tokens)] if full else []
+    groups += [KvGroup(k.span, 1, rule.block_tokens, k.width, ratio) for k in short]
+    block = cell * rule.block_tokens
+    state = sum(k.layers * k.state_bytes for k in states) * STATES_PER_REQUEST
+    if state and block:
+        beside = block * (rule.state_ratio or 1.0)
+        groups.append(KvGroup("state", 1, rule.block_tokens, share=beside / state))
+        block += beside
+    elif state:
+        block = float(state)
+        groups.append(KvGroup("state", 1, rule.block_tokens))
+    return KvLayout(block, tuple(groups), kinds, separate=True, recent_bytes=recent_bytes)
 
 
 def _all_full(kinds: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:

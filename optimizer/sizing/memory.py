@@ -1,13 +1,16 @@
 """GPU memory of one replica as its engine will budget it, MiB by MiB.
 
-    requested = total x fraction;  kv = requested - weights - activation - non_torch - graphs
+Three rules share out a device (``share`` of an engine card):
 
-(vllm/v1/worker/gpu_worker.py; the identity holds within 0.09 GiB on 85 of 86 published logs.)
-The simplest case, one dense model with 16-bit cache, is the textbook formula
-M = P x bytes / t + B x T x (2 x L x H_kv x d_head x bytes) + scratch.
+    total: kv = total x fraction - weights - activation - non_torch - graphs       (vLLM)
+    free:  kv = free_before_load x fraction - weights                              (SGLang)
+    rest:  kv = (total - what a start and a peak run leave in use) x fraction      (TensorRT, TGI)
+
+(vllm/v1/worker/gpu_worker.py: the identity holds within 0.09 GiB on 85 of 86 published logs;
+sources of the others in their cards.) The simplest case, one dense model with 16-bit cache, is
+the textbook formula M = P x bytes / t + B x T x (2 x L x H_kv x d_head x bytes) + scratch.
 """
 
-from bisect import bisect_right
 from dataclasses import dataclass
 
 from optimizer.domain.engine import Defaults, EngineCard, MemoryRule, on
@@ -15,18 +18,16 @@ from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
 from optimizer.domain.units import MIB
 from optimizer.domain.workload import Extras
-from optimizer.sizing.kvcache import KvLayout, kv_layout
-from optimizer.sizing.precision import KV_BYTES, scheme
-from optimizer.sizing.weights import Weights, moe_layers, padded_vocabulary, weights
+from optimizer.sizing.kvcache import KvLayout, PoolRule, kv_layout, with_draft_layers
+from optimizer.sizing.precision import kv_scheme, scheme
+from optimizer.sizing.residents import NO_EXTRAS, draft_kv_bytes, draft_weight_bytes, lora_bytes
+from optimizer.sizing.scratch import WORKSPACE_MIB, activation_bytes, cuda_graph_mib
+from optimizer.sizing.weights import Weights, weights
 
-# CUDA-graph sizes captured by default: 1, 2, 4, then every 8 to 256, every 16 to 512, at most
-# twice max_num_seqs (vllm/config/compilation.py).
-_CAPTURE_SIZES = (1, 2, 4, *range(8, 257, 8), *range(272, 513, 16))
-GRAPH_SIZES = len(_CAPTURE_SIZES)
 SPARE_MIB = 512  # and 2 %: what a start needs free beside the budget (notes on published starts)
 SPARE_PERCENT = 2
+GROUP_SPARE_MIB = 1024  # communicators of a group vary more than anyone has logged
 HIGHEST_FRACTION = 0.95
-NO_EXTRAS = Extras()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Settings:
     max_num_batched_tokens: int | None = None
     fraction: float | None = None
     eager: bool = False
+    attention: str = ""
+    draft_layers: int = 0  # full layers of an EAGLE or MTP head, which keep KV as the model's do
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,17 @@ class MemoryBudget:
         return self.max_concurrency >= 1 and self.used_mib <= self.total_mib
 
     @property
+    def margin_mib(self) -> int:
+        """How far published starts lay from their prediction: max(2 % of the budget, 0.5 GiB)."""
+        return max(SPARE_MIB, self.budget_mib * SPARE_PERCENT // 100)
+
+    @property
+    def surely_fits(self) -> bool:
+        """Whether it starts even if the KV cache comes out smaller by the margin."""
+        blocks = self.layout.blocks((self.kv_cache_mib - self.margin_mib) * MIB)
+        return self.fits and blocks >= self.request_blocks
+
+    @property
     def least_mib(self) -> int:
         """What the engine would need to start with room for one full-length request."""
         request = self.layout.bytes_per_request(self.max_model_len, self.max_num_batched_tokens)
@@ -117,71 +131,47 @@ def defaults_for(card: EngineCard, gpu: Gpu, total_mib: int) -> Defaults:
     return card.defaults[-1]
 
 
-def activation_bytes(
-    model: ServedModel, rule: MemoryRule, settings: Settings, seqs: int, tokens: int
-) -> float:
-    """Peak of the profile run on one GPU.
-
-    act = max(c x seqs x vocab + 2 x tokens x hidden, tokens x (3 I/tp + 3 hidden) x 2) + moe
-    + base, moe = tokens x top_k x (max(2 I_moe/tp, hidden) + I_moe/tp) x 2; where its buffers do
-    not stay allocated, moe counts beside the second term only. Fitted on published vLLM logs;
-    the sampler leads, so the peak does not fall with tp.
-    """
-    h, tp = model.hidden_size, settings.tp
-    moe = 0.0
-    if model.moe is not None and scheme(settings.precision).scope != "experts":
-        width = model.moe.intermediate_size / tp
-        moe = tokens * model.moe.experts_per_token * (max(2 * width, h) + width) * 2
-    sampler = 0.0 if model.task == "embed" else rule.sampler_bytes * seqs * padded_vocabulary(model)
-    sampler += 2 * tokens * h
-    wide = tokens * (3 * model.intermediate_size / tp + 3 * h) * 2 + moe
-    if rule.moe_workspace:
-        sampler += moe
-    vision = rule.multimodal_activation_mib * MIB if model.vision_params else 0
-    return max(sampler, wide) + rule.activation_base_mib * MIB + vision
-
-
-def cuda_graph_mib(model: ServedModel, rule: MemoryRule, seqs: int, eager: bool) -> int:
-    """MiB of captured graphs: by layer, for the captured batch sizes.
-
-    Fitted on vLLM 0.18 and 0.19 logs, whose own estimate is off by -0.26 to +0.57 GiB.
-    """
-    if eager:
-        return 0
-    sizes = bisect_right(_CAPTURE_SIZES, max(2, 2 * seqs))
-    full = rule.graph_mib_base + rule.graph_mib_per_layer * model.layers
-    full += rule.graph_mib_per_moe_layer * moe_layers(model)
-    return int(full * sizes / GRAPH_SIZES) + 1
-
-
-def lora_bytes(model: ServedModel, extras: Extras, tp: int) -> float:
-    """Adapters in 16 bit: rank x (inputs + outputs) of every linear layer, per adapter."""
-    if not extras.lora_count:
-        return 0.0
-    q = model.attention_heads * model.head_size
-    kv = 2 * model.kv_heads * model.head_size
-    h, wide = model.hidden_size, model.intermediate_size
-    sides = (h + q) + (2 * h + kv) + (q + h) + 3 * (h + wide)
-    return extras.lora_count * extras.lora_rank * model.layers * sides * 2 / tp
-
-
-def best_fraction(total_mib: int, outside_mib: int) -> float:
+def best_fraction(total_mib: int, outside_mib: int, gpus: int = 1) -> float:
     """The largest share of the device to hand the engine, in thousandths, rounded down.
 
-    Leaves what is taken beside the budget and a margin of max(2 %, 0.5 GiB): peers' starts fail
-    on less. At most 0.95.
+    Leaves what is taken beside the budget and a margin of max(2 %, 0.5 GiB), and 1 GiB more in a
+    group of GPUs: peers' starts fail on less. At most 0.95.
     """
     spare = max(SPARE_MIB, total_mib * SPARE_PERCENT // 100)
+    spare += GROUP_SPARE_MIB if gpus > 1 else 0
     thousandths = max(0, total_mib - outside_mib - spare) * 1000 // total_mib
     return min(HIGHEST_FRACTION, thousandths / 1000)
 
 
-def outside_budget_mib(
-    model: ServedModel, rule: MemoryRule, settings: Settings, seqs: int, other_mib: int = 0
-) -> int:
-    """Taken before the budget is measured (contexts, communicators), and graphs of old versions."""
-    graphs = 0 if rule.graphs_inside else cuda_graph_mib(model, rule, seqs, settings.eager)
-    return by_tp(rule.before_budget_mib, settings.tp * settings.pp) + graphs + other_mib
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What a start takes whatever its fraction, MiB."""
+
+    rule: MemoryRule
+    row: Defaults
+    seqs: int
+    tokens: int
+    weights_mib: int
+    activation_mib: int
+    runtime_mib: int
+    graphs_mib: int
+    before_mib: int  # taken before the engine measures
+    held: Weights
+
+    @property
+    def inside_mib(self) -> int:
+        """Graphs that the budget holds."""
+        return self.graphs_mib if self.rule.graphs_inside else 0
+
+    @property
+    def outside_mib(self) -> int:
+        """Taken beside the budget."""
+        return self.before_mib + (0 if self.rule.graphs_inside else self.graphs_mib)
+
+    @property
+    def fixed_mib(self) -> int:
+        """The budget without its KV cache."""
+        return self.weights_mib + self.activation_mib + self.runtime_mib + self.inside_mib
 
 
 def memory_budget(
@@ -205,47 +195,145 @@ def memory_budget(
     total = gpu.usable_mib if total_mib is None else total_mib
     device = total if device_mib is None else device_mib
     rule = card.range_of(version or card.default_version).memory
-    row = defaults_for(card, gpu, total)
-    seqs = settings.max_num_seqs or row.max_num_seqs
-    tokens = settings.max_num_batched_tokens or row.max_num_batched_tokens
-    outside = outside_budget_mib(model, rule, settings, seqs, extras.other_mib)
+    terms = _terms(model, rule, defaults_for(card, gpu, total), settings, extras)
     fraction = settings.fraction
+    if fraction is None and fill:
+        fraction = _safe_fraction(terms, total, device, settings)
     if fraction is None:
-        fraction = _share_fraction(total, device, outside) if fill else rule.default_fraction
-    held = weights(model, scheme(settings.precision), settings.tp, settings.pp)
-    weights_mib = _up(held.total + lora_bytes(model, extras, settings.tp) + _draft(extras))
-    activation = _up(activation_bytes(model, rule, settings, seqs, tokens))
-    runtime = by_tp(rule.non_torch_mib, settings.tp)
-    graphs = cuda_graph_mib(model, rule, seqs, settings.eager)
-    budget = int(device * fraction)
-    inside = graphs if rule.graphs_inside else 0
-    kv = budget - weights_mib - activation - runtime - inside
-    layout = kv_layout(
-        model,
-        KV_BYTES[settings.kv_precision],
-        settings.tp,
-        settings.pp,
-        rule.block_tokens,
-        rule.hybrid_groups,
-    )
-    blocks = layout.blocks(kv * MIB)
+        fraction = default_fraction(terms.rule, terms.row, gpu, total, settings, terms.tokens)
+    kv = _kv_mib(terms, device, fraction)
+    layout = _layout(model, rule, settings, extras)
     return MemoryBudget(
         total_mib=total,
         fraction=fraction,
-        budget_mib=budget,
-        weights_mib=weights_mib,
-        activation_mib=activation,
-        runtime_mib=runtime,
-        cuda_graphs_mib=graphs,
+        budget_mib=terms.fixed_mib + kv,
+        weights_mib=terms.weights_mib,
+        activation_mib=terms.activation_mib,
+        runtime_mib=terms.runtime_mib,
+        cuda_graphs_mib=terms.graphs_mib,
         graphs_inside=rule.graphs_inside,
         kv_cache_mib=kv,
-        outside_mib=outside,
+        outside_mib=terms.outside_mib,
         layout=layout,
-        blocks=blocks,
+        blocks=layout.blocks(kv * MIB),
         max_model_len=settings.max_model_len,
-        max_num_seqs=seqs,
-        max_num_batched_tokens=tokens,
-        weights=held,
+        max_num_seqs=terms.seqs,
+        max_num_batched_tokens=terms.tokens,
+        weights=terms.held,
+    )
+
+
+def _terms(
+    model: ServedModel, rule: MemoryRule, row: Defaults, settings: Settings, extras: Extras
+) -> _Terms:
+    tp = settings.tp
+    seqs = settings.max_num_seqs or row.max_num_seqs
+    tokens = settings.max_num_batched_tokens or step_tokens(rule, row, settings.max_model_len)
+    held = weights(model, scheme(settings.precision, model.quant_group), tp, settings.pp)
+    beside = lora_bytes(model, extras, tp) + draft_weight_bytes(extras, tp)
+    largest = by_tp(row.graph_batch, tp) if row.graph_batch else 2 * seqs
+    peak = activation_bytes(
+        model,
+        rule,
+        precision=settings.precision,
+        tp=tp,
+        seqs=min(seqs, tokens),
+        tokens=tokens,
+        kernel=settings.attention,
+        context=settings.max_model_len,
+    )
+    before = by_tp(rule.before_budget_mib, tp * settings.pp)
+    return _Terms(
+        rule=rule,
+        row=row,
+        seqs=seqs,
+        tokens=tokens,
+        weights_mib=_up(held.total + beside),
+        activation_mib=_up(peak),
+        runtime_mib=by_tp(rule.non_torch_mib, tp),
+        graphs_mib=cuda_graph_mib(model, rule, min(largest, 2 * seqs), settings.eager),
+        before_mib=before + WORKSPACE_MIB.get(settings.attention, 0) + extras.other_mib,
+        held=held,
+    )
+
+
+def step_tokens(rule: MemoryRule, row: Defaults, max_model_len: int) -> int:
+    """max_num_batched_tokens by default; without chunked prefill a step holds a whole prompt."""
+    whole = rule.whole_prompts_up_to
+    if whole is not None and max_model_len <= whole:
+        return max(row.max_num_batched_tokens, max_model_len)
+    return row.max_num_batched_tokens
+
+
+def default_fraction(
+    rule: MemoryRule, row: Defaults, gpu: Gpu, total_mib: int, settings: Settings, tokens: int
+) -> float:
+    """The engine's own: a constant, or what a reserve leaves of the device (three decimals)."""
+    reserve = rule.reserve
+    if reserve is None:
+        return rule.default_fraction
+    device = total_mib if total_mib < gpu.usable_mib else gpu.memory_mib_reported or total_mib
+    left = reserve.base_mib + reserve.per_token_mib * max(tokens, reserve.least_tokens)
+    if row.graph_batch:
+        left += reserve.per_graph_batch_mib * by_tp(row.graph_batch, settings.tp)
+    left += reserve.per_gpu_mib * settings.tp * settings.pp
+    if device > reserve.large_gib * 1024:
+        left = max(left, reserve.least_mib)
+    return max(0.0, round((device - left) / device, 3))
+
+
+def _kv_mib(terms: _Terms, device_mib: int, fraction: float) -> int:
+    """KV cache by the engine's rule; below zero where the rest takes more than the fraction."""
+    if terms.rule.share == "total":
+        return int(device_mib * fraction) - terms.fixed_mib
+    free = device_mib - terms.before_mib
+    if terms.rule.share == "free":
+        return int(free * fraction) - terms.weights_mib
+    rest = free - terms.fixed_mib
+    return int(rest * fraction * terms.rule.pool_part) if rest > 0 else rest
+
+
+def _safe_fraction(terms: _Terms, total_mib: int, device_mib: int, settings: Settings) -> float:
+    """The largest fraction that leaves what lives beside it and a margin, by the engine's rule."""
+    gpus = settings.tp * settings.pp
+    if terms.rule.share == "total":
+        if device_mib == total_mib:
+            return best_fraction(total_mib, terms.outside_mib, gpus)
+        thousandths = max(0, total_mib - terms.outside_mib) * 1000 // device_mib
+        return min(HIGHEST_FRACTION, thousandths / 1000)
+    spare = max(SPARE_MIB, total_mib * SPARE_PERCENT // 100) + (GROUP_SPARE_MIB if gpus > 1 else 0)
+    free = max(1, total_mib - terms.before_mib)
+    if terms.rule.share == "free":
+        beside = terms.activation_mib + terms.runtime_mib + terms.graphs_mib + spare
+        return min(HIGHEST_FRACTION, max(0, free - beside) * 1000 // free / 1000)
+    rest = max(1, free - terms.fixed_mib)
+    room = max(0, rest - terms.graphs_mib - spare)
+    return min(terms.rule.default_fraction, room * 1000 // rest / 1000)
+
+
+def pool_rule(model: ServedModel, rule: MemoryRule) -> PoolRule:
+    """How that version lays out this model's KV cache."""
+    saves = not rule.hybrid_models or model.model_type in rule.hybrid_models
+    hybrid = rule.hybrid_groups and saves
+    return PoolRule(
+        rule.block_tokens,
+        hybrid,
+        rule.window_ratio if hybrid else None,
+        rule.state_ratio if model.linear_layers else None,
+    )
+
+
+def _layout(model: ServedModel, rule: MemoryRule, settings: Settings, extras: Extras) -> KvLayout:
+    kv = kv_scheme(settings.kv_precision)
+    draft = draft_kv_bytes(extras, kv.element_bytes, settings.tp)
+    return kv_layout(
+        with_draft_layers(model, settings.draft_layers),
+        kv.element_bytes,
+        settings.tp,
+        settings.pp,
+        pool_rule(model, rule),
+        draft_bytes=draft,
+        recent_tokens=kv.recent_tokens,
     )
 
 
@@ -269,23 +357,9 @@ def kv_tokens_logged(budget: MemoryBudget, rule: MemoryRule) -> int:
     """
     if rule.tokens_logged == "concurrency":
         return budget.kv_cache_tokens
-    groups = sum(g.count for g in budget.layout.groups)
+    groups = 1 if budget.layout.separate else sum(g.count for g in budget.layout.groups)
     block = min((g.block_tokens for g in budget.layout.groups), default=0)
     return budget.blocks // max(1, groups) * block
-
-
-def _share_fraction(total_mib: int, device_mib: int, outside_mib: int) -> float:
-    if device_mib == total_mib:
-        return best_fraction(total_mib, outside_mib)
-    thousandths = max(0, total_mib - outside_mib) * 1000 // device_mib
-    return min(HIGHEST_FRACTION, thousandths / 1000)
-
-
-def _draft(extras: Extras) -> float:
-    if extras.draft_model is None:
-        return 0.0
-    draft = extras.draft_model
-    return weights(draft, scheme(draft.checkpoint_precision)).total
 
 
 def _up(size_bytes: float) -> int:

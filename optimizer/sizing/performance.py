@@ -19,7 +19,7 @@ from optimizer.domain.units import ceil_div
 from optimizer.sizing.compatibility import Runs
 from optimizer.sizing.kvcache import layer_kinds
 from optimizer.sizing.precision import KV_BYTES, scheme
-from optimizer.sizing.weights import Parameters, moe_layers, parameters, rotary_bytes, weights
+from optimizer.sizing.weights import Parameters, moe_layers, parameters, position_bytes, weights
 
 # Measured over 159 MLPerf Poisson runs: p99 over mean. A log-normal of mean 1 through that point
 # gives the other percentiles: ratio(p) = exp(sigma z - sigma^2/2), z the normal quantile.
@@ -164,7 +164,7 @@ def step_model(
     comm_base, comm_token = _communication(model, device, rates, tp, pp)
     layers = ceil_div(model.layers, pp)
     head_bytes = held.embedding if model.tied_embeddings else held.head
-    other = held.other - p.vision * s.other_bytes - rotary_bytes(model)
+    other = held.other - p.vision * s.other_bytes - position_bytes(model)
     return StepModel(
         memory_dense_s=(held.linear + other + head_bytes) / bandwidth,
         memory_experts_s=held.experts / bandwidth,

@@ -10,7 +10,7 @@ from optimizer.domain.units import gib
 from optimizer.domain.workload import Demand, Extras, Slo
 from optimizer.sizing import precision as formats
 from optimizer.sizing.compatibility import Runs, runs
-from optimizer.sizing.memory import NO_EXTRAS, MemoryBudget, Settings, memory_budget
+from optimizer.sizing.memory import MemoryBudget, Settings, memory_budget
 from optimizer.sizing.performance import (
     Batching,
     Embedding,
@@ -19,6 +19,7 @@ from optimizer.sizing.performance import (
     continuous,
     step_model,
 )
+from optimizer.sizing.residents import NO_EXTRAS
 from optimizer.sizing.rooms import Room
 
 Serving = Batching | Embedding

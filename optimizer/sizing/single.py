@@ -14,7 +14,6 @@ from optimizer.domain.workload import Extras
 from optimizer.sizing import precision as formats
 from optimizer.sizing.compatibility import Runs, runs, weight_support
 from optimizer.sizing.memory import (
-    NO_EXTRAS,
     MemoryBudget,
     Settings,
     kv_tokens_logged,
@@ -31,6 +30,7 @@ from optimizer.sizing.replica import (
     shape_fault,
     too_slow,
 )
+from optimizer.sizing.residents import NO_EXTRAS
 from optimizer.sizing.rooms import Product, Room, mig_room, mig_rooms, whole_room
 
 TENSOR_PARALLEL = (1, 2, 4, 8)

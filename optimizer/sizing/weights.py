@@ -1,5 +1,6 @@
 """Weights of one GPU, tensor class by tensor class."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,7 +15,8 @@ VOCABULARY_PADDING = 64  # vllm/model_executor/layers/vocab_parallel_embedding.p
 class Parameters:
     """Parameters that one tensor-parallel rank holds, over all layers."""
 
-    attention: float  # q, k, v, o; MLA's up-projections; linear attention's projections
+    attention: float  # q, k, v, o; MLA's up-projections
+    mixers: float  # linear attention and Mamba
     replicated: float  # norms, routers, MLA's down-projections, sparse indexers
     mlp: float  # dense feed-forward layers
     experts: float
@@ -28,8 +30,8 @@ class Parameters:
     def total(self) -> float:
         """All that the checkpoint's text and vision parts hold on this rank."""
         return (
-            self.attention + self.replicated + self.mlp + self.experts + self.shared_experts
-            + self.embedding + self.head + self.vision
+            self.attention + self.mixers + self.replicated + self.mlp + self.experts
+            + self.shared_experts + self.embedding + self.head + self.vision
         )  # fmt: skip
 
 
@@ -68,6 +70,38 @@ def moe_layers(model: ServedModel) -> int:
     return (model.layers - model.moe.first_dense) // model.moe.layer_step
 
 
+def mlp_layers(model: ServedModel, start: int, stop: int) -> tuple[int, int]:
+    """Layers with a dense MLP and layers with experts, of those from ``start`` to ``stop``.
+
+    Layers of a mixer alone (``mlp_layers`` of the model fewer than its layers) have neither.
+    """
+    moe = model.moe
+    if moe is None:
+        count = stop - start
+        if model.mlp_layers is not None:
+            count = ceil_div(count * model.mlp_layers, model.layers)
+        return count, 0
+    sparse = sum(
+        index >= moe.first_dense and (index - moe.first_dense + 1) % moe.layer_step == 0
+        for index in range(start, stop)
+    )
+    return stop - start - sparse, sparse
+
+
+def stages(layers: int, pp: int) -> Iterator[tuple[int, int]]:
+    """First and last-but-one layer of each pipeline stage.
+
+    What does not divide goes, one layer each, to the stages before the last, from the back
+    (vllm/distributed/utils.py: get_pp_indices).
+    """
+    base, rest = divmod(layers, pp)
+    start = 0
+    for stage in range(pp):
+        longer = pp - 1 - rest <= stage < pp - 1
+        yield start, start + base + longer
+        start += base + longer
+
+
 def shared_width(moe: Moe) -> int:
     """Width of all shared experts together."""
     width = moe.shared_intermediate_size or moe.intermediate_size
@@ -83,9 +117,9 @@ def parameters(model: ServedModel, tp: int = 1, mlp_pad: int = 1) -> Parameters:
     down-projections are on every rank. ``mlp_pad``: multiple that expert widths are padded to.
     """
     h, matrices = model.hidden_size, 3 if model.gated_mlp else 2
-    sparse = moe_layers(model)
     attention, replicated = _attention(model, tp)
     replicated += (2 * model.layers + 1) * h
+    dense, sparse = mlp_layers(model, 0, model.layers)
     experts = shared = 0.0
     dense_width = model.intermediate_size
     if model.moe is not None:
@@ -98,8 +132,9 @@ def parameters(model: ServedModel, tp: int = 1, mlp_pad: int = 1) -> Parameters:
     vocabulary = padded_vocabulary(model) * h / tp
     return Parameters(
         attention=attention,
+        mixers=model.linear_layers * model.linear_layer_params / tp,
         replicated=replicated,
-        mlp=(model.layers - sparse) * matrices * h * dense_width / tp,
+        mlp=dense * matrices * h * dense_width / tp,
         experts=experts,
         shared_experts=shared,
         embedding=vocabulary,
@@ -122,8 +157,7 @@ def _attention(model: ServedModel, tp: int) -> tuple[float, float]:
         model.keys_equal_values,
     )
     local = local_layers * _layer_attention(model, tp, model.kv_heads, model.head_size, False)
-    linear = model.linear_layers * model.linear_layer_params / tp
-    return full + local + linear, 0.0
+    return full + local, 0.0
 
 
 def _layer_attention(
@@ -163,33 +197,73 @@ def _absorbed(model: ServedModel, tp: int) -> float:
 def weights(model: ServedModel, scheme: Scheme, tp: int = 1, pp: int = 1) -> Weights:
     """Bytes of weights on the fullest GPU of ``tp`` x ``pp``.
 
-    w = linear x q + 16-bit (embedding, head, norms, routers, MLA copies, vision); layers are
-    divided over stages rounded up; with stages, the first holds the embedding and the last the
-    head. The vision tower is divided like the rest (vLLM's default, ``mm_encoder_tp_mode``).
+    w = linear x q + 16-bit (embedding, head, norms, routers, MLA copies, vision). With stages,
+    the first holds the embedding and the vision tower, the last the head (a copy where tied).
+    The vision tower is divided like the rest (vLLM's default, ``mm_encoder_tp_mode``).
     """
+    found = [
+        _stage(model, scheme, tp, start, stop, first=not start, last=stop == model.layers)
+        for start, stop in stages(model.layers, pp)
+    ]
+    return max(found, key=lambda stage: stage.total)
+
+
+def _stage(
+    model: ServedModel, scheme: Scheme, tp: int, start: int, stop: int, *, first: bool, last: bool
+) -> Weights:
     p = parameters(model, tp, scheme.pad_to)
-    stage = ceil_div(model.layers, pp) / model.layers
-    q, other = scheme.linear_bytes, scheme.other_bytes
-    experts_only = scheme.scope == "experts" and model.moe is not None
-    linear = p.attention + p.mlp + p.shared_experts
-    everywhere = q if scheme.scope == "all" else other
-    embedding, head = p.embedding * everywhere, p.head * everywhere
-    if pp > 1:
-        embedding, head = (embedding, 0.0) if embedding >= head else (0.0, head)
+    part = (stop - start) / model.layers
+    dense, sparse = mlp_layers(model, start, stop)
+    all_dense, all_sparse = mlp_layers(model, 0, model.layers)
+    of_dense, of_sparse = dense / max(1, all_dense), sparse / max(1, all_sparse)
+    linear = (
+        p.attention * part * class_bytes(model, scheme, "attention")
+        + p.mixers * part * class_bytes(model, scheme, "mixers")
+        + p.mlp * of_dense * class_bytes(model, scheme, "mlp")
+        + p.shared_experts * of_sparse * class_bytes(model, scheme, "shared_experts")
+    )
+    other = scheme.other_bytes
+    everywhere = scheme.linear_bytes if scheme.scope == "all" else other
+    copied = p.embedding if model.tied_embeddings and not first else 0.0
+    spread = (p.replicated + p.absorbed) * part * other + (p.vision * other if first else 0.0)
     return Weights(
-        linear=linear * (other if experts_only else q) * stage,
-        experts=p.experts * q * stage,
-        embedding=embedding,
-        head=head,
-        other=((p.replicated + p.absorbed) * stage + p.vision) * other + rotary_bytes(model),
-        rounding=0.0 if experts_only else allocator_bytes(model, tp, q) * stage,
+        linear=linear,
+        experts=p.experts * of_sparse * class_bytes(model, scheme, "experts"),
+        embedding=p.embedding * everywhere if first else 0.0,
+        head=(p.head + copied) * everywhere if last else 0.0,
+        other=spread + position_bytes(model),
+        rounding=allocator_bytes(model, tp, scheme.packed_bytes) * part,
     )
 
 
-def rotary_bytes(model: ServedModel) -> float:
-    """The table of rotary sines and cosines, one for all layers, in 16 bit, as long as trained."""
+def class_bytes(model: ServedModel, scheme: Scheme, tensors: str) -> float:
+    """Bytes per parameter of a class of linear tensors.
+
+    Experts-only schemes pack nothing else of a MoE model; a checkpoint may keep more in 16 bit.
+    """
+    packed = scheme.scope != "experts" or model.moe is None or tensors == "experts"
+    if packed and (scheme.linear_bytes >= scheme.other_bytes or tensors not in model.kept_16bit):
+        return scheme.linear_bytes
+    return scheme.other_bytes
+
+
+# Models with a learned table of positions, as wide as the model, instead of rotary tables.
+_LEARNED_POSITIONS = ("opt", "gpt2", "gpt_bigcode")
+_NO_POSITIONS = ("bloom", "mpt", "nemotron_h", "mamba", "mamba2")
+
+
+def position_bytes(model: ServedModel) -> float:
+    """The 16-bit table of rotary sines and cosines, one for all layers, as long as trained.
+
+    Windowed and full layers of other frequencies have a table each; some models learn positions.
+    """
+    length = model.max_position_embeddings or 0
+    if model.model_type in _NO_POSITIONS:
+        return 0.0
+    if model.model_type in _LEARNED_POSITIONS:
+        return 2.0 * length * model.hidden_size
     width = model.mla.qk_rope_head_dim if model.mla is not None else model.head_size
-    return 2.0 * (model.max_position_embeddings or 0) * width
+    return 2.0 * length * width * (2 if model.local_rope else 1)
 
 
 def allocator_bytes(model: ServedModel, tp: int, bytes_per_parameter: float) -> float:
@@ -199,7 +273,7 @@ def allocator_bytes(model: ServedModel, tp: int, bytes_per_parameter: float) -> 
     other tensors (c10/cuda/CUDACachingAllocator.cpp: kMinLargeAlloc, kRoundLarge, kSmallSize).
     Dense layers only: fused experts are few large tensors.
     """
-    if model.moe is not None or model.mla is not None:
+    if model.moe is not None or model.mla is not None or model.linear_layers:
         return 0.0
     h, heads = model.hidden_size, model.attention_heads
     kv = 2 * kv_heads_on_rank(model.kv_heads, tp) * model.head_size

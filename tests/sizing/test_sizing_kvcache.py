@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_sizing_weights import models
 
 from optimizer.domain.model import Mla, ServedModel
-from optimizer.sizing.kvcache import kv_cache_bytes_per_token, kv_layout
+from optimizer.sizing.kvcache import PoolRule, kv_cache_bytes_per_token, kv_layout
 from optimizer.sizing.precision import scheme
 from optimizer.sizing.weights import weights
 from sizing_examples import DEEPSEEK_V3, GEMMA_3_12B, GPT_OSS_20B, LLAMA_2_7B, LLAMA_8B, LLAMA_70B
@@ -102,7 +102,7 @@ def test_a_published_start_with_states():
 
 
 def test_old_engines_keep_the_whole_context_in_windows():
-    layout = kv_layout(GEMMA_3_12B, hybrid=False)
+    layout = kv_layout(GEMMA_3_12B, rule=PoolRule(hybrid=False))
     assert layout.blocks_per_request(131072, 2048) == 131072 // 16
 
 
