@@ -121,9 +121,12 @@ def model(raw: dict[str, Any]) -> ServedModel:
         moe=_moe(doc),
         mla=_mla(doc),
         mtp_layers=doc.num_nextn_predict_layers + doc.mtp_num_hidden_layers,
+        mlp_layers=doc.mlp_layers,
+        local_rope=doc.local_rope,
         vision_params=round((doc.vision_params_b or 0) * 1e9),
         aliases=tuple(doc.aliases),
         repacks=tuple((r.id, r.precision) for r in doc.repacks),
+        repack_keeps=tuple((r.id, tuple(r.keeps)) for r in doc.repacks if r.keeps),
         unverified=tuple(doc.unverified),
     )
 

@@ -6,6 +6,7 @@ texts of the folder; only files that contain it are parsed.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -203,6 +204,9 @@ class Catalogue:
         if found is None:
             return None
         repacks = {name.lower(): precision for name, precision in found.repacks}
+        keeps = {name.lower(): classes for name, classes in found.repack_keeps}
+        if spelling.lower() in keeps:
+            found = replace(found, kept_16bit=keeps[spelling.lower()])
         return found, repacks.get(spelling.lower())
 
     def engine_cards(self) -> tuple[EngineCard, ...]:

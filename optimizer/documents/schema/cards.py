@@ -18,6 +18,10 @@ from optimizer.documents.schema.base import (
 )
 
 Link = Annotated[str, Choice("NVLink domain", ("node", "pair", "none"))]
+Kept = Annotated[
+    str,
+    Choice("class of tensors", ("attention", "mixers", "mlp", "shared_experts", "experts")),
+]
 Task = Annotated[str, Choice("task", ("generate", "embed"))]
 
 
@@ -108,6 +112,7 @@ class RepackDoc(Strict):
     id: Text
     precision: Precision
     scheme: Text | None = None
+    keeps: list[Kept] = Field([], description="classes of tensors left in 16 bit")
 
 
 class ModelDoc(Head):
@@ -130,6 +135,8 @@ class ModelDoc(Head):
     tie_word_embeddings: bool = False
     mlp: Annotated[str, Choice("kind of MLP", ("gated", "2-matrix"))] = "gated"
     sliding_window: Several | None = None
+    local_rope: bool = Field(False, description="windowed layers have rotary tables of their own")
+    mlp_layers: Count | None = Field(None, description="layers with an MLP, where not all have one")
     full_attention_layers: Count | None = None
     sliding_attention_layers: Count = 0
     chunked_attention_layers: Count = 0
