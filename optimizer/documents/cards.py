@@ -187,8 +187,8 @@ def _linear_sizes(doc: ModelDoc) -> tuple[int, int, int, int, int] | None:
 
 
 def _linear_state_bytes(doc: ModelDoc) -> int:
-    """Constant state of one layer and request at 16 bit: the delta rule's matrix and the
-    convolution's window (Hugging Face ``Qwen3NextGatedDeltaNet``)."""
+    """Constant state of one layer and request: the delta rule's matrix, in 32 bit where the
+    config says so, and the convolution's window (Hugging Face ``Qwen3NextGatedDeltaNet``)."""
     if doc.linear_state_bytes is not None:
         return doc.linear_state_bytes
     sizes = _linear_sizes(doc)
@@ -196,7 +196,8 @@ def _linear_state_bytes(doc: ModelDoc) -> int:
         return 0
     key_heads, value_heads, key, value, window = sizes
     channels = 2 * key_heads * key + value_heads * value
-    return 2 * (value_heads * key * value + channels * (window - 1))
+    element = 4 if doc.mamba_ssm_dtype == "float32" else 2
+    return element * value_heads * key * value + 2 * channels * (window - 1)
 
 
 def _linear_layer_params(doc: ModelDoc) -> int:

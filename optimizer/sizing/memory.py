@@ -44,6 +44,7 @@ class Settings:
     fraction: float | None = None
     eager: bool = False
     attention: str = ""
+    window_ratio: float | None = None  # of windowed to full tokens, where pools are separate
     draft_layers: int = 0  # full layers of an EAGLE or MTP head, which keep KV as the model's do
 
 
@@ -311,14 +312,14 @@ def _safe_fraction(terms: _Terms, total_mib: int, device_mib: int, settings: Set
     return min(terms.rule.default_fraction, room * 1000 // rest / 1000)
 
 
-def pool_rule(model: ServedModel, rule: MemoryRule) -> PoolRule:
+def pool_rule(model: ServedModel, rule: MemoryRule, window_ratio: float | None = None) -> PoolRule:
     """How that version lays out this model's KV cache."""
     saves = not rule.hybrid_models or model.model_type in rule.hybrid_models
     hybrid = rule.hybrid_groups and saves
     return PoolRule(
         rule.block_tokens,
         hybrid,
-        rule.window_ratio if hybrid else None,
+        (window_ratio or rule.window_ratio) if hybrid and rule.window_ratio else None,
         rule.state_ratio if model.linear_layers else None,
     )
 
@@ -331,7 +332,7 @@ def _layout(model: ServedModel, rule: MemoryRule, settings: Settings, extras: Ex
         kv.element_bytes,
         settings.tp,
         settings.pp,
-        pool_rule(model, rule),
+        pool_rule(model, rule, settings.window_ratio),
         draft_bytes=draft,
         recent_tokens=kv.recent_tokens,
     )

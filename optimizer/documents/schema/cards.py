@@ -147,6 +147,7 @@ class ModelDoc(Head):
     linear_key_head_dim: Several | None = None
     linear_value_head_dim: Several | None = None
     linear_conv_kernel_dim: Several | None = None
+    mamba_ssm_dtype: Annotated[str, Choice("type of states", ("float32", "bfloat16"))] = "bfloat16"
     linear_state_bytes: Count | None = None
     linear_layer_params: Count | None = None
     attn_output_gate: bool = False
