@@ -83,6 +83,7 @@ class DefaultsRow(_Strict):
     max_num_seqs: int = Field(gt=0)
     max_num_batched_tokens: int = Field(gt=0)
     except_gpus: list[str] = []
+    before: str | None = None
     graph_batch: dict[int, int] = {}
 
 

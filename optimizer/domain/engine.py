@@ -77,6 +77,7 @@ class Defaults:
     max_num_seqs: int
     max_num_batched_tokens: int
     except_gpus: tuple[str, ...] = ()
+    before: str | None = None  # only for versions before this one
     graph_batch: tuple[tuple[int, int], ...] = ()  # (tp at least, largest captured batch)
 
 

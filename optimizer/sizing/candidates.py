@@ -315,7 +315,7 @@ def _candidate(deployment: Deployment, model: ServedModel, e: Evaluated) -> Cand
         capacity_mrps=e.capacity_mrps,
         load_mib=ceil_div(int(total) + 1, MIB),
         predicted=predicted(e.card, model, e.sized),
-        reasons=reasons(e.sized, e.room),
+        reasons=reasons(model, e.sized, e.room),
     )
 
 

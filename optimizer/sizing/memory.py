@@ -13,7 +13,7 @@ the textbook formula M = P x bytes / t + B x T x (2 x L x H_kv x d_head x bytes)
 
 from dataclasses import dataclass
 
-from optimizer.domain.engine import Defaults, EngineCard, MemoryRule, on
+from optimizer.domain.engine import Defaults, EngineCard, MemoryRule, on, version_key
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
 from optimizer.domain.units import MIB
@@ -100,8 +100,8 @@ class MemoryBudget:
 
     @property
     def margin_mib(self) -> int:
-        """How far published starts lay from their prediction: max(2 % of the budget, 0.5 GiB)."""
-        return max(SPARE_MIB, self.budget_mib * SPARE_PERCENT // 100)
+        """How far predictions lay from published starts: 2 % of the budget covers nine of ten."""
+        return self.budget_mib * SPARE_PERCENT // 100
 
     @property
     def surely_fits(self) -> bool:
@@ -123,10 +123,14 @@ def by_tp(pairs: tuple[tuple[int, int], ...], tp: int) -> int:
     return [value for least, value in pairs if tp >= least][-1]
 
 
-def defaults_for(card: EngineCard, gpu: Gpu, total_mib: int) -> Defaults:
+def defaults_for(
+    card: EngineCard, gpu: Gpu, total_mib: int, version: str | None = None
+) -> Defaults:
     """What the engine takes on a device of that memory where no flag says otherwise."""
+    key = version_key(version or card.default_version)
     for row in card.defaults:
         excepted = bool(row.except_gpus) and on(row.except_gpus, gpu)
+        excepted |= row.before is not None and key >= version_key(row.before)
         if total_mib >= row.memory_gib_at_least * 1024 and not excepted:
             return row
     return card.defaults[-1]
@@ -196,7 +200,7 @@ def memory_budget(
     total = gpu.usable_mib if total_mib is None else total_mib
     device = total if device_mib is None else device_mib
     rule = card.range_of(version or card.default_version).memory
-    terms = _terms(model, rule, defaults_for(card, gpu, total), settings, extras)
+    terms = _terms(model, rule, defaults_for(card, gpu, total, version), settings, extras)
     fraction = settings.fraction
     if fraction is None and fill:
         fraction = _safe_fraction(terms, total, device, settings)

@@ -10,6 +10,7 @@ from optimizer.domain.units import gib
 from optimizer.domain.workload import Demand, Extras, Slo
 from optimizer.sizing import precision as formats
 from optimizer.sizing.compatibility import Runs, runs
+from optimizer.sizing.context import context_fault, context_notes
 from optimizer.sizing.memory import MemoryBudget, Settings, memory_budget
 from optimizer.sizing.performance import (
     Batching,
@@ -100,6 +101,17 @@ def shape_fault(model: ServedModel, precision: str, tp: int, pp: int) -> str | N
     return None
 
 
+def share_fault(card: EngineCard, room: Room, way: Way) -> str | None:
+    """Why an engine cannot be held to a share of a GPU, or None.
+
+    A fraction of what is free at start depends on the neighbours that started before.
+    """
+    rule = card.range_of(way.version).memory
+    if room.shape.share is None or rule.share == "total":
+        return None
+    return f"{card.name} takes a part of what is free at its start: a share of a GPU cannot hold it"
+
+
 def load_of(demand: Demand, slo: Slo | None) -> Load:
     """The traffic that one replica sees: the deployment's mean request."""
     return Load(
@@ -135,17 +147,14 @@ def size_way(
     if fault is not None:
         return Refusal(fault, how=how)
     length = way.max_model_len or context_length(model, demand)
-    if model.max_position_embeddings and length > model.max_position_embeddings:
-        return Refusal(
-            f"context {length} is beyond the {model.max_position_embeddings} tokens it was "
-            "trained for; a longer one needs a RoPE scaling method",
-            how=how,
-        )
+    fault = context_fault(model, length) or share_fault(card, room, way)
+    if fault is not None:
+        return Refusal(fault, how=how)
     way = replace(way, max_model_len=length, attention=how.attention)
     budget = _budget(model, card, room, way, extras)
-    if not budget.fits and way.max_num_seqs is None:
+    if not budget.surely_fits and way.max_num_seqs is None:
         budget = _budget(model, card, room, replace(way, max_num_seqs=SEQUENCES[0]), extras)
-    if not budget.fits:
+    if not budget.surely_fits:
         return Refusal(no_room(budget, room), budget, how)
     if demand is None:
         return Sized(_settled(way, budget), budget, how, None, None, "memory")
@@ -165,6 +174,7 @@ def _budget(
         max_num_batched_tokens=way.max_num_batched_tokens,
         fraction=way.memory_fraction,
         eager=way.eager,
+        attention=way.attention or "",
     )
     device = room.gpu.usable_mib if room.shape.share is not None else room.total_mib
     return memory_budget(
@@ -316,7 +326,7 @@ def predicted(card: EngineCard, model: ServedModel, sized: Sized) -> Prediction 
     )
 
 
-def reasons(sized: Sized, room: Room) -> tuple[str, ...]:
+def reasons(model: ServedModel, sized: Sized, room: Room) -> tuple[str, ...]:
     """Why this way: its memory, what binds it, and what it gives up."""
     b = sized.budget
     said = [
@@ -330,6 +340,7 @@ def reasons(sized: Sized, room: Room) -> tuple[str, ...]:
     risk = formats.scheme(sized.way.precision).risk
     if risk:
         said.append(risk)
+    said.extend(context_notes(model, b.max_model_len, sized.way.kv_precision))
     if room.slow_link:
         said.append("its GPUs talk over PCIe on some node; the cost is counted")
     return tuple(said)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optimizer.domain.config import Shape
@@ -13,6 +13,7 @@ from optimizer.domain.model import ServedModel
 from optimizer.domain.workload import Extras
 from optimizer.sizing import precision as formats
 from optimizer.sizing.compatibility import Runs, runs, weight_support
+from optimizer.sizing.context import context_fault, context_notes
 from optimizer.sizing.memory import (
     MemoryBudget,
     Settings,
@@ -233,7 +234,8 @@ def _entry(
     fault = _fault(model, room, way, options)
     kernel = (way.attention,) if way.attention else None
     how = runs(card, way.version, room.gpu, model, way.precision, way.kv_precision, kernel)
-    budget = _budget(model, card, room, way, options) if _countable(room) else None
+    chosen = replace(way, attention=how.attention or way.attention)
+    budget = _budget(model, card, room, chosen, options) if _countable(room) else None
     logged = None
     if budget is not None:
         logged = kv_tokens_logged(budget, card.range_of(way.version).memory)
@@ -242,12 +244,7 @@ def _entry(
         reason = _does_not_fit(budget, room, options)
     if reason is not None or budget is None:
         return SizeEntry(room, way, budget, logged, refusal=reason or "memory unknown")
-    way = Way(**{**_fields(way), "attention": how.attention})
-    return _with_speed(model, card, room, way, options, budget, logged, how)
-
-
-def _fields(way: Way) -> dict[str, Any]:
-    return {name: getattr(way, name) for name in Way.__dataclass_fields__}
+    return _with_speed(model, card, room, chosen, options, budget, logged, how)
 
 
 def _countable(room: Room) -> bool:
@@ -261,13 +258,9 @@ def _fault(model: ServedModel, room: Room, way: Way, options: SizeOptions) -> st
         return f"{room.gpu.name} has no profile {room.shape.profile} of known memory"
     if room.shape.sharing is Sharing.MIG and way.tp * way.pp > 1:
         return "MIG slices form no groups: tensor and pipeline parallel need whole GPUs"
-    trained = model.max_position_embeddings
-    if trained and options.max_model_len and options.max_model_len > trained:
-        return (
-            f"context {options.max_model_len} is beyond the {trained} tokens it was trained for; "
-            "a longer one needs a RoPE scaling method"
-        )
-    length = options.max_model_len or trained
+    length = options.max_model_len or model.max_position_embeddings
+    if length and (fault := context_fault(model, length)) is not None:
+        return fault
     asked = options.input_tokens + (0 if model.task == "embed" else options.output_tokens)
     if length and asked > length:
         return f"input and output of {asked} tokens are longer than max_model_len {length}"
@@ -287,6 +280,7 @@ def _budget(
         max_num_batched_tokens=way.max_num_batched_tokens,
         fraction=way.memory_fraction,
         eager=way.eager,
+        attention=way.attention or "",
     )
     return memory_budget(
         model,
@@ -334,6 +328,7 @@ def _with_speed(
     reasons.extend(how.notes)
     if risk := formats.scheme(way.precision).risk:
         reasons.append(risk)
+    reasons.extend(context_notes(model, budget.max_model_len, way.kv_precision))
     if room.slow_link:
         reasons.append("its GPUs talk over PCIe; the cost is counted")
     price = _price(room, options)
