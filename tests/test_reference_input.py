@@ -15,7 +15,8 @@ STATE = ROOT / "clusters/lab-64.state.yaml"
 
 
 def inputs(documents: Documents) -> Inputs:
-    assert documents.fleet is not None and documents.workloads is not None
+    assert documents.fleet is not None
+    assert documents.workloads is not None
     cards = {card.name: card for card in documents.catalogue.engine_cards()}
     return Inputs(documents.fleet, documents.workloads, cards, documents.state)
 
@@ -41,7 +42,8 @@ def test_every_feature_has_an_example(lab):
     assert any(d.needs and d.needs.memory_mib for d in deployments)
     assert any(d.model and d.model.task == "embed" for d in deployments)
     assert any(d.model and d.slo is None for d in deployments)
-    assert any(d.spread_node for d in deployments) and any(d.spread_rack for d in deployments)
+    assert any(d.spread_node for d in deployments)
+    assert any(d.spread_rack for d in deployments)
     assert {d.isolate for d in deployments} >= {"none", "tenant", "gpu"}
     assert any(d.pin for d in deployments)
 
