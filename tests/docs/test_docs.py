@@ -1,0 +1,61 @@
+"""Every command in the docs runs and ends as it should."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of the page that a reader would type, continuation lines joined."""
+    blocks = CONSOLE.findall(page.read_text("utf-8"))
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def test_docs_have_commands():
+    assert sum(len(commands(page)) for page in PAGES) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.stem)
+def test_commands_of_the_page_run(page, tmp_path):
+    for folder in ("clusters", "workloads"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    bin_folder = Path(sys.executable).parent
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLEETSLICE_")}
+    environment |= {"HOME": str(tmp_path), "PATH": f"{bin_folder}:{environment['PATH']}"}
+    try:
+        for command in commands(page):
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=300,
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    finally:
+        stop = [str(bin_folder / "fleetslice"), "stop"]
+        subprocess.run(stop, cwd=tmp_path, env=environment, capture_output=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_the_site_builds(tmp_path):
+    reference = [sys.executable, "scripts/reference.py", str(ROOT / "docs" / "reference")]
+    subprocess.run(reference, cwd=ROOT, check=True, timeout=120)
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "reference" / "commands.html").read_text("utf-8")
+    assert "fleetslice rebalance" in page
