@@ -19,7 +19,8 @@ from optimizer.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from optimizer.launch import Event, Known
+    from optimizer.engines import Known
+    from optimizer.launch import Event
 
 RunDir = Annotated[
     Path | None,
@@ -165,7 +166,7 @@ def stop(only: Only = None, run_dir: RunDir = None, address: options.Address = N
 
 def _known(plan: Path, documents: list[Path] | None) -> "Known":
     """What real engines ask for and the plan does not carry."""
-    from optimizer.launch import Known
+    from optimizer.engines import Known
 
     _, given = inputs.read_again(plan, documents)
     gpus = {gpu.name: gpu for gpu in given.fleet.products()}

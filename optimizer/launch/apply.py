@@ -9,6 +9,7 @@ from typing import Any
 
 from optimizer.domain.placement import Replica
 from optimizer.domain.plan import Plan
+from optimizer.engines import Known
 from optimizer.launch import cluster, head
 from optimizer.launch.actor import ReplicaActor, options
 from optimizer.launch.cluster import Running
@@ -22,7 +23,6 @@ from optimizer.launch.values import (
     SIMULATED,
     Event,
     Failure,
-    Known,
     LaunchRefused,
     LaunchResult,
     Patience,

@@ -1,14 +1,9 @@
 """What launching speaks in: replicas to start, their states, results and refusals."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-
-from optimizer.domain.engine import EngineCard
-from optimizer.domain.gpu import Gpu
-from optimizer.domain.workload import Deployment
 
 SIMULATED = "simulated"
 AUTO = "auto"
@@ -102,28 +97,6 @@ class ReplicaSpec:
     def likeness(self) -> tuple[object, ...]:
         """What must be equal for a running replica to count as this one."""
         return (self.devices, self.engine, self.argv, self.env)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a plan does not carry and engines ask for: deployments, engine cards, datasheets.
-
-    Each by its name. Simulated engines do without.
-    """
-
-    deployments: Mapping[str, Deployment] = field(default_factory=dict)
-    engines: Mapping[str, EngineCard] = field(default_factory=dict)
-    gpus: Mapping[str, Gpu] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        deployments: Iterable[Deployment],
-        engines: Mapping[str, EngineCard] | None = None,
-        gpus: Mapping[str, Gpu] | None = None,
-    ) -> "Known":
-        """From deployments in any order."""
-        return cls({d.name: d for d in deployments}, engines or {}, gpus or {})
 
 
 @dataclass(frozen=True, slots=True)
