@@ -114,4 +114,8 @@ def schema(
     wanted = next((known for known in KINDS if known.lower() == kind.lower()), None)
     if wanted is None:
         raise Stop(Code.USAGE, unknown("kind", kind, KINDS))
-    show_data(schema_of(wanted).model_json_schema(), Output.JSON)
+    try:
+        found = schema_of(wanted)
+    except KeyError:
+        raise Stop(Code.USAGE, f"not supported yet: documents of kind {wanted}") from None
+    show_data(found.model_json_schema(), Output.JSON)

@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 Path = tuple[str | int, ...]
 
 _MANY = 12  # names listed in full up to here
+_MEANT = 5  # names that may all have been meant
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,19 +44,23 @@ def dotted(path: Path) -> str:
     return text
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None. Ignores case and punctuation.
+def closest(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """The known names that were probably meant, a few at most.
 
-    A name that the wrong one merely shortens or extends counts as near: ``h100-sxm`` means
-    ``h100-80gb-sxm``.
+    Those that go on after the wrong one (``h100``: ``h100-80gb-sxm``, ``h100-94gb-nvl``), else the
+    nearest ones. Case and punctuation do not count, and a name that the wrong one merely shortens
+    counts as near: ``h100-sxm`` means ``h100-80gb-sxm``.
     """
+    names = sorted(set(known))
+    longer = [n for n in names if n.lower().startswith(f"{name.lower()}-")]
+    if longer:
+        return tuple(longer[:_MEANT])
     wanted = _plain(name)
-    best: tuple[float, str] | None = None
-    for candidate in sorted(set(known)):
-        score = _likeness(wanted, _plain(candidate))
-        if score > 0.6 and (best is None or score > best[0]):
-            best = (score, candidate)
-    return None if best is None else best[1]
+    scores = {candidate: _likeness(wanted, _plain(candidate)) for candidate in names}
+    best = max(scores.values(), default=0.0)
+    if best <= 0.6:
+        return ()
+    return tuple(c for c in names if scores[c] == best)[:_MEANT]
 
 
 def _plain(name: str) -> str:
@@ -96,8 +101,9 @@ def way_out(name: str, known: Iterable[str]) -> str:
     """``did you mean "x"?``, else the allowed names, else nothing."""
     names = list(dict.fromkeys(known))
     near = closest(name, names)
-    if near is not None:
-        return f'did you mean "{near}"?'
+    if near:
+        quoted = [f'"{n}"' for n in near]
+        return f"did you mean {' or '.join(filter(None, [', '.join(quoted[:-1]), quoted[-1]]))}?"
     return f"known: {listed(names)}" if names else ""
 
 

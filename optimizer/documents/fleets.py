@@ -61,7 +61,7 @@ def read_fleet(document: RawDocument, catalogue: Catalogue) -> FleetReading:
     reading.faults += unsupported("Fleet", raw, document.fault)
     for path, entry in look.each(raw, "nodes[]"):
         if isinstance(entry, dict):
-            _read_entry(reading, entry, path, catalogue)
+            read_entry(reading, entry, catalogue, _sayer(document, path), _named_before(document))
         else:
             reading.sure = False
     reading.faults += _price_faults(document)
@@ -70,15 +70,25 @@ def read_fleet(document: RawDocument, catalogue: Catalogue) -> FleetReading:
     return reading
 
 
-def _read_entry(
-    reading: FleetReading, entry: dict[str, Any], path: Path, catalogue: Catalogue
-) -> None:
-    document = reading.document
-
+def _sayer(document: RawDocument, path: Path) -> Say:
     def say(inner: Path, message: str, *, key: bool = False) -> Fault:
         return document.fault((*path, *inner), message, key=key)
 
-    names = _names(reading, entry, path)
+    return say
+
+
+def read_entry(
+    reading: FleetReading,
+    entry: dict[str, Any],
+    catalogue: Catalogue,
+    say: Say,
+    taken: Callable[[str], str],
+) -> tuple[str, ...]:
+    """Notes the nodes of an entry and its faults; returns their names.
+
+    ``taken`` words the fault of a name that another node has already.
+    """
+    names = _names(reading, entry, say)
     gpu = None
     spelling = entry.get("gpu")
     if isinstance(spelling, str):
@@ -88,22 +98,29 @@ def _read_entry(
     reading.faults += node_faults(entry, gpu, len(names), say)
     for name in names:
         if name in reading.nodes:
-            first = next(p for p, n in _named(document.value) if name in n)
-            message = f'node "{name}" is named at line {document.line(first)} already; rename one'
-            reading.faults.append(say(("name",), message))
+            reading.faults.append(say(("name",), taken(name)))
             break
         reading.nodes[name] = NodeFacts(name, gpu, look.whole(entry, "gpus"), entry)
+    return names
 
 
-def _names(reading: FleetReading, entry: dict[str, Any], path: Path) -> tuple[str, ...]:
+def _names(reading: FleetReading, entry: dict[str, Any], say: Say) -> tuple[str, ...]:
     pattern = entry.get("name")
     if isinstance(pattern, str) and pattern.strip():
         try:
             return expand(pattern)
         except BadNameError as error:
-            reading.faults.append(reading.document.fault((*path, "name"), str(error)))
+            reading.faults.append(say(("name",), str(error)))
     reading.sure = False
     return ()
+
+
+def _named_before(document: RawDocument) -> Callable[[str], str]:
+    def taken(name: str) -> str:
+        first = next(p for p, n in _named(document.value) if name in n)
+        return f'node "{name}" is named at line {document.line(first)} already; rename one'
+
+    return taken
 
 
 def _named(raw: dict[str, Any]) -> Iterator[tuple[Path, tuple[str, ...]]]:

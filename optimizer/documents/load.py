@@ -12,6 +12,7 @@ from optimizer.documents.faults import DocumentFaults, Fault
 from optimizer.documents.fleets import FleetReading, read_fleet
 from optimizer.documents.plan_read import plan_of
 from optimizer.documents.reading import RawDocument, Reading, read
+from optimizer.documents.scenarios import ScenariosReading, read_scenarios
 from optimizer.documents.states import StateReading, read_plan_as_state, read_state
 from optimizer.documents.supported import KINDS_NOT_SUPPORTED_YET
 from optimizer.domain.fleet import Fleet
@@ -91,6 +92,7 @@ class _Loader:
         fleet = self._fleet()
         workloads = self._workloads(fleet)
         state = self._state(fleet, workloads)
+        scenarios = self._scenarios(fleet, workloads)
         plan = self._plan()
         self._missing()
         self.faults += self.catalogue.faults
@@ -101,6 +103,8 @@ class _Loader:
             workloads=workloads.workloads if workloads else None,
             state=state.placement if state else None,
             state_fleet=state.fleet_name if state else None,
+            scenarios=tuple(scenarios.scenarios),
+            bad_scenarios=tuple(scenarios.bad),
             plan=plan,
             inputs=self._inputs(),
             catalogue=self.catalogue,
@@ -177,6 +181,15 @@ class _Loader:
         found, note = read_plan_as_state(document, plan.placement, fleet)
         self.faults += found.faults
         self.notes += [note] if note else []
+        return found
+
+    def _scenarios(
+        self, fleet: FleetReading | None, workloads: WorkloadsReading | None
+    ) -> ScenariosReading:
+        """Every scenario; one that is faulty is a fault of the load only where that is asked."""
+        documents = self.reading.of("Scenarios")
+        found = read_scenarios(documents, self.catalogue, fleet, workloads)
+        self.faults += found.told() if self.strict_scenarios else found.faults
         return found
 
     def _plan(self) -> Plan | None:

@@ -41,8 +41,8 @@ def unsupported(thing: str, raw: Any, say: Callable[..., Fault]) -> Iterator[Fau
             continue
         for path, value in look.each(raw, pattern):
             if value is not None and _matches(value, wanted):
-                also = "" if wanted is _ANY else f" {quoted(value)}"
-                yield say(path, f"not supported yet:{also} ({what}); leave it out")
+                named = what if wanted is _ANY else f"{quoted(value)} ({what})"
+                yield say(path, f"not supported yet: {named}; leave it out")
 
 
 def _matches(value: Any, wanted: Any) -> bool:

@@ -148,7 +148,8 @@ def _meant(got: Any, words: list[str]) -> str:
 
 
 def _literal(got: Any, ctx: Any) -> str:
-    return f"must be {str(ctx.get('expected', '')).replace(chr(39), '')}, got {quoted(got)}"
+    words = str(ctx.get("expected", "")).replace("'", "")
+    return f"must be {'true' if words == 'True' else words}, got {quoted(got)}"
 
 
 def _pattern(got: Any, ctx: Any) -> str:

@@ -1,6 +1,6 @@
 """The kind Fleet: all GPUs we may use."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -73,6 +73,3 @@ class FleetDoc(Head):
     nodes: list[NodeDoc] = Field(min_length=1, description="the fleet's nodes")
     reserve: list[ReserveDoc] = Field([], description="room kept free on purpose")
     limits: LimitsDoc = Field(LimitsDoc.model_construct(), description="ceilings of the plan")
-
-
-ENTRIES: dict[str, Any] = {"nodes": NodeDoc}

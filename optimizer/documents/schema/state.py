@@ -1,6 +1,6 @@
 """The kind State: what runs now."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -67,6 +67,3 @@ class StateDoc(Head):
     fleet: Text | None = Field(None, description="the fleet's name")
     replicas: list[ReplicaDoc] = Field([], description="what runs")
     instances: list[InstanceDoc] = Field([], description="MIG instances that stand empty")
-
-
-ENTRIES: dict[str, Any] = {"replicas": ReplicaDoc, "instances": InstanceDoc}

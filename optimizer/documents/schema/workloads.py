@@ -1,6 +1,6 @@
 """The kind Workloads: what customers ask for."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -163,6 +163,3 @@ class WorkloadsDoc(Head):
 
     name: Text | None = Field(None, description="the set's name")
     deployments: list[DeploymentDoc] = Field(description="the deployments")
-
-
-ENTRIES: dict[str, Any] = {"deployments": DeploymentDoc}
