@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli import catalogue, config, launching, planning, sizing, starter
+from optimizer.cli import catalogue, config, exchanging, launching, planning, sizing, starter
 from optimizer.cli.codes import Code
 from optimizer.cli.terminal import Verbosity
 
@@ -34,6 +34,7 @@ for command in (
     launching.launch,
     launching.status,
     launching.stop,
+    exchanging.export,
 ):
     app.command()(command)
 app.add_typer(catalogue.app, name="catalogue")

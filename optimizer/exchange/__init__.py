@@ -1,1 +1,21 @@
 """Other people's formats: importers to our documents, exporters from a plan."""
+
+from collections.abc import Callable
+
+from optimizer.exchange import kubernetes, listings, mig_parted, nvidia_smi, platforms, ray_serve
+from optimizer.exchange.artifact import Artifact, CannotExport, Export, Source
+
+EXPORTERS: dict[str, Callable[[Source], Export]] = {
+    "csv": listings.export_csv,
+    "dynamo": platforms.export_dynamo,
+    "engines": listings.export_engines,
+    "kserve": platforms.export_kserve,
+    "kuberay": ray_serve.export_kuberay,
+    "kubernetes": kubernetes.export,
+    "mig-parted": mig_parted.export,
+    "nvidia-smi": nvidia_smi.export,
+    "prometheus": listings.export_prometheus,
+    "ray-serve": ray_serve.export,
+}
+
+__all__ = ["EXPORTERS", "Artifact", "CannotExport", "Export", "Source"]

@@ -1,0 +1,131 @@
+"""Kubernetes: Deployments pinned to nodes, Services, disruption budgets, DRA claim templates."""
+
+from typing import Any
+
+from optimizer.exchange.artifact import Artifact, Document, Export, Source
+from optimizer.exchange.serving import PORT, Group, groups, image
+
+FORMAT = "apps/v1, policy/v1, resource.k8s.io/v1"
+NAME, PART_OF = "app.kubernetes.io/name", "app.kubernetes.io/part-of"
+TENANT = "fleetslice.io/tenant"
+PROFILE = "device.attributes['gpu.nvidia.com'].profile == '{profile}'"
+
+
+def export(source: Source) -> Export:
+    """One manifest with all that Kubernetes can carry; notes say what it cannot."""
+    found, notes = groups(source)
+    documents: list[Document] = [_deployment(source, g) for g in found]
+    for name in dict.fromkeys(g.deployment for g in found):
+        documents += [_service(source, name), _budget(source, name)]
+    claims = [
+        _claim(source, p) for p in sorted({g.first.mig.profile for g in found if g.first.mig})
+    ]
+    told = [*notes]
+    if any(g.first.mig for g in found):
+        told.append(
+            "slices are asked of the device plugin (strategy mixed), which may give a replica any "
+            "slice of its profile on its node; dra.yaml has claim templates for clusters with DRA"
+        )
+    artifacts = [Artifact("kubernetes.yaml", tuple(documents))]
+    if claims:
+        artifacts.append(Artifact("dra.yaml", tuple(claims)))
+    return Export(FORMAT, tuple(artifacts), tuple(told))
+
+
+def _meta(source: Source, name: str, tenant: str | None = None) -> dict[str, Any]:
+    labels = {PART_OF: "fleetslice", NAME: name}
+    if tenant is not None:
+        labels[TENANT] = tenant
+    return {"name": name, "namespace": source.namespace, "labels": labels}
+
+
+def _deployment(source: Source, group: Group) -> Document:
+    labels = {NAME: group.deployment, "fleetslice.io/group": group.name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _meta(source, group.name, group.tenant),
+        "spec": {
+            "replicas": len(group.replicas),
+            "selector": {"matchLabels": labels},
+            # A new replica needs a device of its own, and the plan has none to spare.
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+            },
+            "template": {
+                "metadata": {"labels": {**labels, TENANT: group.tenant}},
+                "spec": {
+                    "nodeSelector": {"kubernetes.io/hostname": group.node},
+                    "containers": [container(source, group)],
+                },
+            },
+        },
+    }
+
+
+def container(source: Source, group: Group) -> dict[str, Any]:
+    """The engine's container with its devices, probes and command line."""
+    resource, count = group.resource
+    amount = {resource: str(count)}
+    deployment = source.known.deployments[group.deployment]
+    requests = dict(amount)
+    if deployment.host_cpu_millicores:
+        requests["cpu"] = f"{deployment.host_cpu_millicores}m"
+    if deployment.host_memory_mib:
+        requests["memory"] = f"{deployment.host_memory_mib}Mi"
+    probe = {"httpGet": {"path": group.command.health, "port": PORT}}
+    return {
+        "name": "main",
+        "image": image(source, group),
+        "command": [*_everywhere(group.command.argv)],
+        "env": [{"name": name, "value": value} for name, value in group.command.env],
+        "ports": [{"containerPort": PORT}],
+        "resources": {"limits": amount, "requests": requests},
+        "readinessProbe": {**probe, "periodSeconds": 5},
+        "startupProbe": {**probe, "periodSeconds": 10, "failureThreshold": 180},
+    }
+
+
+def _everywhere(argv: tuple[str, ...]) -> list[str]:
+    """In a pod the engine listens on the pod's address, not on loopback."""
+    return ["0.0.0.0" if a == "127.0.0.1" else a for a in argv]
+
+
+def _service(source: Source, name: str) -> Document:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _meta(source, name),
+        "spec": {"selector": {NAME: name}, "ports": [{"port": 80, "targetPort": PORT}]},
+    }
+
+
+def _budget(source: Source, name: str) -> Document:
+    floor = max(1, source.known.deployments[name].min_replicas)
+    running = sum(r.deployment == name for r in source.plan.placement.replicas)
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _meta(source, name),
+        # A budget of all replicas would block every drain of a node.
+        "spec": {
+            "minAvailable": max(0, min(floor, running - 1)),
+            "selector": {"matchLabels": {NAME: name}},
+        },
+    }
+
+
+def _claim(source: Source, profile: str) -> Document:
+    exactly = {
+        "deviceClassName": "mig.nvidia.com",
+        "selectors": [{"cel": {"expression": PROFILE.format(profile=profile)}}],
+    }
+    request = {"name": "slice", "exactly": exactly}
+    name = f"mig-{profile.replace('.', '-').replace('+', '-')}"
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaimTemplate",
+        "metadata": {"name": name, "namespace": source.namespace},
+        "spec": {"spec": {"devices": {"requests": [request]}}},
+    }
