@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 JOINERS = {"__main__", "cli", "optimize", "scenarios"}
 # Every other room imports itself, ``domain`` and what stands here.
 MAY_ALSO_IMPORT = {
-    "documents": {"catalogue"},
+    "documents": {"catalogue", "exchange"},  # a model may be named by its checkpoint
     "exchange": {"engines"},
     "launch": {"engines"},
     "planning": {"verify"},
@@ -23,6 +23,7 @@ MAY_ALSO_IMPORT = {
 # A room, or a module in one, that may use the library.
 LIBRARY_LIVES_IN = {
     "click": {"cli"},
+    "huggingface_hub": {"exchange.huggingface"},
     "jinja2": {"report"},
     "ortools": {"solver"},
     "pydantic": {"documents"},

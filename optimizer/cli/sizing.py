@@ -36,7 +36,8 @@ def size(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A model of the catalogue or its Hugging Face id.",
+            help="A model of the catalogue or its Hugging Face id; a config.json or its folder; "
+            "or hf:NAME, to fetch that.",
             show_default=False,
         ),
     ],
@@ -260,7 +261,7 @@ def _model(known: "Catalogue", name: str) -> "tuple[ServedModel, str | None]":
 
     found = known.model(name)
     if found is None:
-        raise Stop(Code.USAGE, unknown_among(name, known))
+        raise Stop(Code.USAGE, known.checkpoint_fault(name) or unknown_among(name, known))
     return found
 
 

@@ -20,6 +20,7 @@ from optimizer.documents.schema import schema_of
 from optimizer.domain.engine import EngineCard
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
+from optimizer.exchange import huggingface
 
 T = TypeVar("T")
 
@@ -165,6 +166,9 @@ class Catalogue:
     def __init__(self, beside: Iterable[Path] = ()) -> None:
         shipped = catalogue_folders()
         near = list(dict.fromkeys(beside))
+        self._near = near
+        self._checkpoints: dict[str, tuple[ServedModel, str | None] | None] = {}
+        self._checkpoint_faults: dict[str, str] = {}
 
         def folders(name: str) -> list[Path]:
             own = [folder / name for folder in near if (folder / name).is_dir()]
@@ -199,19 +203,56 @@ class Catalogue:
         return found if exact else None
 
     def model(self, spelling: str) -> tuple[ServedModel, str | None] | None:
-        """A model by name or alias, ignoring case; and the precision of a quantised repack."""
+        """A model by name or alias, ignoring case; and the precision of a quantised repack.
+
+        A path to a ``config.json`` or its folder, or ``hf:NAME``, is read from there.
+        """
+        if huggingface.is_source(spelling):
+            return self._checkpoint(spelling)
         found = self.models.find(spelling)
         if found is None:
             return None
         repacks = {name.lower(): precision for name, precision in found.repacks}
         keeps = {name.lower(): classes for name, classes in found.repack_keeps}
         if spelling.lower() in keeps:
-            found = replace(found, kept_16bit=keeps[spelling.lower()])
+            found = replace(found, kept_16bit=tuple((k, 1.0) for k in keeps[spelling.lower()]))
         return found, repacks.get(spelling.lower())
+
+    def checkpoint_fault(self, spelling: str) -> str | None:
+        """Why a file, folder or hub name is no model that can be sized, or None."""
+        if huggingface.is_source(spelling):
+            self._checkpoint(spelling)
+        return self._checkpoint_faults.get(spelling)
+
+    def _checkpoint(self, spelling: str) -> tuple[ServedModel, str | None] | None:
+        if spelling not in self._checkpoints:
+            self._checkpoints[spelling] = None
+            try:
+                self._checkpoints[spelling] = _built(self._card(spelling))
+            except ValueError as error:  # a config that lacks facts, or facts that contradict
+                self._checkpoint_faults[spelling] = _reason(error)
+        return self._checkpoints[spelling]
+
+    def _card(self, spelling: str) -> dict[str, Any]:
+        if spelling.startswith(huggingface.REMOTE):
+            return huggingface.remote_card(spelling.removeprefix(huggingface.REMOTE))
+        path = Path(spelling).expanduser()
+        near = [folder / path for folder in self._near if (folder / path).exists()]
+        return huggingface.model_card(near[0] if near else path)
 
     def engine_cards(self) -> tuple[EngineCard, ...]:
         """Every engine, by name."""
         return self.engines.all()
+
+
+def _built(raw: dict[str, Any]) -> tuple[ServedModel, str | None]:
+    """The network of an imported card, and the precision it is packed to."""
+    found = list(wording.complaints(schema_of("Model"), raw))
+    if found:
+        raise ValueError("; ".join(f"{'.'.join(map(str, path))}: {why}" for path, why, _ in found))
+    model = cards.model(raw)
+    packed = model.checkpoint_precision not in ("bf16", "fp16", "fp32")
+    return model, model.checkpoint_precision if packed else None
 
 
 def catalogue(beside: Iterable[str | os.PathLike[str]] = ()) -> Catalogue:

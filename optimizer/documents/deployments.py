@@ -25,6 +25,7 @@ from optimizer.domain.workload import (
     Slo,
     Workloads,
 )
+from optimizer.exchange import huggingface
 
 Say = Callable[..., Fault]
 
@@ -150,8 +151,8 @@ def _model_faults(raw: dict[str, Any], catalogue: Catalogue, say: Say) -> Iterat
 
 def model_fault(name: str, catalogue: Catalogue) -> str | None:
     """Why a name is no model, or None."""
-    if name.startswith((".", "/", "~")) or name.endswith(".json"):
-        return "not supported yet: a model from a local file or folder; name one of the catalogue"
+    if huggingface.is_source(name):
+        return catalogue.checkpoint_fault(name)
     if catalogue.model(name) is not None or catalogue.models.faults:
         return None
     names = catalogue.models.names()

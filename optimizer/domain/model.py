@@ -68,7 +68,10 @@ class ServedModel:
     mlp_layers: int | None = None  # where layers of a mixer alone have no MLP of their own
     local_rope: bool = False  # windowed layers have rotary frequencies of their own
     vision_params: int = 0
-    kept_16bit: tuple[str, ...] = ()  # classes a quantised checkpoint leaves: attention, mixers...
+    kept_16bit: tuple[
+        tuple[str, float], ...
+    ] = ()  # part of a class that a packed checkpoint leaves
+    checkpoint_kv_precision: str | None = None  # where the checkpoint asks for one
     quant_group: int | None = None  # the checkpoint's group size, where it is not the usual one
     rope_scaling: str | None = None  # method by which max_position_embeddings was reached
     original_positions: int | None = None  # length trained before scaling

@@ -302,7 +302,7 @@ FAMILIES: dict[str, Family] = {
         (
             *("llama", "granite", "olmo", "olmo2", "stablelm", "phi3small", "arcee", "internlm2"),
             *("glm", "glm4", "baichuan", "yi", "exaone", "seed_oss", "hunyuan_v1_dense", "mimo"),
-            *("apertus", "deepseek", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava"),
+            *("apertus", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava"),
             *("llava_next", "llava_onevision", "idefics3", "smolvlm", "dots_ocr", "aya_vision"),
         ),
         _PLAIN,
@@ -323,7 +323,7 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(
         (
             *("qwen3_vl_moe", "granitemoe", "granitemoeshared", "olmoe", "glm4_moe", "glm4v_moe"),
-            *("ernie4_5_moe", "minimax_m2", "dots1", "bailing_moe", "hunyuan_v1_moe"),
+            *("ernie4_5_moe", "minimax_m2", "dots1", "deepseek", "bailing_moe", "hunyuan_v1_moe"),
         ),
         _EXPERTS,
     ),

@@ -1,7 +1,7 @@
 """Weights of one GPU, tensor class by tensor class."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from optimizer.domain.model import Moe, ServedModel
@@ -205,7 +205,29 @@ def weights(model: ServedModel, scheme: Scheme, tp: int = 1, pp: int = 1) -> Wei
         _stage(model, scheme, tp, start, stop, first=not start, last=stop == model.layers)
         for start, stop in stages(model.layers, pp)
     ]
-    return max(found, key=lambda stage: stage.total)
+    fullest = max(found, key=lambda stage: stage.total)
+    return replace(fullest, other=fullest.other + unnamed_bytes(model, scheme) / (tp * pp))
+
+
+def unnamed_bytes(model: ServedModel, scheme: Scheme) -> float:
+    """What the checkpoint's files hold beyond (or short of) the classes counted here.
+
+    Biases, projectors, scales, odd layers: spread over all ranks. Only where the files were read
+    and are loaded as they are; layers that predict further tokens are in them but not loaded.
+    """
+    own = model.checkpoint_precision
+    loaded = scheme.name == own or {scheme.name, own} == {"bf16", "fp16"}
+    if model.checkpoint_bytes is None or not loaded or model.mtp_layers:
+        return 0.0
+    p = parameters(model, 1, scheme.pad_to)
+    padding = (padded_vocabulary(model) - model.vocab_size) * model.hidden_size
+    embeddings = p.embedding - padding + (p.head - padding if p.head else 0.0)
+    q, other = scheme.linear_bytes, scheme.other_bytes
+    counted = embeddings * (q if scheme.scope == "all" else other)
+    counted += (p.replicated + p.vision) * other
+    for tensors in ("attention", "mixers", "mlp", "shared_experts", "experts"):
+        counted += getattr(p, tensors) * class_bytes(model, scheme, tensors)
+    return model.checkpoint_bytes - counted
 
 
 def _stage(
@@ -241,10 +263,12 @@ def class_bytes(model: ServedModel, scheme: Scheme, tensors: str) -> float:
 
     Experts-only schemes pack nothing else of a MoE model; a checkpoint may keep more in 16 bit.
     """
-    packed = scheme.scope != "experts" or model.moe is None or tensors == "experts"
-    if packed and (scheme.linear_bytes >= scheme.other_bytes or tensors not in model.kept_16bit):
+    if scheme.scope == "experts" and model.moe is not None and tensors != "experts":
+        return scheme.other_bytes
+    if scheme.linear_bytes >= scheme.other_bytes:
         return scheme.linear_bytes
-    return scheme.other_bytes
+    kept = dict(model.kept_16bit).get(tensors, 0.0)
+    return kept * scheme.other_bytes + (1 - kept) * scheme.linear_bytes
 
 
 # Models with a learned table of positions, as wide as the model, instead of rotary tables.

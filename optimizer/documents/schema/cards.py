@@ -9,7 +9,9 @@ from optimizer.documents.schema.base import (
     Choice,
     Count,
     Head,
+    KvPrecision,
     Name,
+    Part,
     Positive,
     Precision,
     Several,
@@ -176,12 +178,17 @@ class ModelDoc(Head):
     num_nextn_predict_layers: Count = 0
     mtp_num_hidden_layers: Count = 0
     vision_params_b: Amount | None = None
+    kept_16bit: dict[Kept, Part] = Field({}, description="part of each class left in 16 bit")
+    quantization_group_size: Several | None = None
+    checkpoint_kv_precision: KvPrecision | None = None
+    checkpoint_bytes: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="of the safetensors files"
+    )
+    rope_scaling: Text | None = Field(None, description="how max_position_embeddings is reached")
+    original_max_position_embeddings: Several | None = None
     computed: Any = None
     source: Any = None
     sources: Any = None
     unverified: list[Text] = Field([])
     note: Any = None
     notes: Any = None
-
-
-ENTRIES: dict[str, Any] = Field({})
