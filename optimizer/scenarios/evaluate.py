@@ -1,0 +1,165 @@
+"""Scenarios answered: each is a whole plan, in this process or on Ray, alike to the last bit.
+
+The answer of a scenario depends on the baseline, the scenario and the limits only. Neither the
+number of Ray workers nor the machine's cores enter it: a search has a fixed number of logical
+workers, and ends by gap or deterministic effort. The time limit is a safety stop; an answer that
+it cut short says so.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from optimizer.domain.engine import EngineCard
+from optimizer.domain.fleet import Fleet
+from optimizer.domain.outcome import Limits
+from optimizer.domain.placement import Placement
+from optimizer.domain.plan import Plan, PlanRun
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.scenario import Scenario
+from optimizer.domain.workload import Workloads
+from optimizer.optimize import Inputs, Planned, judged
+from optimizer.scenarios.answer import Answer, Summary, summary
+from optimizer.scenarios.compare import compared
+from optimizer.scenarios.journal import Journal
+from optimizer.scenarios.reuse import SizedBefore
+from optimizer.scenarios.scenario import ScenarioFault, World, apply
+from optimizer.sizing import Sizing
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all scenarios share. ``current`` is what each starts from; None: from scratch."""
+
+    fleet: Fleet
+    workloads: Workloads
+    engines: Mapping[str, EngineCard]
+    current: Placement | None
+    sizing: Sizing
+    limits: Limits
+    before: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How far an evaluation is; ``answer`` is the latest, None while a scenario is tried again."""
+
+    total: int
+    finished: int
+    failed: int
+    retried: int
+    reused: int  # of those finished, answered by an earlier, interrupted run
+    answer: Answer | None = None
+
+
+Report = Callable[[Tally], None]
+
+
+def setting(inputs: Inputs, baseline: Planned, limits: Limits, *, fresh: bool = False) -> Setting:
+    """The common ground of scenarios: they start from the baseline's plan unless ``fresh``."""
+    plan = baseline.plan
+    planned = plan.status not in ("infeasible", "nothing_found")
+    running = plan.placement if planned else inputs.current
+    return Setting(
+        fleet=inputs.fleet,
+        workloads=inputs.workloads,
+        engines=inputs.engines,
+        current=None if fresh else running,
+        sizing=baseline.sizing,
+        limits=limits,
+        before=summary(plan),
+    )
+
+
+class Planner:
+    """Plans scenarios of one setting, and keeps what they have in common."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.sized = SizedBefore(setting.engines)
+        self.sized.know(setting.fleet, setting.workloads.deployments, setting.sizing)
+
+    def answer(self, scenario: Scenario) -> Answer:
+        """The scenario's answer; one that cannot be made or planned says why in ``failed``."""
+        try:
+            plan = self.plan(scenario).plan
+        except ScenarioFault as fault:
+            return Answer(scenario.name, failed=str(fault))
+        except Exception as error:  # whatever one scenario meets, the rest must finish
+            first = (str(error).strip() or "no more is said").splitlines()[0]
+            return Answer(scenario.name, failed=f"{type(error).__name__}: {first}")
+        if plan.run.stopped_by == "interrupt":
+            raise KeyboardInterrupt
+        return compared(self.setting.before, summary(plan, scenario.name))
+
+    def plan(self, scenario: Scenario) -> Planned:
+        """The scenario's whole plan. Raises ScenarioFault, BrokenPlan."""
+        from optimizer.planning import compose
+
+        world = self.world(scenario)
+        sizing = self.sized.size(world.fleet, world.workloads.deployments, world.current)
+        problem = PlacementProblem(
+            world.fleet, world.workloads.deployments, sizing.candidates, world.current
+        )
+        outcome = judged(problem, self.setting.limits)
+        # Only what differs between two runs on the same input is left open.
+        run = PlanRun(0.0, self.setting.limits.workers, "", outcome.stopped_by)
+        plan: Plan = compose(
+            problem, outcome, inputs=(), options={}, run=run, dropped=sizing.dropped
+        )
+        return Planned(plan, problem, sizing)
+
+    def world(self, scenario: Scenario) -> World:
+        """The fleet, workloads and what runs, as the scenario has them. Raises ScenarioFault."""
+        s = self.setting
+        return apply(scenario, s.fleet, s.workloads, s.current, engines=s.engines)
+
+
+def evaluate(
+    setting: Setting,
+    scenarios: Sequence[Scenario],
+    *,
+    workers: int = 0,
+    address: str | None = None,
+    out: Path | None = None,
+    report: Report | None = None,
+) -> tuple[Answer, ...]:
+    """Every scenario's answer, in the order given.
+
+    ``workers`` 0: one after the other in this process; else so many at once on Ray, a local one of
+    our own or the cluster at ``address``. ``out``: a file of one answer a line, written as they
+    come; what it holds already, of the same baseline, limits and scenario, is not asked again.
+    Raises LaunchRefused where Ray is not to be had.
+    """
+    tell = report or (lambda tally: None)
+    with Journal(out, setting) if out is not None else nullcontext() as journal:
+        known = journal.known(scenarios) if journal is not None else {}
+        answers: dict[int, Answer] = dict(known)
+        tally = Tally(len(scenarios), len(known), failed=0, retried=0, reused=len(known))
+        tell(tally)
+
+        def done(index: int, answer: Answer) -> None:
+            nonlocal tally
+            if journal is not None:
+                journal.write(scenarios[index], answer)
+            answers[index] = answer
+            failed = tally.failed + (answer.failed is not None)
+            tally = replace(tally, finished=len(answers), failed=failed, answer=answer)
+            tell(tally)
+
+        def again(index: int) -> None:
+            nonlocal tally
+            tally = replace(tally, retried=tally.retried + 1, answer=None)
+            tell(tally)
+
+        left = [(i, s) for i, s in enumerate(scenarios) if i not in known]
+        if workers and left:
+            from optimizer.scenarios.fanout import on_ray
+
+            on_ray(setting, left, workers, address, done, again)
+        elif left:
+            planner = Planner(setting)
+            for index, scenario in left:
+                done(index, planner.answer(scenario))
+    return tuple(answers[i] for i in range(len(scenarios)))

@@ -1,0 +1,136 @@
+"""Scenarios on Ray: the setting is sent once, and each task carries a scenario and no more."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optimizer.domain.scenario import Scenario
+from optimizer.launch import LaunchRefused, head
+from optimizer.launch.run import new_run
+from optimizer.launch.session import session
+from optimizer.scenarios.answer import Answer
+from optimizer.scenarios.evaluate import Planner, Setting
+
+TRIES = 3  # of a scenario whose worker or node is lost
+START_S = 60.0
+POLL_S = 1.0
+# Over the safety stop of a search: sizing, judging, and a cluster that is slow to start workers.
+SILENCE_S = 180.0
+
+Work = Sequence[tuple[int, Scenario]]
+
+
+def on_ray(
+    setting: Setting,
+    work: Work,
+    workers: int,
+    address: str | None,
+    done: Callable[[int, Answer], None],
+    again: Callable[[int], None],
+) -> None:
+    """Answer each scenario once, ``workers`` at a time.
+
+    ``done`` is called as answers come, ``again`` where a worker or node was lost and its scenario
+    goes to another. Raises LaunchRefused.
+    """
+    with _cluster(address) as ray:
+        _Fanout(ray, setting, work, workers, own=address is None).run(done, again)
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """Ray at ``address``, or a local one of our own that ends with this context or process."""
+    if address is not None:
+        with session(address, None, ours=False) as ray:
+            yield ray
+        return
+    with tempfile.TemporaryDirectory(prefix="fleetslice-whatif-") as folder:
+        run = head.start(new_run("whatif", Path(folder)), {}, detach=False, deadline_s=START_S)
+        try:
+            with session(str(run.address), run.token_path, ours=True) as ray:
+                yield ray
+        finally:
+            head.end(run)
+
+
+@dataclass(slots=True)
+class _Try:
+    index: int
+    scenario: Scenario
+    number: int  # 1 the first time
+
+
+class _Fanout:
+    """The tasks of one evaluation."""
+
+    def __init__(self, ray: Any, setting: Setting, work: Work, workers: int, own: bool) -> None:
+        self.ray = ray
+        self.workers = workers
+        self.waiting = [_Try(index, scenario, 1) for index, scenario in reversed(work)]
+        self.pending: dict[Any, _Try] = {}
+        self.box = [ray.put(setting)]
+        self.patience_s = setting.limits.time_limit_s + SILENCE_S
+        cpus = float(ray.cluster_resources().get("CPU", 0.0))
+        # More workers than cores share those of our own Ray; a cluster decides for itself.
+        share = min(1.0, cpus / workers) if own else 1.0
+        # Retries are ours: Ray's own are silent, and a scenario that kills its worker must end.
+        self.task = ray.remote(_answer).options(num_cpus=share, max_retries=0)
+
+    def run(self, done: Callable[[int, Answer], None], again: Callable[[int], None]) -> None:
+        """Until every scenario has its answer."""
+        heard = time.monotonic()
+        try:
+            while self.waiting or self.pending:
+                self._submit()
+                ready, _ = self.ray.wait(list(self.pending), timeout=POLL_S)
+                for reference in ready:
+                    heard = time.monotonic()
+                    self._collect(reference, done, again)
+                if time.monotonic() - heard > self.patience_s:
+                    raise LaunchRefused(
+                        f"Ray gave no answer for {self.patience_s:.0f} s; has it free CPUs?",
+                        hint="ray status shows what it waits for",
+                    )
+        finally:
+            for reference in self.pending:
+                self.ray.cancel(reference, force=True)
+
+    def _submit(self) -> None:
+        while self.waiting and len(self.pending) < self.workers:
+            one = self.waiting.pop()
+            self.pending[self.task.remote(self.box, one.scenario)] = one
+
+    def _collect(
+        self, reference: Any, done: Callable[[int, Answer], None], again: Callable[[int], None]
+    ) -> None:
+        one = self.pending.pop(reference)
+        try:
+            answer = self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            if one.number < TRIES:
+                again(one.index)
+                self.waiting.append(_Try(one.index, one.scenario, one.number + 1))
+                return
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = f"its worker was lost {TRIES} times, at last: {first}"
+            answer = Answer(one.scenario.name, failed=reason)
+        done(one.index, answer)
+
+
+# Of each worker process: the planner of the setting it saw last.
+_planners: dict[Any, Planner] = {}
+
+
+def _answer(box: list[Any], scenario: Scenario) -> Answer:
+    """On a worker: fetch the setting once, then answer. The box keeps Ray from fetching it anew."""
+    import ray
+
+    reference = box[0]
+    if reference not in _planners:
+        _planners.clear()
+        _planners[reference] = Planner(ray.get(reference))
+    return _planners[reference].answer(scenario)
