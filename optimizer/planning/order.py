@@ -53,10 +53,11 @@ def order(problem: PlacementProblem, placement: Placement, moves: tuple[Move, ..
     """
     left: dict[str, str] = {}
     while True:
-        run = _Schedule(problem, placement, [m for m in moves if m.replica not in left])
+        run = _Schedule(problem, placement, [m for m in moves if m.replica not in left], left)
         run.play()
         left |= run.left
-        if not run.spoiled:
+        # Who stays may serve more than planned for the end: a floor is then higher than was kept.
+        if not run.left or not (run.spoiled or run.floors != run.floors_with(left)):
             break
     notes = tuple(f"{name} stays as it is: {why}" for name, why in sorted(left.items()))
     return Ordered(run.steps(), tuple(sorted(left, key=replica_order)), notes)
@@ -118,16 +119,22 @@ class _Schedule:
     """One attempt: the moves played in simulated time."""
 
     def __init__(
-        self, problem: PlacementProblem, placement: Placement, moves: Iterable[Move]
+        self,
+        problem: PlacementProblem,
+        placement: Placement,
+        moves: Iterable[Move],
+        left: Iterable[str] = (),
     ) -> None:
         self.problem = problem
+        self.placement = placement
         self.matcher = Matcher(problem)
         self.rooms = Rooms(problem, problem.current, standing(problem))
         self.ends = Rooms(problem, placement, layouts_after(problem, placement))
         self.drafts: list[_Draft] = []
         self.tasks = [self._task(m) for m in moves]
         self.empties = placement.instances
-        self.serving, self.floors = self._levels(placement)
+        self.serving = self._levels(self._current)
+        self.floors = self.floors_with(left)
         self.now = 0
         self.events: list[tuple[int, int, str, _Task]] = []
         self.loads: dict[str, list[int]] = defaultdict(lambda: [0] * LOADS_PER_NODE)
@@ -151,23 +158,35 @@ class _Schedule:
             source = None
         return _Task(move, source, move.after, move.after)
 
-    def _levels(self, placement: Placement) -> tuple[dict[str, _Level], dict[str, _Level]]:
-        """What each deployment serves now, and the least it must serve on the way."""
-        now: dict[str, _Level] = defaultdict(_Level)
-        end: dict[str, _Level] = defaultdict(_Level)
-        current = self.problem.current or Placement()
-        for level, replicas in ((now, current.replicas), (end, placement.replicas)):
-            for replica in replicas:
-                if self.rooms.known(replica):
-                    gain = self.matcher.capacity_mrps(replica)
-                    level[replica.deployment] = level[replica.deployment].shifted(gain, 1)
-        floors = {}
-        for d in self.problem.deployments:
-            floors[d.name] = _Level(
+    @property
+    def _current(self) -> tuple[Replica, ...]:
+        return self.problem.current.replicas if self.problem.current is not None else ()
+
+    def _levels(self, replicas: Iterable[Replica]) -> dict[str, _Level]:
+        """What each deployment serves by these replicas."""
+        levels: dict[str, _Level] = defaultdict(_Level)
+        for replica in replicas:
+            if self.rooms.known(replica):
+                gain = self.matcher.capacity_mrps(replica)
+                levels[replica.deployment] = levels[replica.deployment].shifted(gain, 1)
+        return levels
+
+    def floors_with(self, left: Iterable[str]) -> dict[str, _Level]:
+        """The least each deployment must serve on the way: now, asked or at the end.
+
+        The replicas ``left`` are at the end as they are now.
+        """
+        staying = frozenset(left)
+        later = [r for r in self.placement.replicas if r.id not in staying]
+        later += [r for r in self._current if r.id in staying]
+        now, end = self._levels(self._current), self._levels(later)
+        return {
+            d.name: _Level(
                 min(now[d.name].mrps, d.asked_mrps or 0, end[d.name].mrps),
                 min(now[d.name].replicas, d.min_replicas, end[d.name].replicas),
             )
-        return now, floors
+            for d in self.problem.deployments
+        }
 
     # --- the simulation
 

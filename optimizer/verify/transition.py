@@ -12,9 +12,20 @@ from optimizer.domain.gpu import PlacedProfile, Use
 from optimizer.domain.placement import Placement, Replica
 from optimizer.domain.plan import Step
 from optimizer.domain.problem import PlacementProblem
-from optimizer.verify.facts import Ground, Violation
+from optimizer.domain.workload import Deployment
+from optimizer.verify.facts import Facts, Ground, Violation
 from optimizer.verify.recount import standing_today
+from optimizer.verify.rules import Rule, anti_affinity, host_cpu, host_memory, isolation
 from optimizer.verify.slots import layout_faults
+
+# Rules that the copies running at one moment must keep, the old and the new one of a move alike,
+# and the deployments that have a say in them.
+NEIGHBOURS: tuple[tuple[Rule, Callable[[Deployment], object]], ...] = (
+    (isolation, lambda d: d.isolate != "none"),
+    (anti_affinity, lambda d: d.avoid),
+    (host_cpu, lambda d: d.host_cpu_millicores),
+    (host_memory, lambda d: d.host_memory_mib),
+)
 
 
 def replay(
@@ -30,9 +41,10 @@ def replay(
     Steps begin in order of start, then id, and end ``seconds`` later. What a step takes is taken
     when it begins, what it frees is free when it ends. Instances are created in free legal room
     and destroyed empty; replicas start on an instance that is ready, on free GPUs or in free
-    shares; no deployment serves less than it does before, asks, or does after, whichever is least;
-    a step begins when those it comes after have ended; at the end everything is as ``after`` says,
-    but for the replicas ``left`` as they were.
+    shares, beside nobody they must not meet and on hosts with room for them; no deployment serves
+    less than it does before, asks, or does after, whichever is least; a step begins when those it
+    comes after have ended; at the end everything is as ``after`` says, but for the replicas
+    ``left`` as they were.
     """
     return tuple(sorted(set(_Stage(problem, before, after, left).play(steps))))
 
@@ -61,6 +73,8 @@ class _Stage:
         self.after = {r.id: r for r in after.replicas}
         self.kept_empty = after.instances
         self.left = frozenset(left)
+        asked = problem.deployments
+        self.neighbour_rules = [rule for rule, has_say in NEIGHBOURS if any(map(has_say, asked))]
         self.standing = standing_today(self.ground, before)
         self.ready = {gpu: set(placed) for gpu, placed in self.standing.items()}
         self.mig_mode = {g.id: g.device.mig_enabled for g in self.ground.gpus.values()}
@@ -187,9 +201,23 @@ class _Stage:
             for fault in self._no_room(gpu, replica):
                 rule = "device_memory" if replica.share and "shares" in fault else "slot_legality"
                 yield Violation(rule, id, f"{step.id}: {replica.id} starts, {fault}")
+        yield from self._new_neighbours(step, replica)
         copy = _Copy(replica, self._capacity(replica), serving=False)
         self._add(copy)
         end.append(lambda: self._serve(copy))
+
+    def _new_neighbours(self, step: Step, replica: Replica) -> Iterator[Violation]:
+        """Rules about who runs beside whom that the new copy breaks and were not broken before."""
+        if not self.neighbour_rules:
+            return
+        nodes = self.ground.run(replica).nodes
+        gpus = [f"{node.name}/{index}" for node in nodes for index in range(node.gpus)]
+        copies = {id(c): c.replica for gpu in gpus for c in self.on_gpu.get(gpu, [])}
+        before = Facts.on(self.ground, Placement(tuple(copies.values())))
+        after = Facts.on(self.ground, Placement((*copies.values(), replica)))
+        for rule in self.neighbour_rules:
+            for fault in sorted({*rule(after)} - {*rule(before)}):
+                yield replace(fault, message=f"{step.id}: {fault.message}")
 
     def _started(self, step: Step) -> Replica | None:
         """The copy that the step starts: as it will run, or for a while elsewhere as it ran."""

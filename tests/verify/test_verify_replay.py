@@ -225,3 +225,29 @@ def test_empty_instances_of_the_plan_stand_at_the_end() -> None:
     create = step("s1 create_instance - a/1 3g.40gb@4")
     assert rules(IN_1G, [create], after) == set()
     assert rules(IN_1G, [], after) == {"arrival"}
+
+
+@pytest.mark.parametrize(
+    ("chat", "batch", "machine", "broken"),
+    [
+        ({}, {}, {}, set()),
+        ({}, {"isolate": "gpu"}, {}, {"isolation"}),
+        ({}, {"avoid": ("chat",)}, {}, {"anti_affinity"}),
+        ({"cpu_cores": 8}, {}, {"cpu_cores": 16}, set()),
+        ({"cpu_cores": 8}, {}, {"cpu_cores": 15}, {"host_cpu"}),
+        ({"memory_gib": 8}, {}, {"memory_gib": 15}, {"host_memory"}),
+    ],
+    ids=["nobody minds", "isolated", "avoided", "cores for both", "a core too few", "memory"],
+)
+def test_both_copies_of_a_move_count_as_neighbours(
+    chat: dict, batch: dict, machine: dict, broken: set[str]
+) -> None:
+    """chat/0 moves from b/0 to b/1, where batch/0 runs."""
+    where = problem(
+        fleet(node("b", PLAIN, 2, **machine)),
+        [deployment("chat", **chat), deployment("batch", **batch)],
+        [candidate("chat", PLAIN, share=HALF), candidate("batch", PLAIN, share=HALF)],
+    )
+    before = place(replica("chat/0", "b/0", share=HALF), replica("batch/0", "b/1", share=HALF))
+    after = place(replica("chat/0", "b/1", share=HALF), before.replicas[1])
+    assert rules(before, MOVE, after, where=where) == broken
