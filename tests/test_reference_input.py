@@ -11,7 +11,7 @@ from optimizer.verify import verify
 
 ROOT = Path(__file__).parent.parent
 FLEET, WORKLOADS = ROOT / "clusters/lab-64.yaml", ROOT / "workloads/prod.yaml"
-STATE = ROOT / "clusters/lab-64.state.yaml"
+STATE, SCENARIOS = ROOT / "clusters/lab-64.state.yaml", ROOT / "workloads/lab-64.scenarios.yaml"
 
 
 def inputs(documents: Documents) -> Inputs:
@@ -53,6 +53,12 @@ def test_state_is_legal_meets_demand_and_is_scattered(lab):
     assert lab.state_fleet == lab.fleet.name
     assert verify(problem, lab.state) == ()
     assert lab.state.instances, "no MIG instance stands empty"
+
+
+def test_scenarios_are_understood():
+    documents = load([FLEET, WORKLOADS, SCENARIOS])
+    assert documents.bad_scenarios == ()
+    assert len(documents.scenarios) >= 6
 
 
 def test_tutorial_is_proved_and_uses_slices_and_shares():
