@@ -148,6 +148,9 @@ class EngineDocument(_Strict):
     aliases: list[str] = []
     default_version: str
     batching: Literal["in-flight", "dynamic", "static"]
+    flags: dict[
+        Literal["fraction", "max_model_len", "max_num_seqs", "max_num_batched_tokens"], str
+    ] = {}
     versions: Annotated[list[VersionRange], Field(min_length=1)]
     defaults: Annotated[list[DefaultsRow], Field(min_length=1)]
     rates: Rates
@@ -226,6 +229,7 @@ def to_domain(card: EngineDocument) -> domain.EngineCard:
         dense_band=domain.ErrorBand(**bands.dense.model_dump()),
         moe_band=domain.ErrorBand(**bands.moe.model_dump()),
         guard=card.guard,
+        flags=tuple((str(name), flag) for name, flag in card.flags.items()),
         aliases=tuple(card.aliases),
         sources=tuple(sorted(card.sources.items())),
     )

@@ -193,6 +193,7 @@ class EngineCard:
     dense_band: ErrorBand = ErrorBand(0, 0, 0)
     moe_band: ErrorBand = ErrorBand(0, 0, 0)
     guard: float = 1.0  # part of the predicted capacity that placement may count on
+    flags: tuple[tuple[str, str], ...] = ()  # setting, and the flag that says it
     aliases: tuple[str, ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
 

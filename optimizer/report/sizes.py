@@ -36,6 +36,8 @@ def render_size(data: Mapping[str, Any], console: Console, *, ascii: bool = Fals
             parts.append(Text(f"and {len(fitting) - ROWS} more in the JSON", "dim"))
         parts += [Text(), *_memory(fitting[0], ink)]
         parts += [Text(ink.plain(f"  {reason}"), "dim") for reason in fitting[0].get("reasons", ())]
+    elif len(refused) == 1 and refused[0].get("memory"):
+        parts += [Text(), *_memory(refused[0], ink)]
     if refused and (not fitting or len(fitting) + len(refused) <= ROWS or console.width >= 100):
         parts += [Text(), *_refused(refused, ink)]
     for part in parts:
@@ -120,12 +122,21 @@ def _percentile(entries: Sequence[Entry]) -> str:
     return ""
 
 
+def _parts(memory: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """Name, MiB and letter of each part of the device, what stays free last."""
+    parts = [(name, memory.get(key) or 0, letter) for name, key, letter in PARTS]
+    outside = memory.get("outside_budget_mib") or 0
+    if not memory.get("cuda_graphs_inside_budget", True):  # then they are part of the outside
+        outside -= memory.get("cuda_graphs_mib") or 0
+    parts.append(("outside the budget", outside, "o"))
+    used = sum(mib for _, mib, _ in parts)
+    parts.append(("free", (memory.get("total_mib") or used) - used, "."))
+    return [part for part in parts if part[1] > 0]
+
+
 def _memory(entry: Entry, ink: Ink) -> Iterator[Text]:
     """Where the memory of one GPU (or slice) goes: a bar to scale and its legend."""
-    memory = entry.get("memory") or {}
-    parts = [(name, memory.get(key) or 0, letter) for name, key, letter in PARTS]
-    parts.append(("outside the budget", memory.get("outside_budget_mib") or 0, "o"))
-    parts = [part for part in parts if part[1] > 0]
+    parts = _parts(entry.get("memory") or {})
     total = sum(mib for _, mib, _ in parts)
     if not total:
         return
@@ -136,11 +147,14 @@ def _memory(entry: Entry, ink: Ink) -> Iterator[Text]:
     for index, (name, mib, letter) in enumerate(parts):
         cells = round((at + mib) / total * width) - round(at / total * width)
         at += mib
-        colour = PALETTE[index]
+        colour = "grey37" if name == "free" else PALETTE[index]
         bar.append(letter * cells, f"black on {colour}")
         legend.append(f"{letter} ", colour).append(f"{name} {words.gib(mib)}  ")
     yield bar
     yield legend
+    advice = entry.get("recommended") or {}
+    if advice.get("flags"):
+        yield Text(f"  recommended: {' '.join(advice['flags'])}", "bold")
     yield from _speed(entry, ink)
 
 

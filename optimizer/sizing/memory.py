@@ -342,12 +342,16 @@ def _layout(model: ServedModel, rule: MemoryRule, settings: Settings, extras: Ex
     )
 
 
-def longest_context(budget: MemoryBudget) -> int:
-    """The longest max_model_len, in steps of 1024 tokens, that would fit; 0 if none does."""
+def longest_context(budget: MemoryBudget, blocks: int | None = None) -> int:
+    """The longest max_model_len, in steps of 1024 tokens, that would fit; 0 if none does.
+
+    ``blocks``: what the cache holds, where that is not the budget's own.
+    """
     chunk, low, high = budget.max_num_batched_tokens, 0, budget.max_model_len // 1024
+    held = budget.blocks if blocks is None else blocks
     while low < high:
         middle = (low + high + 1) // 2
-        if budget.layout.blocks_per_request(middle * 1024, chunk) <= budget.blocks:
+        if budget.layout.blocks_per_request(middle * 1024, chunk) <= held:
             low = middle
         else:
             high = middle - 1

@@ -47,6 +47,7 @@ class Way:
     memory_fraction: float | None = None
     max_num_batched_tokens: int | None = None
     eager: bool = False
+    window_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

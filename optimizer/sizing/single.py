@@ -22,6 +22,7 @@ from optimizer.sizing.memory import (
     memory_budget,
 )
 from optimizer.sizing.performance import Embedding, Load, Outlook
+from optimizer.sizing.recommend import Recommendation, recommended
 from optimizer.sizing.replica import (
     Serving,
     Way,
@@ -58,6 +59,7 @@ class SizeOptions:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     enforce_eager: bool = False
+    window_ratio: float | None = None  # SGLang's swa_full_tokens_ratio
     request_rate: float | None = None
     concurrency: int | None = None
     offline: bool = False
@@ -71,6 +73,14 @@ class SizeOptions:
     percentile: float = PERCENTILE
     extras: Extras = NO_EXTRAS
     price_per_gpu_hour: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def sets_engine(self) -> bool:
+        """Whether any setting of the engine was given."""
+        given = (self.gpu_memory_utilization, self.max_model_len, self.max_num_seqs)
+        return self.enforce_eager or any(
+            value is not None for value in (*given, self.max_num_batched_tokens)
+        )
 
     @property
     def load(self) -> Load:
@@ -107,6 +117,7 @@ class SizeEntry:
     price_per_hour: float | None = None
     reasons: tuple[str, ...] = ()
     refusal: str | None = None
+    recommended: Recommendation | None = None  # where no engine setting was given
 
     @property
     def price_per_million_output_tokens(self) -> float | None:
@@ -154,7 +165,8 @@ def size_model(
         for card in _cards(engines, options):
             for room, tp, pp in _rooms(gpus[name], options):
                 for precision in _precisions(model, gpus[name], card, options):
-                    way = _way(card, options, precision, tp, pp)
+                    kv = model.checkpoint_kv_precision
+                    way = _way(card, options, precision, kv, tp, pp)
                     entry = _entry(model, card, room, way, options)
                     (fitting if entry.refusal is None else refused).append(entry)
     fitting.sort(key=lambda e: (e.cost_order, _identity(e)))
@@ -210,12 +222,14 @@ def _precisions(
     return (own, *OTHER_PRECISIONS)
 
 
-def _way(card: EngineCard, options: SizeOptions, precision: str, tp: int, pp: int) -> Way:
+def _way(
+    card: EngineCard, options: SizeOptions, precision: str, kv: str | None, tp: int, pp: int
+) -> Way:
     return Way(
         engine=card.name,
         version=card.default_version,
         precision=precision,
-        kv_precision=options.kv_precision or "bf16",
+        kv_precision=options.kv_precision or kv or "bf16",
         attention=options.attention,
         tp=tp,
         pp=pp,
@@ -224,6 +238,7 @@ def _way(card: EngineCard, options: SizeOptions, precision: str, tp: int, pp: in
         memory_fraction=options.gpu_memory_utilization,
         max_num_batched_tokens=options.max_num_batched_tokens,
         eager=options.enforce_eager,
+        window_ratio=options.window_ratio,
     )
 
 
@@ -240,11 +255,16 @@ def _entry(
     if budget is not None:
         logged = kv_tokens_logged(budget, card.range_of(way.version).memory)
     reason = fault or how.refusal
+    advice = None
+    if reason is None and budget is not None:
+        advice = _recommended(model, card, room, chosen, options)
     if reason is None and budget is not None and not budget.fits:
-        reason = _does_not_fit(budget, room, options)
+        reason = _does_not_fit(budget, room, options, advice)
     if reason is not None or budget is None:
-        return SizeEntry(room, way, budget, logged, refusal=reason or "memory unknown")
-    return _with_speed(model, card, room, chosen, options, budget, logged, how)
+        said = reason or "memory unknown"
+        return SizeEntry(room, way, budget, logged, refusal=said, recommended=advice)
+    entry = _with_speed(model, card, room, chosen, options, budget, logged, how)
+    return replace(entry, recommended=advice)
 
 
 def _countable(room: Room) -> bool:
@@ -267,10 +287,22 @@ def _fault(model: ServedModel, room: Room, way: Way, options: SizeOptions) -> st
     return shape_fault(model, way.precision, way.tp, way.pp)
 
 
-def _budget(
+def _recommended(
     model: ServedModel, card: EngineCard, room: Room, way: Way, options: SizeOptions
-) -> MemoryBudget:
-    settings = Settings(
+) -> Recommendation | None:
+    """Flags that start with a margin, where the user gave none."""
+    if options.sets_engine:
+        return None
+    least = options.input_tokens + (0 if model.task == "embed" else options.output_tokens)
+
+    def budget_of(settings: Settings) -> MemoryBudget:
+        return _budget_of(model, card, room, way, options, settings, fill=True)
+
+    return recommended(card, _settings(model, way), budget_of, least)
+
+
+def _settings(model: ServedModel, way: Way) -> Settings:
+    return Settings(
         precision=way.precision,
         kv_precision=way.kv_precision,
         tp=way.tp,
@@ -281,7 +313,26 @@ def _budget(
         fraction=way.memory_fraction,
         eager=way.eager,
         attention=way.attention or "",
+        window_ratio=way.window_ratio,
     )
+
+
+def _budget(
+    model: ServedModel, card: EngineCard, room: Room, way: Way, options: SizeOptions
+) -> MemoryBudget:
+    return _budget_of(model, card, room, way, options, _settings(model, way))
+
+
+def _budget_of(
+    model: ServedModel,
+    card: EngineCard,
+    room: Room,
+    way: Way,
+    options: SizeOptions,
+    settings: Settings,
+    *,
+    fill: bool = False,
+) -> MemoryBudget:
     return memory_budget(
         model,
         card,
@@ -290,12 +341,17 @@ def _budget(
         total_mib=room.total_mib,
         version=way.version,
         extras=options.extras,
+        fill=fill,
     )
 
 
-def _does_not_fit(budget: MemoryBudget, room: Room, options: SizeOptions) -> str:
-    """Why, and the largest context that would fit where a shorter one does."""
+def _does_not_fit(
+    budget: MemoryBudget, room: Room, options: SizeOptions, advice: Recommendation | None
+) -> str:
+    """Why, and flags with which it would fit; else the largest context that would."""
     reason = no_room(budget, room)
+    if advice is not None:
+        return f"{reason}; {' '.join(advice.flags)} would fit"
     longest = longest_context(budget)
     if longest and not options.max_model_len:
         return f"{reason}; --max-model-len {longest} would fit"
@@ -418,6 +474,7 @@ def _entry_json(entry: SizeEntry, percentile: float) -> dict[str, Any]:
         "engine": way.engine,
         "engine_version": way.version,
         "memory": _memory_json(entry),
+        "recommended": _advice_json(entry.recommended),
     }
     if entry.refusal is not None:
         return {**said, "reason": entry.refusal}
@@ -427,6 +484,20 @@ def _entry_json(entry: SizeEntry, percentile: float) -> dict[str, Any]:
         "price_per_hour": _rounded(entry.price_per_hour, 6),
         "price_per_million_output_tokens": _rounded(entry.price_per_million_output_tokens, 6),
         "reasons": list(entry.reasons),
+    }
+
+
+def _advice_json(advice: Recommendation | None) -> dict[str, Any] | None:
+    if advice is None:
+        return None
+    return {
+        "flags": list(advice.flags),
+        "gpu_memory_utilization": advice.budget.fraction,
+        "max_model_len": advice.budget.max_model_len,
+        "max_num_seqs": advice.budget.max_num_seqs,
+        "max_num_batched_tokens": advice.budget.max_num_batched_tokens,
+        "kv_cache_tokens": advice.budget.kv_cache_tokens,
+        "max_concurrency": round(advice.budget.max_concurrency, 3),
     }
 
 
