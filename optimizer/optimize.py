@@ -1,7 +1,7 @@
 """The flow in one function: documents' values in, a verified plan out."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Plan, PlanInput, PlanRun
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Workloads
-from optimizer.sizing import Sizing, size
+from optimizer.sizing import SizeOptions, Sizing, size, size_json, size_model
 
 Progressing = Callable[[Progress], None] | None
 
@@ -52,6 +52,35 @@ class Clocks:
 
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     stopwatch: Callable[[], float] = time.monotonic
+
+
+def size_one(
+    model: str, *, engine: str | None = None, beside: Iterable[str] = (), **settings: Any
+) -> dict[str, Any]:
+    """Every way to run one model: what ``fleetslice size MODEL -o json`` prints.
+
+    ``model``: of the catalogue, a Hugging Face id, a ``config.json`` or its folder, ``hf:NAME``.
+    ``engine``: as ``vllm@0.19.0``. ``beside``: folders with cards of the user's own. ``settings``:
+    the fields of ``SizeOptions``, such as ``gpu``, ``tensor_parallel``, ``max_model_len``. Raises
+    ValueError for a model, GPU or engine nobody knows.
+    """
+    from optimizer.documents import catalogue
+    from optimizer.documents.deployments import model_fault
+
+    known = catalogue(beside)
+    found = known.model(model)
+    if found is None:
+        raise ValueError(model_fault(model, known))
+    served, packed = found
+    name, _, version = (engine or "").partition("@")
+    settings.setdefault("precision", packed)
+    options = SizeOptions(engine=name or None, engine_version=version or None, **settings)
+    gpus = {gpu.name: gpu for gpu in known.gpus.all()}
+    engines = {card.name: card for card in known.engine_cards()}
+    for what, asked, all_names in (("GPU", options.gpu, gpus), ("engine", name, engines)):
+        if asked and asked not in all_names:
+            raise ValueError(f'no {what} "{asked}"; known: {", ".join(sorted(all_names))}')
+    return size_json(size_model(served, gpus, engines, options))
 
 
 def pose(inputs: Inputs) -> tuple[PlacementProblem, Sizing]:

@@ -127,6 +127,36 @@ def size(
         bool,
         typer.Option("--enforce-eager", help="Without CUDA graphs.", rich_help_panel=ENGINE),
     ] = False,
+    swa_full_tokens_ratio: Annotated[
+        float | None,
+        typer.Option(
+            "--swa-full-tokens-ratio",
+            min=0.01,
+            max=1.0,
+            help="SGLang: windowed tokens for each full one.",
+            rich_help_panel=ENGINE,
+        ),
+    ] = None,
+    max_loras: Annotated[
+        int,
+        typer.Option("--max-loras", min=0, help="LoRA adapters held.", rich_help_panel=ENGINE),
+    ] = 0,
+    max_lora_rank: Annotated[
+        int,
+        typer.Option("--max-lora-rank", min=1, help="Their rank.", rich_help_panel=ENGINE),
+    ] = 16,
+    speculative_model: Annotated[
+        str | None,
+        typer.Option(
+            "--speculative-model", help="A draft model beside it.", rich_help_panel=ENGINE
+        ),
+    ] = None,
+    other_mib: Annotated[
+        int,
+        typer.Option(
+            "--other-mib", min=0, help="Taken by other processes.", rich_help_panel=ENGINE
+        ),
+    ] = 0,
     request_rate: Annotated[
         float | None,
         typer.Option(
@@ -209,7 +239,9 @@ def size(
       fleetslice size qwen2.5-7b --tpot-ms 30 --ttft-ms 500 --price l40s=0.9
     """
     from optimizer.documents import catalogue
+    from optimizer.domain.workload import Extras
     from optimizer.sizing import SizeOptions, size_json, size_model
+    from optimizer.sizing import precision as formats
 
     refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
     check_writable(out)
@@ -220,7 +252,7 @@ def size(
         gpu=_product(known, gpu),
         mig_profile=mig_profile,
         precision=precision or found[1],
-        kv_precision=kv_precision,
+        kv_precision=formats.kv_named(kv_precision),
         attention=attention,
         engine=_engine(known, name, version),
         engine_version=version or None,
@@ -231,6 +263,13 @@ def size(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         enforce_eager=enforce_eager,
+        window_ratio=swa_full_tokens_ratio,
+        extras=Extras(
+            lora_count=max_loras,
+            lora_rank=max_lora_rank,
+            draft_model=_model(known, speculative_model)[0] if speculative_model else None,
+            other_mib=other_mib,
+        ),
         request_rate=request_rate,
         concurrency=concurrency,
         offline=offline,
@@ -320,6 +359,9 @@ def _check(asked: "SizeOptions") -> None:
         raise Stop(Code.USAGE, f"{' and '.join(given)} are different loads; give one")
     if asked.mig_profile is not None and asked.gpu is None:
         raise Stop(Code.USAGE, "--mig-profile needs the GPU it is a slice of: add --gpu")
-    for flag, name in (("--precision", asked.precision), ("--kv-precision", asked.kv_precision)):
-        if name is not None and not formats.known(name):
-            raise Stop(Code.USAGE, f"{flag}: {unknown('precision', name, formats.SCHEMES)}")
+    if asked.precision is not None and not formats.known(asked.precision):
+        said = unknown("precision", asked.precision, formats.SCHEMES)
+        raise Stop(Code.USAGE, f"--precision: {said}")
+    if asked.kv_precision is not None and asked.kv_precision not in formats.KV_SCHEMES:
+        said = unknown("KV precision", asked.kv_precision, formats.KV_SCHEMES)
+        raise Stop(Code.USAGE, f"--kv-precision: {said}")

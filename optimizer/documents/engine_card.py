@@ -42,6 +42,7 @@ class Memory(_Strict):
     graph_mib_base: float = Field(ge=0)
     tokens_logged: Literal["groups", "concurrency"]
     share: Literal["total", "free", "rest"] = "total"
+    charges_neighbours: bool = False
     hybrid_models: list[str] = []
     window_ratio: float | None = Field(default=None, gt=0, le=1)
     state_ratio: float | None = Field(default=None, gt=0)

@@ -123,6 +123,7 @@ class MemoryRule:
     graph_mib_base: float
     tokens_logged: str  # "concurrency": floor(concurrency x length); "groups": blocks over groups
     share: str = "total"
+    charges_neighbours: bool = False  # memory of other processes counts against the budget
     hybrid_models: tuple[str, ...] = ()  # model types whose windows save memory; empty: any
     window_ratio: float | None = None  # windowed layers have a pool of their own, so long
     state_ratio: float | None = None  # states have a pool of their own: its bytes over KV bytes

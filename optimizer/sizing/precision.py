@@ -124,6 +124,23 @@ def kv_scheme(name: str) -> KvScheme:
     return KV_SCHEMES[name]
 
 
+# As engines spell KV precisions; what they decide by themselves is None.
+_KV_SPELLINGS = {
+    "auto": None,
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "fp8_e4m3": "fp8",
+    "fp8_e5m2": "fp8",
+    "fp8_inc": "fp8",
+    "fp8_ds_mla": "fp8",
+}
+
+
+def kv_named(spelling: str | None) -> str | None:
+    """A KV precision by an engine's spelling; None: the engine's own. Others are left as said."""
+    return _KV_SPELLINGS.get(spelling, spelling) if spelling is not None else None
+
+
 def known(name: str) -> bool:
     """Whether a weight precision of that name can be sized."""
     if name.startswith("gguf:"):

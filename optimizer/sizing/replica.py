@@ -105,10 +105,15 @@ def shape_fault(model: ServedModel, precision: str, tp: int, pp: int) -> str | N
 def share_fault(card: EngineCard, room: Room, way: Way) -> str | None:
     """Why an engine cannot be held to a share of a GPU, or None.
 
-    A fraction of what is free at start depends on the neighbours that started before.
+    Fractions of the device add up to at most one with what each takes beside; a fraction of what
+    is free at start depends on the neighbours that started before.
     """
     rule = card.range_of(way.version).memory
-    if room.shape.share is None or rule.share == "total":
+    if room.shape.share is None:
+        return None
+    if rule.charges_neighbours:
+        return f"{card.name} {way.version} counts what its neighbours on a GPU hold as its own"
+    if rule.share == "total":
         return None
     return f"{card.name} takes a part of what is free at its start: a share of a GPU cannot hold it"
 
@@ -342,6 +347,8 @@ def reasons(model: ServedModel, sized: Sized, room: Room) -> tuple[str, ...]:
     if risk:
         said.append(risk)
     said.extend(context_notes(model, b.max_model_len, sized.way.kv_precision))
+    if room.shape.share is not None:
+        said.append("engines on one GPU must start one after the other, each after the last serves")
     if room.slow_link:
         said.append("its GPUs talk over PCIe on some node; the cost is counted")
     return tuple(said)

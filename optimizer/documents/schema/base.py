@@ -77,7 +77,7 @@ PRECISIONS = (
     *("fp32", "fp16", "bf16", "fp8", "int8", "w8a16", "int4", "w4a8"),
     *("nvfp4", "mxfp4", "bnb-nf4", "int2"),
 )
-KV_PRECISIONS = ("bf16", "fp16", "fp8", "int8", "int4", "kivi-2bit", "kvmix")
+KV_PRECISIONS = ("bf16", "fp16", "fp8", "int8", "int4", "kivi-2bit", "kvmix", "recent-16bit")
 Sharing = Annotated[str, Choice("way of sharing", SHARING)]
 Precision = Annotated[str, Choice("precision", PRECISIONS, prefix="gguf:")]
 KvPrecision = Annotated[str, Choice("KV precision", KV_PRECISIONS)]
