@@ -8,6 +8,7 @@ from typing import Any
 
 from optimizer.domain.engine import EngineCard
 from optimizer.domain.fleet import Fleet
+from optimizer.domain.gpu import Gpu
 from optimizer.domain.outcome import Limits, Outcome, Progress
 from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Plan, PlanInput, PlanRun
@@ -35,6 +36,7 @@ class Inputs:
     engines: Mapping[str, EngineCard]
     current: Placement | None = None
     documents: tuple[PlanInput, ...] = ()
+    gpus: Mapping[str, Gpu] = field(default_factory=dict)  # that needs were measured on
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def size_one(
 def pose(inputs: Inputs) -> tuple[PlacementProblem, Sizing]:
     """Size every way to run every deployment and state the placement problem."""
     sizing = size(
-        inputs.fleet, inputs.workloads.deployments, inputs.engines, running=inputs.current
+        inputs.fleet, inputs.workloads.deployments, inputs.engines, inputs.current, inputs.gpus
     )
     problem = PlacementProblem(
         inputs.fleet, inputs.workloads.deployments, sizing.candidates, inputs.current

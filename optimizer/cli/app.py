@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from optimizer.cli import catalogue, config, exchanging, launching, planning, sizing, starter
+from optimizer.cli import (
+    catalogue,
+    config,
+    exchanging,
+    launching,
+    planning,
+    sizing,
+    starter,
+    whatif,
+)
 from optimizer.cli.codes import Code
 from optimizer.cli.terminal import Verbosity
 
@@ -27,6 +36,7 @@ for command in (
     sizing.size,
     planning.plan,
     planning.rebalance,
+    whatif.whatif,
     planning.verify,
     planning.explain,
     planning.diff,

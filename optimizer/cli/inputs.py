@@ -26,6 +26,7 @@ def inputs_of(documents: "Documents", *, with_state: bool) -> "Inputs":
         {card.name: card for card in documents.catalogue.engine_cards()},
         documents.state if with_state else None,
         tuple(d for d in used if d.kind != "Scenarios"),
+        documents.gpus,
     )
 
 

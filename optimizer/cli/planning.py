@@ -45,7 +45,7 @@ def validate(documents: options.DocumentFiles) -> None:
     from optimizer.documents import load
 
     found = load(documents, need=(), strict_scenarios=True)
-    _tell_notes(found)
+    tell_notes(found)
     if not found.inputs:
         raise Stop(Code.USAGE, "no documents there; name YAML or JSON files that say their kind")
     for one in found.inputs:
@@ -80,13 +80,13 @@ def plan(
 
     check_writable(out)
     found = load(documents)
-    _tell_notes(found)
+    tell_notes(found)
     for one in found.inputs:
         if one.kind in ("State", "Plan"):
             say(f"note: {one.path} ({one.kind}) is not used: plan places from scratch;")
             say("      to start from what runs now: fleetslice rebalance")
     asked = inputs.settings(command="plan", gap=gap, effort=effort, seed=seed)
-    made = _optimized(found, _limits(gap, time_limit, effort, seed), asked, with_state=False)
+    made = _optimized(found, limits_of(gap, time_limit, effort, seed), asked, with_state=False)
     _show_plan(made, output, out, summary=summary, ascii=ascii)
     finish(_code(made))
 
@@ -128,9 +128,9 @@ def rebalance(
 
     check_writable(out)
     found = load(documents, need=("Fleet", "Workloads", "State"), state_path=state)
-    _tell_notes(found)
+    tell_notes(found)
     asked = inputs.settings(command="rebalance", gap=gap, effort=effort, seed=seed)
-    made = _optimized(found, _limits(gap, time_limit, effort, seed), asked, with_state=True)
+    made = _optimized(found, limits_of(gap, time_limit, effort, seed), asked, with_state=True)
     _show_plan(made, output, out, summary=summary, ascii=ascii, moves=True)
     code = _code(made)
     if detailed_exitcode and code is Code.DONE and made.moves:
@@ -165,7 +165,7 @@ def verify(
     from optimizer.verify import RULES, check_plan
 
     found = load(documents, need=("Fleet", "Workloads", "Plan"), state_path=state)
-    _tell_notes(found)
+    tell_notes(found)
     assert found.plan is not None
     problem, _ = pose(inputs.inputs_of(found, with_state=found.state is not None))
     violations = check_plan(problem, found.plan)
@@ -268,7 +268,7 @@ def _side(path: Path) -> Any:
     return side
 
 
-def _limits(gap: float, time_limit: float, effort: float, seed: int) -> "Limits":
+def limits_of(gap: float, time_limit: float, effort: float, seed: int) -> "Limits":
     from optimizer.domain.outcome import Limits
 
     return Limits(
@@ -319,5 +319,5 @@ def _show_plan(
     write_result(out, data)
 
 
-def _tell_notes(documents: "Documents") -> None:
+def tell_notes(documents: "Documents") -> None:
     say(*(f"note: {note}" for note in documents.notes))

@@ -1,0 +1,158 @@
+"""The command that asks many what-if questions at once."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizer.cli import inputs, options
+from optimizer.cli.codes import Code
+from optimizer.cli.options import Output
+from optimizer.cli.planning import limits_of, tell_notes
+from optimizer.cli.terminal import (
+    Stop,
+    Verbosity,
+    check_writable,
+    finish,
+    guarded,
+    refuse_output,
+    say,
+    show_data,
+    stderr,
+    stdout,
+    watching,
+)
+
+if TYPE_CHECKING:
+    from optimizer.documents import Documents
+    from optimizer.domain.outcome import Limits
+    from optimizer.optimize import Inputs, Planned
+    from optimizer.scenarios.evaluate import Tally
+
+WORKERS = 2
+
+
+@guarded
+def whatif(
+    documents: options.DocumentFiles,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="PLAN",
+            help="The plan to compare with; made first without it.",
+            show_default=False,
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Plan scenarios from scratch, not from the baseline's plan."),
+    ] = False,
+    output: options.Shown = Output.TABLE,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write answers as they come, a JSON line each; started again, an interrupted run "
+            "goes on with what is missing.",
+            rich_help_panel=options.SHOWN,
+            show_default=False,
+        ),
+    ] = None,
+    ascii: options.Ascii = False,
+    gap: options.Gap = options.GAP,
+    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
+    effort: options.Effort = options.EFFORT,
+    seed: options.Seed = 0,
+    workers: options.Workers = WORKERS,
+    address: options.Address = None,
+) -> None:
+    """Ask many scenarios at once, on Ray.
+
+    Each scenario of the Scenarios documents is planned in full and compared with the baseline.
+    One that fails does not stop the rest (exit code 6).
+
+    \b
+    Examples:
+      fleetslice whatif clusters/lab-64.yaml workloads/prod.yaml workloads/lab-64.scenarios.yaml
+      fleetslice whatif fleet.yaml workloads.yaml scenarios.yaml --baseline p.json --workers 0
+    """
+    from optimizer.documents import load
+    from optimizer.report import render_whatif
+    from optimizer.scenarios.answer import Answer
+    from optimizer.scenarios.compare import comparison
+    from optimizer.scenarios.evaluate import evaluate, setting
+
+    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
+    check_writable(out)
+    found = load(documents)
+    tell_notes(found)
+    if not found.scenarios and not found.bad_scenarios:
+        raise Stop(Code.USAGE, "no scenarios; name a document of kind Scenarios")
+    limits = limits_of(gap, time_limit, effort, seed)
+    asked, planned = _baseline(found, baseline, limits)
+    ground = setting(asked, planned, limits, fresh=fresh)
+    with _progress() as report:
+        answers = evaluate(
+            ground, found.scenarios, workers=workers, address=address, out=out, report=report
+        )
+    bad = [
+        Answer(name, failed="; ".join(str(fault) for fault in faults))
+        for name, faults in found.bad_scenarios
+    ]
+    data = comparison(ground.before, [*answers, *bad])
+    if output is Output.TABLE:
+        render_whatif(data, stdout(), ascii=ascii)
+    else:
+        show_data(data, output)
+    if out is not None:
+        say(f"wrote {out}")
+    finish(Code.PARTLY if any(s["failed"] for s in data["scenarios"]) else Code.DONE)
+
+
+def _baseline(
+    documents: "Documents", baseline: Path | None, limits: "Limits"
+) -> "tuple[Inputs, Planned]":
+    """What scenarios start from: the plan named, else one made now."""
+    from optimizer.documents import read_plan
+    from optimizer.optimize import Planned, optimize, pose
+
+    asked = inputs.inputs_of(documents, with_state=documents.state is not None)
+    if baseline is not None:
+        problem, sizing = pose(asked)
+        return asked, Planned(read_plan(baseline), problem, sizing)
+    say("planning the baseline")
+    with watching(asked.fleet.unit) as progress:
+        return asked, optimize(asked, limits, progress=progress, version=inputs.version())
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[Tally], None] | None]":
+    """A live bar on a terminal: finished, failed, retried, time left."""
+    console = stderr()
+    if Verbosity.level < 0 or not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("scenarios", total=None)
+
+        def show(tally: "Tally") -> None:
+            told = "scenarios"
+            told += f", {tally.failed} failed" if tally.failed else ""
+            told += f", {tally.retried} retried" if tally.retried else ""
+            bar.update(task, total=tally.total, completed=tally.finished, description=told)
+
+        yield show
