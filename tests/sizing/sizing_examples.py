@@ -160,6 +160,12 @@ B200 = Gpu(
 
 
 @cache
+def card(name: str) -> EngineCard:
+    """An engine's card that ships."""
+    text = (ENGINES / f"{name}.yaml").read_text(encoding="utf-8")
+    return engine_card.parse(yaml.safe_load(text))
+
+
 def vllm() -> EngineCard:
-    """The card that ships."""
-    return engine_card.parse(yaml.safe_load((ENGINES / "vllm.yaml").read_text(encoding="utf-8")))
+    """vLLM's."""
+    return card("vllm")
