@@ -128,6 +128,7 @@ def model(raw: dict[str, Any]) -> ServedModel:
         checkpoint_kv_precision=doc.checkpoint_kv_precision,
         checkpoint_bytes=doc.checkpoint_bytes,
         rope_scaling=doc.rope_scaling,
+        rotary_positions=doc.rotary_positions,
         original_positions=doc.original_max_position_embeddings,
         vision_params=round((doc.vision_params_b or 0) * 1e9),
         aliases=tuple(doc.aliases),

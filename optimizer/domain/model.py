@@ -73,6 +73,7 @@ class ServedModel:
     ] = ()  # part of a class that a packed checkpoint leaves
     checkpoint_kv_precision: str | None = None  # where the checkpoint asks for one
     quant_group: int | None = None  # the checkpoint's group size, where it is not the usual one
+    rotary_positions: int | None = None  # of the rotary table, where longer than the context
     rope_scaling: str | None = None  # method by which max_position_embeddings was reached
     original_positions: int | None = None  # length trained before scaling
     checkpoint_bytes: int | None = None  # of the safetensors files, where their index was read

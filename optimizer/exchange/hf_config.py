@@ -431,6 +431,11 @@ def _task(config: Config, family: Family) -> str:
 _NOT_LONGER = (None, "default", "mrope", "proportional", "llama3", "longrope", "su")
 
 
+# Methods whose table engines build for the length times the factor.
+_LONGER_TABLE = ("linear", "dynamic")
+_COUNTED = ("gemma3",)  # architectures whose configs name the length after scaling
+
+
 def _rope(config: Config, facts: Facts) -> None:
     """Scaled rotary positions: YaRN and its kind multiply the trained length.
 
@@ -442,8 +447,16 @@ def _rope(config: Config, facts: Facts) -> None:
     if not isinstance(scaling, Mapping):
         return
     method = scaling.get("rope_type") or scaling.get("type")
+    if (method == "mrope" or scaling.get("mrope_section")) and first(
+        config, "max_position_embeddings"
+    ):
+        facts["rotary_positions"] = 4 * first(config, "max_position_embeddings")
     factor, length = scaling.get("factor"), first(config, "max_position_embeddings")
     if method in _NOT_LONGER or not isinstance(factor, int | float) or not length:
+        return
+    if method in _LONGER_TABLE:
+        facts["rotary_positions"] = int(length * factor)
+    if str(facts["model_type"]).startswith(_COUNTED):
         return
     facts["rope_scaling"] = str(method)
     trained = scaling.get("original_max_position_embeddings") or length

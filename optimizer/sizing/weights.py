@@ -279,7 +279,9 @@ _NO_POSITIONS = ("bloom", "mpt", "nemotron_h", "mamba", "mamba2")
 def position_bytes(model: ServedModel) -> float:
     """The 16-bit table of rotary sines and cosines, one for all layers, as long as trained.
 
-    Windowed and full layers of other frequencies have a table each; some models learn positions.
+    Windowed and full layers of other frequencies have a table each; one scaled linearly is longer
+    by that factor (vllm, LinearScalingRotaryEmbedding), one for images and time four times
+    (MRotaryEmbedding); some models learn positions.
     """
     length = model.max_position_embeddings or 0
     if model.model_type in _NO_POSITIONS:
@@ -287,7 +289,8 @@ def position_bytes(model: ServedModel) -> float:
     if model.model_type in _LEARNED_POSITIONS:
         return 2.0 * length * model.hidden_size
     width = model.mla.qk_rope_head_dim if model.mla is not None else model.head_size
-    return 2.0 * length * width * (2 if model.local_rope else 1)
+    local = length if model.local_rope else 0
+    return 2.0 * width * ((model.rotary_positions or length) + local)
 
 
 def allocator_bytes(model: ServedModel, tp: int, bytes_per_parameter: float) -> float:

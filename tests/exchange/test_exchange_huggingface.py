@@ -429,3 +429,20 @@ def test_names_on_the_hub_fetch_config_and_index(monkeypatch, tmp_path):
     assert card["name"] == "llama-8b"
     assert card["aliases"] == ["meta/Llama-8B"]
     assert "checkpoint_bytes" not in card
+
+
+@pytest.mark.parametrize(
+    ("scaling", "table"),
+    [
+        ({"rope_type": "linear", "factor": 8.0}, 8 * 131072),
+        ({"type": "mrope", "mrope_section": [16, 24, 24]}, 4 * 131072),
+        ({"rope_type": "llama3", "factor": 8.0}, None),
+    ],
+)
+def test_rotary_tables_are_as_long_as_engines_build_them(scaling, table):
+    """Gemma 3 12B weighs 0.44 GiB more than its parameters in vLLM's log: the linear table."""
+    config = shape("gemma3_text", 3840, 15360, 48, 16, 8, 262208, sliding_window=1024)
+    config |= {"max_position_embeddings": 131072, "rope_scaling": scaling}
+    facts = facts_of(config)
+    assert facts.get("rotary_positions") == table
+    assert facts["max_position_embeddings"] == 131072

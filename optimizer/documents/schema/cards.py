@@ -184,6 +184,9 @@ class ModelDoc(Head):
     checkpoint_bytes: Annotated[int, Field(gt=0)] | None = Field(
         None, description="of the safetensors files"
     )
+    rotary_positions: Several | None = Field(
+        None, description="length of the rotary table, where longer than the context"
+    )
     rope_scaling: Text | None = Field(None, description="how max_position_embeddings is reached")
     original_max_position_embeddings: Several | None = None
     computed: Any = None
