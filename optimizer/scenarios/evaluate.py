@@ -13,6 +13,7 @@ from pathlib import Path
 
 from optimizer.domain.engine import EngineCard
 from optimizer.domain.fleet import Fleet
+from optimizer.domain.gpu import Gpu
 from optimizer.domain.outcome import Limits
 from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Plan, PlanRun
@@ -35,6 +36,7 @@ class Setting:
     fleet: Fleet
     workloads: Workloads
     engines: Mapping[str, EngineCard]
+    gpus: Mapping[str, Gpu]  # that needs were measured on
     current: Placement | None
     sizing: Sizing
     limits: Limits
@@ -65,6 +67,7 @@ def setting(inputs: Inputs, baseline: Planned, limits: Limits, *, fresh: bool = 
         fleet=inputs.fleet,
         workloads=inputs.workloads,
         engines=inputs.engines,
+        gpus=inputs.gpus,
         current=None if fresh else running,
         sizing=baseline.sizing,
         limits=limits,
@@ -77,7 +80,7 @@ class Planner:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.sized = SizedBefore(setting.engines)
+        self.sized = SizedBefore(setting.engines, setting.gpus)
         self.sized.know(setting.fleet, setting.workloads.deployments, setting.sizing)
 
     def answer(self, scenario: Scenario) -> Answer:

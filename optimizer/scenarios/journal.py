@@ -23,6 +23,7 @@ class Journal:
             setting.fleet,
             setting.workloads,
             sorted(setting.engines.items()),
+            sorted(setting.gpus.items()),
             setting.current,
             setting.limits,
             setting.before,

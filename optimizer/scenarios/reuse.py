@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from optimizer.domain.config import Candidate, Dropped
 from optimizer.domain.engine import EngineCard
 from optimizer.domain.fleet import Fleet
+from optimizer.domain.gpu import Gpu
 from optimizer.domain.placement import Placement, Replica, node_of
 from optimizer.domain.workload import Deployment
 from optimizer.sizing import Sizing, size
@@ -23,6 +24,7 @@ class SizedBefore:
     """
 
     engines: Mapping[str, EngineCard]
+    gpus: Mapping[str, Gpu]  # that needs were measured on
     found: dict[Key, Ways] = field(default_factory=dict)
     most: int = 10_000
     hits: int = 0
@@ -48,7 +50,7 @@ class SizedBefore:
             mine = replicas.get(deployment.name, [])
             if not all(_offered(replica, offered, on) for replica in mine):
                 # Something runs in a way that nobody would be offered: sizing judges it.
-                alone = size(fleet, [deployment], self.engines, Placement(tuple(mine)))
+                alone = size(fleet, [deployment], self.engines, Placement(tuple(mine)), self.gpus)
                 offered = alone.candidates[deployment.name]
                 refused = alone.dropped[deployment.name]
             candidates[deployment.name] = offered
@@ -60,7 +62,7 @@ class SizedBefore:
         if key in self.found:
             self.hits += 1
             return self.found[key]
-        alone = size(fleet, [deployment], self.engines)
+        alone = size(fleet, [deployment], self.engines, gpus=self.gpus)
         ways = (alone.candidates[deployment.name], alone.dropped[deployment.name])
         if len(self.found) < self.most:
             self.found[key] = ways
