@@ -101,6 +101,8 @@ CAUSES = (
         lambda r: r["engine_generation"] == "V0" and int(r["tensor_parallel"] or 1) > 1,
         "the GiB are of a rank that does not sample, the blocks the least of all ranks",
     ),
+    (lambda r: "online FP8" in r["notes"], "FP8 at load packed the vision tower too"),
+    (lambda r: "Qwen3-VL" in r["model"], "text only: the vision tower was not loaded"),
     (lambda r: "multimodal" in r["flags"], "vision tower: size recalled, packed or not unknown"),
     (lambda r: "unified_memory" in r["flags"], "unified memory"),
     (lambda r: (number(r, "kv_cache_gib") or 9) < 2, "rounding of a small figure"),
