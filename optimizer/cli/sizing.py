@@ -145,12 +145,30 @@ def size(
         int,
         typer.Option("--max-lora-rank", min=1, help="Their rank.", rich_help_panel=ENGINE),
     ] = 16,
-    speculative_model: Annotated[
+    speculative_config: Annotated[
         str | None,
         typer.Option(
-            "--speculative-model", help="A draft model beside it.", rich_help_panel=ENGINE
+            "--speculative-config",
+            metavar="JSON",
+            help='A draft: {"model": NAME}, or {"method": "eagle"} or "mtp" for a head.',
+            rich_help_panel=ENGINE,
         ),
     ] = None,
+    enable_expert_parallel: Annotated[
+        bool,
+        typer.Option(
+            "--enable-expert-parallel", help="Whole experts on each GPU.", rich_help_panel=ENGINE
+        ),
+    ] = False,
+    prefix_cache_tokens: Annotated[
+        int,
+        typer.Option(
+            "--prefix-cache-tokens",
+            min=0,
+            help="KV cache kept for shared prefixes.",
+            rich_help_panel=ENGINE,
+        ),
+    ] = 0,
     other_mib: Annotated[
         int,
         typer.Option(
@@ -247,6 +265,7 @@ def size(
     check_writable(out)
     known = catalogue([Path.cwd()])
     found = _model(known, model)
+    draft, heads = _draft(known, speculative_config)
     name, _, version = (engine or "").partition("@")
     asked = SizeOptions(
         gpu=_product(known, gpu),
@@ -267,9 +286,12 @@ def size(
         extras=Extras(
             lora_count=max_loras,
             lora_rank=max_lora_rank,
-            draft_model=_model(known, speculative_model)[0] if speculative_model else None,
+            draft_model=draft,
             other_mib=other_mib,
+            prefix_cache_tokens=prefix_cache_tokens,
         ),
+        draft_layers=heads,
+        expert_parallel=enable_expert_parallel,
         request_rate=request_rate,
         concurrency=concurrency,
         offline=offline,
@@ -302,6 +324,28 @@ def _model(known: "Catalogue", name: str) -> "tuple[ServedModel, str | None]":
     if found is None:
         raise Stop(Code.USAGE, known.checkpoint_fault(name) or unknown_among(name, known))
     return found
+
+
+def _draft(known: "Catalogue", said: str | None) -> "tuple[ServedModel | None, int]":
+    """The draft model, or the layers of a head, that vLLM's ``--speculative-config`` names."""
+    import json
+
+    if said is None:
+        return None, 0
+    try:
+        config = json.loads(said)
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise Stop(Code.USAGE, '--speculative-config: write JSON, as {"method": "mtp"}')
+    method = str(config.get("method") or "")
+    if method.startswith("eagle") or method.endswith("mtp"):
+        return None, 1
+    if isinstance(config.get("model"), str):
+        return _model(known, config["model"])[0], 0
+    if method == "ngram":
+        return None, 0
+    raise Stop(Code.USAGE, f'--speculative-config: no draft of method "{method}" is known here')
 
 
 def _product(known: "Catalogue", spelling: str | None) -> str | None:

@@ -57,6 +57,7 @@ class Extras:
     lora_rank: int = 0
     draft_model: ServedModel | None = None
     other_mib: int = 0
+    prefix_cache_tokens: int = 0  # KV cache kept for shared prefixes, beside running requests
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from optimizer.sizing.kvcache import KvLayout, PoolRule, kv_layout, with_draft_l
 from optimizer.sizing.precision import kv_scheme, scheme
 from optimizer.sizing.residents import NO_EXTRAS, draft_kv_bytes, draft_weight_bytes, lora_bytes
 from optimizer.sizing.scratch import WORKSPACE_MIB, activation_bytes, cuda_graph_mib
-from optimizer.sizing.weights import Weights, weights
+from optimizer.sizing.weights import Weights, head_bytes, weights
 
 SPARE_MIB = 512  # and 2 %: what a start needs free beside the budget (notes on published starts)
 SPARE_PERCENT = 2
@@ -46,6 +46,7 @@ class Settings:
     attention: str = ""
     window_ratio: float | None = None  # of windowed to full tokens, where pools are separate
     draft_layers: int = 0  # full layers of an EAGLE or MTP head, which keep KV as the model's do
+    expert_parallel: bool = False  # whole experts on each rank, not a part of every one
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,12 @@ class MemoryBudget:
     max_num_seqs: int
     max_num_batched_tokens: int
     weights: Weights
+    reserved_blocks: int = 0  # kept for shared prefixes
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that running requests may fill."""
+        return max(0, self.blocks - self.reserved_blocks)
 
     @property
     def request_blocks(self) -> int:
@@ -96,7 +103,7 @@ class MemoryBudget:
     @property
     def fits(self) -> bool:
         """Whether the engine starts: one full-length request has room, and so has the budget."""
-        return self.max_concurrency >= 1 and self.used_mib <= self.total_mib
+        return self.free_blocks >= max(1, self.request_blocks) and self.used_mib <= self.total_mib
 
     @property
     def margin_mib(self) -> int:
@@ -107,7 +114,7 @@ class MemoryBudget:
     def surely_fits(self) -> bool:
         """Whether it starts even if the KV cache comes out smaller by the margin."""
         blocks = self.layout.blocks((self.kv_cache_mib - self.margin_mib) * MIB)
-        return self.fits and blocks >= self.request_blocks
+        return self.fits and blocks - self.reserved_blocks >= self.request_blocks
 
     @property
     def least_mib(self) -> int:
@@ -115,7 +122,8 @@ class MemoryBudget:
         request = self.layout.bytes_per_request(self.max_model_len, self.max_num_batched_tokens)
         inside = self.cuda_graphs_mib if self.graphs_inside else 0
         fixed = self.weights_mib + self.activation_mib + self.runtime_mib + inside
-        return fixed + _up(request) + self.outside_mib
+        kept = self.reserved_blocks * self.layout.block_bytes
+        return fixed + _up(request + kept) + self.outside_mib
 
 
 def by_tp(pairs: tuple[tuple[int, int], ...], tp: int) -> int:
@@ -225,7 +233,13 @@ def memory_budget(
         max_num_seqs=terms.seqs,
         max_num_batched_tokens=terms.tokens,
         weights=terms.held,
+        reserved_blocks=_reserved_blocks(layout, extras.prefix_cache_tokens),
     )
+
+
+def _reserved_blocks(layout: KvLayout, tokens: int) -> int:
+    """Blocks that so many tokens of shared prefixes take."""
+    return layout.blocks_per_request(tokens, tokens) if tokens else 0
 
 
 def _terms(
@@ -234,8 +248,10 @@ def _terms(
     tp = settings.tp
     seqs = settings.max_num_seqs or row.max_num_seqs
     tokens = settings.max_num_batched_tokens or step_tokens(rule, row, settings.max_model_len)
-    held = weights(model, scheme(settings.precision, model.quant_group), tp, settings.pp)
-    beside = lora_bytes(model, extras, tp) + draft_weight_bytes(extras, tp)
+    packed = scheme(settings.precision, model.quant_group)
+    held = weights(model, packed, tp, settings.pp, settings.expert_parallel)
+    beside = head_bytes(model, packed, settings.draft_layers, tp)
+    beside += lora_bytes(model, extras, tp) + draft_weight_bytes(extras, tp)
     largest = by_tp(row.graph_batch, tp) if row.graph_batch else 2 * seqs
     peak = activation_bytes(
         model,
@@ -348,7 +364,7 @@ def longest_context(budget: MemoryBudget, blocks: int | None = None) -> int:
     ``blocks``: what the cache holds, where that is not the budget's own.
     """
     chunk, low, high = budget.max_num_batched_tokens, 0, budget.max_model_len // 1024
-    held = budget.blocks if blocks is None else blocks
+    held = (budget.blocks if blocks is None else blocks) - budget.reserved_blocks
     while low < high:
         middle = (low + high + 1) // 2
         if budget.layout.blocks_per_request(middle * 1024, chunk) <= held:

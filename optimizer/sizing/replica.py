@@ -48,6 +48,8 @@ class Way:
     max_num_batched_tokens: int | None = None
     eager: bool = False
     window_ratio: float | None = None
+    draft_layers: int = 0
+    expert_parallel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,7 @@ def serving_of(
     held = load.input_tokens + host.kv_output_fraction * load.output_tokens
     chunk = budget.max_num_batched_tokens
     blocks = budget.layout.blocks_per_request(max(1, math.ceil(held)), chunk)
-    limit = min(float(budget.max_num_seqs), budget.blocks / blocks if blocks else math.inf)
+    limit = min(float(budget.max_num_seqs), budget.free_blocks / blocks if blocks else math.inf)
     kind = Embedding if model.task == "embed" else continuous
     return kind(step, load, limit, chunk, host.front_end_ms / 1e3)
 

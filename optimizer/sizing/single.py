@@ -60,6 +60,8 @@ class SizeOptions:
     max_num_batched_tokens: int | None = None
     enforce_eager: bool = False
     window_ratio: float | None = None  # SGLang's swa_full_tokens_ratio
+    draft_layers: int = 0  # of an EAGLE or MTP head
+    expert_parallel: bool = False
     request_rate: float | None = None
     concurrency: int | None = None
     offline: bool = False
@@ -239,6 +241,8 @@ def _way(
         max_num_batched_tokens=options.max_num_batched_tokens,
         eager=options.enforce_eager,
         window_ratio=options.window_ratio,
+        draft_layers=options.draft_layers,
+        expert_parallel=options.expert_parallel,
     )
 
 
@@ -314,6 +318,8 @@ def _settings(model: ServedModel, way: Way) -> Settings:
         eager=way.eager,
         attention=way.attention or "",
         window_ratio=way.window_ratio,
+        draft_layers=way.draft_layers,
+        expert_parallel=way.expert_parallel,
     )
 
 

@@ -194,7 +194,9 @@ def _absorbed(model: ServedModel, tp: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def weights(model: ServedModel, scheme: Scheme, tp: int = 1, pp: int = 1) -> Weights:
+def weights(
+    model: ServedModel, scheme: Scheme, tp: int = 1, pp: int = 1, expert_parallel: bool = False
+) -> Weights:
     """Bytes of weights on the fullest GPU of ``tp`` x ``pp``.
 
     w = linear x q + 16-bit (embedding, head, norms, routers, MLA copies, vision). With stages,
@@ -206,7 +208,30 @@ def weights(model: ServedModel, scheme: Scheme, tp: int = 1, pp: int = 1) -> Wei
         for start, stop in stages(model.layers, pp)
     ]
     fullest = max(found, key=lambda stage: stage.total)
+    if expert_parallel and model.moe is not None:  # whole experts: the fullest rank rounds up
+        experts = model.moe.experts
+        fullest = replace(fullest, experts=fullest.experts * ceil_div(experts, tp) * tp / experts)
     return replace(fullest, other=fullest.other + unnamed_bytes(model, scheme) / (tp * pp))
+
+
+def head_bytes(model: ServedModel, scheme: Scheme, layers: int, tp: int) -> float:
+    """Layers of an EAGLE or MTP head on one rank: each as a layer of the model, and a projection.
+
+    The projection takes the token's embedding and the last hidden state, 2 h x h in 16 bit; the
+    embedding and the output layer are the model's own.
+    """
+    if not layers:
+        return 0.0
+    p = parameters(model, tp, scheme.pad_to)
+    dense, sparse = mlp_layers(model, 0, model.layers)
+    full = max(1, model.layers - model.linear_layers)
+    layer = p.attention / full * class_bytes(model, scheme, "attention")
+    if sparse:
+        layer += p.experts / sparse * class_bytes(model, scheme, "experts")
+        layer += p.shared_experts / sparse * class_bytes(model, scheme, "shared_experts")
+    else:
+        layer += p.mlp / max(1, dense) * class_bytes(model, scheme, "mlp")
+    return layers * (layer + 2 * model.hidden_size**2 * scheme.other_bytes)
 
 
 def unnamed_bytes(model: ServedModel, scheme: Scheme) -> float:

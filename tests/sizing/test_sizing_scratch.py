@@ -152,3 +152,30 @@ def test_nothing_is_recommended_where_nothing_fits():
 def test_the_cache_of_latent_attention_does_not_shrink_with_tp(tp, pp):
     one, many = kv_layout(DEEPSEEK_V3, 2.0, 1, pp), kv_layout(DEEPSEEK_V3, 2.0, tp, pp)
     assert one.block_bytes == many.block_bytes
+
+
+def test_a_head_weighs_a_layer_and_a_projection():
+    plain, headed = (
+        memory_budget(LLAMA_8B, vllm(), H100, Settings("bf16", draft_layers=n)) for n in (0, 1)
+    )
+    layer = 4096 * (4096 * 2 + 1024 * 2) + 3 * 4096 * 14336 + 2 * 4096**2
+    assert headed.weights_mib - plain.weights_mib == pytest.approx(2 * layer / 2**20, abs=1)
+
+
+def test_whole_experts_round_up_on_the_fullest_rank():
+    bf16 = scheme("bf16")
+    odd = replace(QWEN3_30B_A3B, moe=replace(QWEN3_30B_A3B.moe, experts=130))
+    parts, whole = weights(odd, bf16, 4), weights(odd, bf16, 4, 1, True)
+    assert whole.experts == pytest.approx(parts.experts * 33 / 32.5)
+    even = weights(QWEN3_30B_A3B, bf16, 4)
+    assert weights(QWEN3_30B_A3B, bf16, 4, 1, True) == even
+
+
+def test_prefixes_keep_blocks_from_running_requests():
+    settings = Settings("bf16", max_model_len=8192)
+    plain = memory_budget(LLAMA_8B, vllm(), H100, settings)
+    kept = memory_budget(LLAMA_8B, vllm(), H100, settings, extras=Extras(prefix_cache_tokens=1600))
+    assert plain.free_blocks - kept.free_blocks == 100
+    assert kept.blocks == plain.blocks
+    most = Extras(prefix_cache_tokens=plain.kv_cache_tokens)
+    assert not memory_budget(LLAMA_8B, vllm(), H100, settings, extras=most).fits

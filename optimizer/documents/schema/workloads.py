@@ -85,6 +85,7 @@ class ExtrasDoc(Strict):
     lora: LoraDoc | None = Field(None, description="adapters that stay loaded")
     draft_model: Text | None = Field(None, description="a model that drafts for this one")
     other_mib: Count = Field(0, description="anything else, MiB")
+    prefix_cache_tokens: Count = Field(0, description="KV cache kept for shared prefixes, tokens")
 
 
 class HostDoc(Strict):
