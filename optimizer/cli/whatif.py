@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +32,14 @@ if TYPE_CHECKING:
     from optimizer.scenarios.evaluate import Tally
 
 WORKERS = 2
+QUICK = "A quick scenario without a file: one, in which all of these happen"
+
+
+def _lost(kind: str) -> Any:
+    text = f"A {kind} is lost; may be repeated."
+    return typer.Option(
+        f"--lose-{kind}", metavar="NAME", help=text, rich_help_panel=QUICK, show_default=False
+    )
 
 
 @guarded
@@ -50,6 +58,40 @@ def whatif(
         bool,
         typer.Option("--fresh", help="Plan scenarios from scratch, not from the baseline's plan."),
     ] = False,
+    lose_node: Annotated[list[str] | None, _lost("node")] = None,
+    lose_rack: Annotated[list[str] | None, _lost("rack")] = None,
+    lose_zone: Annotated[list[str] | None, _lost("zone")] = None,
+    lose_gpu: Annotated[list[str] | None, _lost("gpu")] = None,
+    scale_demand: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scale-demand",
+            metavar="FACTOR",
+            help="All demand times this; tenant:NAME=FACTOR or deployment:NAME=FACTOR for one.",
+            rich_help_panel=QUICK,
+            show_default=False,
+        ),
+    ] = None,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--add",
+            metavar="FILE",
+            help="Deployments of another Workloads document come.",
+            rich_help_panel=QUICK,
+            show_default=False,
+        ),
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field changes: deployments.chat.slo.tpot_ms=40; may be repeated.",
+            rich_help_panel=QUICK,
+            show_default=False,
+        ),
+    ] = None,
     output: options.Shown = Output.TABLE,
     out: Annotated[
         Path | None,
@@ -79,19 +121,30 @@ def whatif(
     Examples:
       fleetslice whatif clusters/lab-64.yaml workloads/prod.yaml workloads/lab-64.scenarios.yaml
       fleetslice whatif fleet.yaml workloads.yaml scenarios.yaml --baseline p.json --workers 0
+      fleetslice whatif fleet.yaml workloads.yaml --lose-node h100-01 --scale-demand 1.5
     """
-    from optimizer.documents import load
     from optimizer.report import render_whatif
     from optimizer.scenarios.answer import Answer
     from optimizer.scenarios.compare import comparison
     from optimizer.scenarios.evaluate import evaluate, setting
+    from optimizer.scenarios.quick import load_with, quick, scaling
 
     refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
     check_writable(out)
-    found = load(documents)
+    lost = {"node": lose_node, "rack": lose_rack, "zone": lose_zone, "gpu": lose_gpu}
+    asked_here = quick(
+        lose=[(kind, name) for kind, names in lost.items() for name in names or ()],
+        scale=[scaling(text) for text in scale_demand or ()],
+        add=add or (),
+        assign=assign or (),
+    )
+    found = load_with(documents, asked_here)
     tell_notes(found)
     if not found.scenarios and not found.bad_scenarios:
-        raise Stop(Code.USAGE, "no scenarios; name a document of kind Scenarios")
+        raise Stop(
+            Code.USAGE,
+            "no scenarios; name a document of kind Scenarios, or ask one by flags (see --help)",
+        )
     limits = limits_of(gap, time_limit, effort, seed)
     asked, planned = _baseline(found, baseline, limits)
     ground = setting(asked, planned, limits, fresh=fresh)

@@ -56,6 +56,21 @@ def quick(
     return {"kind": "Scenarios", "version": 1, "scenarios": [scenario]}
 
 
+def scaling(text: str) -> tuple[str, float]:
+    """``1.5`` or ``tenant:acme=2`` as ``quick`` takes it. Raises DocumentFaults."""
+    whom, _, factor = text.rpartition("=")
+    kind, colon, name = whom.partition(":")
+    try:
+        if not whom:
+            return "all", float(factor)
+        if kind in ("tenant", "deployment") and colon and name:
+            return whom, float(factor)
+    except ValueError:
+        pass  # no number; told below
+    message = f'--scale-demand "{text}": must read FACTOR or tenant:NAME=FACTOR, as in 1.5'
+    raise DocumentFaults([Fault(FLAGS, 0, 0, "", message)])
+
+
 def load_with(
     paths: Sequence[str | os.PathLike[str]], asked: dict[str, Any] | None, **options: Any
 ) -> Documents:
@@ -69,14 +84,10 @@ def load_with(
             found = load([*paths, file], **options)
         except DocumentFaults as error:
             raise DocumentFaults([_of_flags(f, file) for f in error.faults]) from None
-    return replace(
-        found,
-        inputs=tuple(one for one in found.inputs if one.path != file),
-        bad_scenarios=tuple(
-            (name, tuple(_of_flags(fault, file) for fault in faults))
-            for name, faults in found.bad_scenarios
-        ),
-    )
+    wrong = [f for _, faults in found.bad_scenarios for f in faults if f.file == file]
+    if wrong:  # a flag is at fault at once, not one of many scenarios
+        raise DocumentFaults([_of_flags(fault, file) for fault in wrong])
+    return replace(found, inputs=tuple(one for one in found.inputs if one.path != file))
 
 
 def _of_flags(fault: Fault, file: str) -> Fault:

@@ -4,7 +4,7 @@ import pytest
 
 from optimizer.documents import DocumentFaults
 from optimizer.domain.scenario import AddDeployments, Assign, Lose, Scale
-from optimizer.scenarios.quick import load_with, quick
+from optimizer.scenarios.quick import load_with, quick, scaling
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = [ROOT / "clusters" / "tutorial.yaml", ROOT / "workloads" / "tutorial.yaml"]
@@ -70,10 +70,18 @@ def test_a_set_value_means_what_it_means_in_a_document():
     ],
 )
 def test_a_wrong_flag_is_told_as_in_a_document(flags, told):
-    found = load_with(TUTORIAL, quick(**flags))
-    ((_, faults),) = found.bad_scenarios
-    assert told in str(faults[0])
-    assert str(faults[0]).startswith("the command line: ")
+    with pytest.raises(DocumentFaults) as error:
+        load_with(TUTORIAL, quick(**flags))
+    assert told in str(error.value)
+    assert str(error.value).startswith("the command line: ")
+
+
+def test_scaling_is_of_all_or_of_somebody():
+    assert scaling("1.5") == ("all", 1.5)
+    assert scaling("tenant:acme=2") == ("tenant:acme", 2.0)
+    for wrong in ("much", "acme=2", "tenant:=2", "rack:r1=2", ""):
+        with pytest.raises(DocumentFaults, match="FACTOR"):
+            scaling(wrong)
 
 
 def test_a_set_without_a_value_is_a_fault():
