@@ -88,13 +88,13 @@ class Stage:
         """The fault of a node that is not there, or not any more."""
         assert self.fleet is not None
         if name in self.gone:
-            return f'an earlier change of this scenario takes "{name}" away'
+            return f'an earlier change of this scenario takes "{name}" away; change it before that'
         return unknown("node", name, self.fleet.nodes)
 
     def no_deployment(self, name: str) -> str:
         """The fault of a deployment that is not there, or not any more."""
         if f"deployments.{name}" in self.gone:
-            return f'an earlier change of this scenario removes "{name}"'
+            return f'an earlier change of this scenario removes "{name}"; change it before that'
         return unknown("deployment", name, sorted(self.deployments))
 
     def node(self, name: str) -> Entry:

@@ -9,6 +9,8 @@ from optimizer.documents.wording import quoted
 
 Say = Callable[..., Fault]
 
+_WITH_MEMORY = ("bandwidth_gbs", "compute_fraction", "measured_on")
+
 
 def contradictions(raw: dict[str, Any], say: Say) -> Iterator[Fault]:
     """Every pair of statements in a raw deployment that cannot both be meant."""
@@ -33,12 +35,12 @@ def _needs(raw: dict[str, Any], say: Say) -> Iterator[Fault]:
         return
     rooms = ("memory_gib", "mig_profile", "gpus", "gpu_fraction")
     given = [r for r in rooms if needs.get(r) is not None]
-    if not given:
+    if not given and set(needs) <= {*rooms, *_WITH_MEMORY}:  # else a field is misspelt, and told
         yield say(("needs",), f"must say one of {', '.join(rooms)}")
     for room in given[1:]:
         message = f"goes not together with {given[0]}; keep one of the two"
         yield say(("needs", room), message, key=True)
-    for part in ("bandwidth_gbs", "compute_fraction", "measured_on"):
+    for part in _WITH_MEMORY:
         if needs.get(part) is not None and given and given[0] != "memory_gib":
             message = f"goes with memory_gib only; {given[0]} brings its own share"
             yield say(("needs", part), message, key=True)
@@ -54,7 +56,8 @@ def _measured(raw: dict[str, Any], say: Say) -> Iterator[Fault]:
     """A measured replica ran on one slice or on whole GPUs."""
     for path, entry in look.each(raw, "measured[]"):
         if look.given(entry, "mig_profile") and look.given(entry, "gpus"):
-            yield say((*path, "gpus"), "goes not together with mig_profile", key=True)
+            message = "goes not together with mig_profile; keep one of the two"
+            yield say((*path, "gpus"), message, key=True)
 
 
 def _latency(raw: dict[str, Any], say: Say) -> Iterator[Fault]:
@@ -62,7 +65,8 @@ def _latency(raw: dict[str, Any], say: Say) -> Iterator[Fault]:
     slo = raw.get("slo")
     if not isinstance(slo, dict):
         return
-    if slo.get("ttft_ms") is None and slo.get("tpot_ms") is None:
+    silent = slo.get("ttft_ms") is None and slo.get("tpot_ms") is None
+    if silent and set(slo) <= {"ttft_ms", "tpot_ms", "percentile"}:
         yield say(("slo",), "promises nothing; give ttft_ms or tpot_ms, or leave slo out")
     if raw.get("model") is not None:
         return

@@ -37,6 +37,7 @@ _MODEL_ONLY = (
     *("allow.precisions", "allow.kv_precisions", "allow.attention", "allow.engines"),
     *("allow.tensor_parallel", "allow.pipeline_parallel"),
     *("extras.lora", "extras.draft_model", "extras.other_mib"),
+    "extras.prefix_cache_tokens",
 )
 
 
@@ -175,12 +176,31 @@ def _token_faults(raw: dict[str, Any], served: ServedModel, say: Say) -> Iterato
         return
     if demand.get("input_tokens") is None:
         yield say(("demand", "input_tokens"), "is missing; give the mean tokens of a prompt")
+    yield from _context_faults(demand, served, say)
     if served.task == "embed":
         return
     if demand.get("output_tokens") is None:
         yield say(("demand", "output_tokens"), "is missing; give the mean tokens of an answer")
     elif demand.get("output_tokens") == 0:
         yield say(("demand", "output_tokens"), "must be above 0, got 0")
+
+
+def _context_faults(demand: dict[str, Any], served: ServedModel, say: Say) -> Iterator[Fault]:
+    """No context is longer than the model was trained for."""
+    most = served.max_position_embeddings
+    longest = look.whole(demand, "max_context_tokens")
+    if most is not None and longest is not None and longest > most:
+        message = f"{served.name} takes contexts of at most {most} tokens, got {longest}"
+        yield say(("demand", "max_context_tokens"), message)
+        return
+    given = look.whole(demand, "input_tokens") or 0
+    mean = given + (look.whole(demand, "output_tokens") or 0)
+    if most is not None and mean > most:
+        message = (
+            f"{served.name} takes contexts of at most {most} tokens, "
+            f"but input_tokens + output_tokens = {mean}"
+        )
+        yield say(("demand", "input_tokens"), message)
 
 
 def _engine_faults(raw: dict[str, Any], catalogue: Catalogue, say: Say) -> Iterator[Fault]:
@@ -216,7 +236,7 @@ def _profile_faults(raw: dict[str, Any], around: Surroundings, say: Say) -> Iter
         if gpu is None or profile is None:
             continue
         if gpu.mig is None:
-            yield say((*path, "mig_profile"), f"{gpu.name} has no MIG")
+            yield say((*path, "mig_profile"), f"{gpu.name} has no MIG; leave it out")
         elif gpu.mig.profile(profile) is None:
             names = [p.name for p in gpu.mig.profiles]
             message = f"on {gpu.name}: {unknown('MIG profile', profile, names)}"
@@ -226,7 +246,9 @@ def _profile_faults(raw: dict[str, Any], around: Surroundings, say: Say) -> Iter
     if profile is None or fleet is None or not fleet.products_sure:
         return
     tables = [g.mig for g in fleet.products.values() if g.mig is not None]
-    if not any(t.profile(profile) for t in tables):
+    if not tables:
+        yield say(("needs", "mig_profile"), "no product of the fleet has MIG; add a node that has")
+    elif not any(t.profile(profile) for t in tables):
         names = [p.name for t in tables for p in t.profiles]
         message = unknown("MIG profile", profile, names)
         yield say(("needs", "mig_profile"), f"no product of the fleet has it: {message}")
@@ -344,6 +366,7 @@ def _extras(doc: DeploymentDoc, catalogue: Catalogue) -> Extras:
         lora_rank=extras.lora.rank if extras.lora else 0,
         draft_model=draft[0] if draft else None,
         other_mib=extras.other_mib,
+        prefix_cache_tokens=extras.prefix_cache_tokens,
     )
 
 

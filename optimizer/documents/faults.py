@@ -40,7 +40,8 @@ def dotted(path: Path) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += f".{part}" if text else part
+            name = shown(part, 120) or '""'
+            text += f".{name}" if text else name
     return text
 
 

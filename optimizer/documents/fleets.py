@@ -64,6 +64,7 @@ def read_fleet(document: RawDocument, catalogue: Catalogue) -> FleetReading:
             read_entry(reading, entry, catalogue, _sayer(document, path), _named_before(document))
         else:
             reading.sure = False
+    reading.sure &= bool(reading.nodes)
     reading.faults += _price_faults(document)
     if not reading.faults:
         reading.fleet = _build(FleetDoc.model_validate(raw), reading)
@@ -91,7 +92,7 @@ def read_entry(
     names = _names(reading, entry, say)
     gpu = None
     spelling = entry.get("gpu")
-    if isinstance(spelling, str):
+    if isinstance(spelling, str) and spelling:
         gpu = catalogue.gpu(spelling)
         if gpu is None:
             reading.faults.append(say(("gpu",), unknown_product(spelling, catalogue)))
@@ -202,7 +203,7 @@ def _device_faults(
         yield say(path, f"no GPU {shown(index)}; the node has {which}", key=True)
     layout = look.at(device, "layout")
     if look.at(device, "mig_enabled") is True and gpu is not None and gpu.mig is None:
-        yield say((*path, "mig_enabled"), f"{gpu.name} has no MIG")
+        yield say((*path, "mig_enabled"), f"{gpu.name} has no MIG; leave it out")
     if not isinstance(layout, list) or not layout:
         return
     if look.at(device, "mig_enabled") is False:
@@ -215,7 +216,7 @@ def _device_faults(
 def layout_faults(layout: list[Any], gpu: Gpu, say: Say) -> Iterator[Fault]:
     """Every entry of a raw layout that makes it illegal on one GPU of that product."""
     if gpu.mig is None:
-        yield say((), f"{gpu.name} has no MIG")
+        yield say((), f"{gpu.name} has no MIG; take the layout out")
         return
     names = [p.name for p in gpu.mig.profiles]
     legal: list[PlacedProfile] = []
@@ -228,7 +229,7 @@ def layout_faults(layout: list[Any], gpu: Gpu, say: Say) -> Iterator[Fault]:
             placed = PlacedProfile(start, profile)
             wrong = [f for f in gpu.mig.faults([*legal, placed]) if f not in gpu.mig.faults(legal)]
             if wrong:
-                yield say((index,), f"not possible on {gpu.name}: {'; '.join(wrong)}")
+                yield say((index,), f"not possible on {gpu.name}: {wrong[0]}")
             else:
                 legal.append(placed)
 

@@ -72,7 +72,7 @@ def _words(error: json.JSONDecodeError) -> str:
         "Illegal trailing comma before end of array": "a comma too many",
         "Expecting ',' delimiter": 'a "," or a closing bracket is missing',
         "Expecting ':' delimiter": 'a ":" is missing',
-        "Expecting value": "a value is missing",
+        "Expecting value": "a value is missing, or a comma is too many",
         "Extra data": "more text follows the end; a file holds one JSON value",
         "Unterminated string starting at": "a quote is not closed",
         "Invalid control character at": "a line break or control character inside a text",

@@ -130,7 +130,7 @@ class _Loader:
             first = found[0]
             message = (
                 f"a second {kind}; {first.file}:{first.line(('kind',))} is one already, "
-                "and one is planned at a time"
+                "and one is planned at a time; leave one out"
             )
             self.faults.append(other.fault(("kind",), message))
         return found[0] if found else None

@@ -10,7 +10,6 @@ from typing import Any
 from optimizer.documents import json_reader, yaml_reader
 from optimizer.documents.faults import Fault, Path, dotted, listed, shown, way_out
 from optimizer.documents.nodes import Node, TextFault
-from optimizer.documents.scalars import Trap
 from optimizer.documents.schema import KINDS
 from optimizer.documents.wording import quoted
 
@@ -177,12 +176,12 @@ def _has_kind(document: RawDocument, reading: Reading) -> bool:
     if isinstance(kind, str) and kind in KINDS:
         document.kind = kind
         return True
-    if "kind" not in document.value:
-        message = f"is missing; every document starts with one of: {listed(KINDS)}"
+    if kind is None:
+        is_so = "is empty" if "kind" in document.value else "is missing"
+        message = f"{is_so}; every document starts with one of: {listed(KINDS)}"
     elif isinstance(kind, str):
         message = f'no kind "{shown(kind)}"; {way_out(kind, KINDS)}'
     else:
-        got = kind.text if isinstance(kind, Trap) else quoted(kind)
-        message = f"must be one of {listed(KINDS)}, got {got}"
+        message = f"must be one of {listed(KINDS)}, got {quoted(kind)}"
     reading.faults.append(document.fault(("kind",), message))
     return False

@@ -14,6 +14,7 @@ _SEXAGESIMAL = re.compile(r"[-+]?[0-9]+(?::[0-5]?[0-9])+(?:\.[0-9]*)?\Z")
 _OTHER_BASE = re.compile(r"[-+]?0(?:x[0-9a-fA-F][0-9a-fA-F_]*|o[0-7][0-7_]*|b[01][01_]*)\Z")
 _UNDERSCORES = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?\Z")
 _NOT_FINITE = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+_LIKE_NUMBERS = (_UNDERSCORES, _OTHER_BASE, _SEXAGESIMAL)
 _BOOLEANS = {"true": True, "false": False}
 _TRUTHS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _NULLS = {"", "~", "null", "Null", "NULL"}
@@ -57,7 +58,7 @@ def resolve(text: str) -> Scalar:
 
 
 def _number(text: str) -> Scalar:
-    if len(text) > _LONGEST_NUMBER and _UNDERSCORES.match(text):
+    if len(text) > _LONGEST_NUMBER and any(p.match(text) for p in _LIKE_NUMBERS):
         return Trap(text, "a number", number="a shorter number")
     if _INTEGER.match(text):
         return int(text)

@@ -46,7 +46,7 @@ class ScenariosReading:
     faults: list[Fault] = field(default_factory=list)
     scenarios: list[Scenario] = field(default_factory=list)
     bad: list[tuple[str, tuple[Fault, ...]]] = field(default_factory=list)
-    places: dict[str, str] = field(default_factory=dict)
+    places: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def told(self) -> Iterator[Fault]:
         """Every fault; of many about the same place, as a family's members have, the first."""
@@ -196,13 +196,15 @@ class _Reader:
         here = say(("name",), "")
         first = self.reading.places.get(name)
         if first is not None:
-            message = f'scenario "{shown(name)}" is named at {first} already; rename one'
+            file, line = first
+            place = f"line {line}" if file == here.file else f"{file}:{line}"
+            message = f'scenario "{shown(name)}" is named at {place} already; rename one'
             stage.fault(say(("name",), message))
         elif len(self.reading.places) >= MOST_SCENARIOS:
             message = f"more than {MOST_SCENARIOS:,} scenarios in all; ask fewer at a time"
             stage.fault(say((), message))
         else:
-            self.reading.places[name] = f"{here.file}:{here.line}"
+            self.reading.places[name] = (here.file, here.line)
         if stage.faults:
             self._bad(name, stage.faults)
         elif stage.clean:

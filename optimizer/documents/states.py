@@ -52,7 +52,8 @@ def _fleet_name_faults(document: RawDocument, fleet: FleetReading | None) -> Ite
     said = look.text(document.value, "fleet")
     known = look.text(fleet.document.value, "name") if fleet is not None else None
     if said is not None and known is not None and said != known:
-        message = f'is the state of fleet "{shown(said)}", but the fleet given is "{shown(known)}"'
+        message = f'is the state of fleet "{shown(said)}", but the fleet given is '
+        message += f'"{shown(known)}"; give the state of that one'
         yield document.fault(("fleet",), message)
 
 
@@ -136,6 +137,7 @@ class _Held:
     whole: tuple[str, Path] | None = None
     shared: tuple[str, Path] | None = None
     slices: list[tuple[str, PlacedProfile]] = field(default_factory=list)
+    shared_mib: int = 0
 
 
 def _held_faults(raw: dict[str, Any], fleet: FleetReading | None, say: Say) -> Iterator[Fault]:
@@ -153,6 +155,10 @@ def _held_faults(raw: dict[str, Any], fleet: FleetReading | None, say: Say) -> I
             else:
                 shared = replica.get("share") is not None
                 yield from _whole_faults(here, who, where, shared, say)
+                if shared:
+                    share = (*path, "share", "memory_mib")
+                    mib = look.whole(replica, "share.memory_mib") or 0
+                    yield from _memory_faults(here, who, mib, gpu, share, say)
     for path, entry in look.each(raw, "instances[]"):
         stands_on = look.text(entry, "gpu")
         if stands_on is not None:
@@ -174,10 +180,22 @@ def _whole_faults(here: _Held, who: str, path: Path, shared: bool, say: Say) -> 
     elif other is not None and other[0] != who:
         mode = "whole" if here.whole else "shared"
         yield say(path, f"{who} and {other[0]} cannot both run here: {other[0]} holds it {mode}")
-    if shared:
+    elif shared:
         here.shared = here.shared or (who, path)
     else:
         here.whole = here.whole or (who, path)
+
+
+def _memory_faults(
+    here: _Held, who: str, mib: int, gpu: Gpu | None, path: Path, say: Say
+) -> Iterator[Fault]:
+    """Those who share a GPU fit into its memory together."""
+    room = gpu.memory_mib_reported if gpu is not None else None
+    if room is not None and gpu is not None and here.shared_mib + mib > room:
+        held = f"; {here.shared_mib} MiB are held already" if here.shared_mib else ""
+        yield say(path, f"{who} takes {mib} MiB, but {gpu.name} has {room} MiB{held}")
+    else:
+        here.shared_mib += mib
 
 
 def _slice_faults(
@@ -192,7 +210,7 @@ def _slice_faults(
     if profile is None or start is None or gpu is None:
         return
     if gpu.mig is None:
-        yield say(path, f"{gpu.name} has no MIG")
+        yield say(path, f"{gpu.name} has no MIG; give the GPU whole, or a share")
         return
     found = gpu.mig.profile(profile)
     if found is None:
@@ -206,7 +224,7 @@ def _slice_faults(
     if wrong:
         rivals = [w for w, p in here.slices if gpu.mig.faults([p, new]) and w != who]
         also = f" (with {', '.join(rivals)})" if rivals else ""
-        yield say(path, f"not possible on {gpu.name}: {'; '.join(wrong)}{also}")
+        yield say(path, f"not possible on {gpu.name}: {wrong[0]}{also}")
     else:
         here.slices.append((who, new))
 

@@ -40,12 +40,24 @@ def _sentence(model: type[BaseModel], item: Any, path: Path) -> str:
         wanted = getattr(field, "description", None)
         return "is missing" + (f"; give {wanted}" if wanted else "; add it")
     if got is None:
-        return "is empty; give a value, or leave the line out"
+        return _empty(model, path)
     if isinstance(got, Trap):
-        return _trap(kind, got)
+        return _trap(kind, got, ctx)
     if kind in _WORDS:
         return _WORDS[kind](got, ctx)
     return f"{_lower(item['msg'])}, got {quoted(got)}"
+
+
+def _empty(model: type[BaseModel], path: Path) -> str:
+    """Null where a value is needed."""
+    field = _field(model, path)
+    if field is not None and field.is_required():
+        return f"is empty; give {field.description or 'a value'}"
+    return f"is empty; give a value, or leave the {'entry' if _in_list(path) else 'line'} out"
+
+
+def _in_list(path: Path) -> bool:
+    return bool(path) and isinstance(path[-1], int)
 
 
 def _lower(message: str) -> str:
@@ -61,7 +73,7 @@ def _unknown_field(model: type[BaseModel], path: Path) -> str:
     return "unknown field" + (f"; {hint}" if hint else "")
 
 
-def _trap(kind: str, trap: Trap) -> str:
+def _trap(kind: str, trap: Trap, ctx: Any) -> str:
     """What a word that readers disagree on must be replaced by, in a field of this type."""
     if kind.startswith("bool"):
         wanted = trap.boolean or "true or false"
@@ -70,7 +82,7 @@ def _trap(kind: str, trap: Trap) -> str:
         if trap.number is None:
             return f"must be a number, got {shown(trap.text)}"
         if "number" in trap.number:
-            return f"must be a number that makes sense here, got {shown(trap.text)}"
+            return f"must be {trap.number}, got {shown(trap.text)}"
         also = f" ({_as_octal(trap.text)} if octal is meant)" if trap.reading == "octal" else ""
         return (
             f"some YAML readers take {shown(trap.text)} for {trap.reading}; "
@@ -81,7 +93,7 @@ def _trap(kind: str, trap: Trap) -> str:
             f"some YAML readers take {shown(trap.text)} for {trap.reading}; "
             f'write "{shown(trap.text)}" in quotes if the text is meant'
         )
-    return _WORDS[kind](trap.text, {}) if kind in _WORDS else f"makes no sense: {shown(trap.text)}"
+    return _WORDS[kind](trap.text, ctx) if kind in _WORDS else f"makes no sense: {shown(trap.text)}"
 
 
 def _as_octal(text: str) -> str:
@@ -101,6 +113,8 @@ def _wanted(words: str, hint: str = "") -> Callable[[Any, Any], str]:
 
 def _whole(got: Any, ctx: Any) -> str:
     hint = ""
+    if type(got) is int:
+        return f"must be a smaller number, got {quoted(got)}"
     if isinstance(got, float) and got.is_integer():
         hint = f"; write {int(got)}"
     elif isinstance(got, str) and got.strip().lstrip("+-").isdigit():
@@ -132,6 +146,8 @@ def _boolean(got: Any, ctx: Any) -> str:
 
 def _list(got: Any, ctx: Any) -> str:
     hint = f"; write [{got}]" if isinstance(got, str | int | float) and len(str(got)) < 40 else ""
+    if isinstance(got, dict):
+        hint = '; start each entry with "- "'
     return f"must be a list, got {quoted(got)}{hint}"
 
 
@@ -149,7 +165,8 @@ def _meant(got: Any, words: list[str]) -> str:
 
 def _literal(got: Any, ctx: Any) -> str:
     words = str(ctx.get("expected", "")).replace("'", "")
-    return f"must be {'true' if words == 'True' else words}, got {quoted(got)}"
+    hint = "; leave the quotes out" if got == words else ""
+    return f"must be {'true' if words == 'True' else words}, got {quoted(got)}{hint}"
 
 
 def _pattern(got: Any, ctx: Any) -> str:

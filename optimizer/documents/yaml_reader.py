@@ -210,12 +210,27 @@ _WORDS = (
     ("mapping values are not allowed", 'a ":" too many; put text that contains ": " in quotes'),
     ("did not find expected key", "the line does not fit its neighbours; check the indentation"),
     ("expected <block end>", "the line does not fit its neighbours; check the indentation"),
-    ("did not find expected '-' indicator", "a list entry does not start where the others do"),
+    ("did not find expected '-' indicator", "the line fits no list entry; check the indentation"),
     ("did not find expected ',' or '}'", 'a "{" is not closed, or a "," is missing'),
     ("did not find expected ',' or ']'", 'a "[" is not closed, or a "," is missing'),
     ("could not find expected ':'", 'a ":" is missing after a field\'s name'),
     ("expected ',' or '}'", 'a "{" is not closed, or a "," is missing'),
     ("expected ',' or ']'", 'a "[" is not closed, or a "," is missing'),
+    ("<document start>", "text after the end of the document; check the indentation"),
+    ("unexpected document indicator", 'a "---" or "..." inside a value; put it in quotes'),
+    ("comment or line break", "text after a value that has ended; check quotes and signs"),
+    ("whitespace or line break", "text after a sign that stands alone; check quotes and signs"),
+    ("sequence entries are not allowed", 'a "- " where no list entry fits; put text in quotes'),
+    ("block collections are not allowed", 'a "- " where no list entry fits; put text in quotes'),
+    ("mapping keys are not allowed", 'a "? " where no field fits; put text in quotes'),
+    ("expected node content", "a value is missing, or a comma is too many"),
+    ("alphabetic or numeric character", 'a name is missing after "&" or "*"; put text in quotes'),
+    ("tag handle", 'a "!" starts a tag, which is not read here; put text in quotes'),
+    ("URI", 'a "!" starts a tag, which is not read here; put text in quotes'),
+    ("hexdecimal", 'a "\\" in double quotes escapes; use single quotes or "\\\\"'),
+    ("unexpected ':'", 'a ":" inside a word; put it in quotes, or a space after the ":"'),
+    ("non-alphabetical", 'a line that starts with "%" is for YAML itself; put text in quotes'),
+    ("directive", 'a line that starts with "%" is for YAML itself; put text in quotes'),
     ("unexpected end of stream", "a quote is not closed"),
     ("unknown escape", 'a "\\" in double quotes escapes; use single quotes or "\\\\"'),
     ("control characters", "a control character stands here; remove it"),
@@ -228,6 +243,8 @@ def _syntax(error: yaml.YAMLError, text: str) -> TextFault:
     """Where YAML itself breaks, in our words where we have some."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "broken")
+    if "unexpected end of stream" in problem:  # where the quote opens says more than the file's end
+        mark = getattr(error, "context_mark", None) or mark
     if mark is None:
         before = text[: getattr(error, "position", 0) or 0]
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1

@@ -102,7 +102,7 @@ def test_profiles(folder):
     ("arguments", "code", "told"),
     [
         (["size", "lama-3.1-8b"], 2, 'did you mean "llama-3.1-8b"?'),
-        (["size", "llama-3.1-8b", "--gpu", "h100"], 2, 'did you mean "h100-80gb-sxm"?'),
+        (["size", "llama-3.1-8b", "--gpu", "h100"], 2, 'did you mean "h100-80gb-pcie", '),
         (["size", "llama-3.1-8b", "--batch", "2", "--offline"], 2, "give one"),
         (["size", "llama-3.1-8b", "--mig-profile", "1g.10gb"], 2, "add --gpu"),
         (["size", "llama-3.1-8b", "--engine", "vllm@x"], 2, "is no version"),

@@ -28,7 +28,7 @@ class Head(Strict):
     """The two fields every document starts with."""
 
     kind: str = Field(description="the kind of the document, such as Fleet")
-    version: Literal[1] = Field(description="1")
+    version: Literal[1] = Field(description="version: 1")
 
 
 @dataclass(frozen=True, slots=True)

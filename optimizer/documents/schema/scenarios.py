@@ -110,6 +110,7 @@ class FamilyDoc(Strict):
 class OutlineDoc(Head):
     """A Scenarios document whose entries are judged one by one."""
 
+    name: Text | None = Field(None, description="the set's name")
     scenarios: list[Any] = Field([], description="the scenarios")
     families: list[Any] = Field([], description="families of scenarios")
 
@@ -117,5 +118,6 @@ class OutlineDoc(Head):
 class ScenariosDoc(Head):
     """A Scenarios document."""
 
+    name: Text | None = Field(None, description="the set's name")
     scenarios: list[ScenarioDoc] = Field([], description="the scenarios")
     families: list[FamilyDoc] = Field([], description="families of scenarios")
