@@ -215,7 +215,7 @@ class Catalogue:
         repacks = {name.lower(): precision for name, precision in found.repacks}
         keeps = {name.lower(): classes for name, classes in found.repack_keeps}
         if spelling.lower() in keeps:
-            found = replace(found, kept_16bit=tuple((k, 1.0) for k in keeps[spelling.lower()]))
+            found = replace(found, kept_16bit=keeps[spelling.lower()])
         return found, repacks.get(spelling.lower())
 
     def checkpoint_fault(self, spelling: str) -> str | None:

@@ -79,7 +79,7 @@ class ServedModel:
     checkpoint_bytes: int | None = None  # of the safetensors files, where their index was read
     aliases: tuple[str, ...] = ()
     repacks: tuple[tuple[str, str], ...] = ()  # (id, precision)
-    repack_keeps: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (id, classes left in 16 bit)
+    repack_keeps: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()  # id: kept_16bit
     unverified: tuple[str, ...] = ()
 
     @property

@@ -3,7 +3,7 @@
 Three rules share out a device (``share`` of an engine card):
 
     total: kv = total x fraction - weights - activation - non_torch - graphs       (vLLM)
-    free:  kv = free_before_load x fraction - weights                              (SGLang)
+    free:  kv = free_before_load x fraction - weights - non_torch                  (SGLang)
     rest:  kv = (total - what a start and a peak run leave in use) x fraction      (TensorRT, TGI)
 
 (vllm/v1/worker/gpu_worker.py: the identity holds within 0.09 GiB on 85 of 86 published logs;
@@ -253,12 +253,14 @@ def _terms(
     beside = head_bytes(model, packed, settings.draft_layers, tp)
     beside += lora_bytes(model, extras, tp) + draft_weight_bytes(extras, tp)
     largest = by_tp(row.graph_batch, tp) if row.graph_batch else 2 * seqs
+    # Only vLLM profiles its sampler with every sequence it may ever run.
+    sampled = seqs if rule.share == "total" else min(seqs, largest)
     peak = activation_bytes(
         model,
         rule,
         precision=settings.precision,
         tp=tp,
-        seqs=min(seqs, tokens),
+        seqs=min(sampled, tokens),
         tokens=tokens,
         kernel=settings.attention,
         context=settings.max_model_len,
@@ -309,7 +311,7 @@ def _kv_mib(terms: _Terms, device_mib: int, fraction: float) -> int:
         return int(device_mib * fraction) - terms.fixed_mib
     free = device_mib - terms.before_mib
     if terms.rule.share == "free":
-        return int(free * fraction) - terms.weights_mib
+        return int(free * fraction) - terms.weights_mib - terms.runtime_mib
     rest = free - terms.fixed_mib
     return int(rest * fraction * terms.rule.pool_part) if rest > 0 else rest
 

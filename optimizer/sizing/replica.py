@@ -206,6 +206,12 @@ def no_room(budget: MemoryBudget, room: Room) -> str:
     """Why it does not fit, in numbers."""
     request = budget.layout.bytes_per_request(budget.max_model_len, budget.max_num_batched_tokens)
     inside = budget.cuda_graphs_mib if budget.graphs_inside else 0
+    if budget.max_concurrency >= 1 and budget.used_mib > budget.total_mib:
+        return (
+            f"its budget of {gib(budget.budget_mib):.1f} GiB and {gib(budget.outside_mib):.1f} GiB "
+            f"beside it are more than the {gib(budget.total_mib):.1f} GiB of {room.name}: give the "
+            "engine a smaller fraction"
+        )
     parts = [
         f"weights {gib(budget.weights_mib):.1f} GiB",
         f"activation {gib(budget.activation_mib):.1f}",

@@ -359,7 +359,7 @@ def _does_not_fit(
     if advice is not None:
         return f"{reason}; {' '.join(advice.flags)} would fit"
     longest = longest_context(budget)
-    if longest and not options.max_model_len:
+    if 0 < longest < budget.max_model_len and not options.max_model_len:
         return f"{reason}; --max-model-len {longest} would fit"
     return reason
 

@@ -114,7 +114,7 @@ class RepackDoc(Strict):
     id: Text
     precision: Precision
     scheme: Text | None = None
-    keeps: list[Kept] = Field([], description="classes of tensors left in 16 bit")
+    keeps: dict[Kept, Part] = Field({}, description="part of each class left in 16 bit")
 
 
 class ModelDoc(Head):
