@@ -11,6 +11,7 @@ from optimizer.documents.deployments import WorkloadsReading, read_workloads
 from optimizer.documents.faults import DocumentFaults, Fault
 from optimizer.documents.fleets import FleetReading, read_fleet
 from optimizer.documents.plan_read import plan_of
+from optimizer.documents.policies import read_policy
 from optimizer.documents.reading import RawDocument, Reading, read
 from optimizer.documents.scenarios import ScenariosReading, read_scenarios
 from optimizer.documents.states import StateReading, read_plan_as_state, read_state
@@ -19,6 +20,7 @@ from optimizer.domain.fleet import Fleet
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Plan, PlanInput
+from optimizer.domain.policy import Policy
 from optimizer.domain.scenario import Scenario
 from optimizer.domain.workload import Workloads
 
@@ -30,6 +32,7 @@ _WAYS_OUT = {
     "State": "name the file that says what runs now, or an earlier plan, with --state",
     "Scenarios": "name the file that lists the scenarios",
     "Plan": "name a plan written with --out",
+    "Policy": "name the file that says what a night may do",
 }
 
 
@@ -43,7 +46,7 @@ class Documents:
     state_fleet: str | None = None
     scenarios: tuple[Scenario, ...] = ()
     bad_scenarios: tuple[tuple[str, tuple[Fault, ...]], ...] = ()
-    policy: dict[str, Any] | None = None
+    policy: Policy | None = None
     prices: dict[str, Any] | None = None
     plan: Plan | None = None
     inputs: tuple[PlanInput, ...] = ()
@@ -94,6 +97,7 @@ class _Loader:
         state = self._state(fleet, workloads)
         scenarios = self._scenarios(fleet, workloads)
         plan = self._plan()
+        policy = self._policy(fleet)
         self._missing()
         self.faults += self.catalogue.faults
         if self.faults:
@@ -106,6 +110,7 @@ class _Loader:
             scenarios=tuple(scenarios.scenarios),
             bad_scenarios=tuple(scenarios.bad),
             plan=plan,
+            policy=policy,
             inputs=self._inputs(),
             catalogue=self.catalogue,
             gpus=self._gpus(fleet, workloads),
@@ -199,6 +204,14 @@ class _Loader:
         plan, faults = plan_of(document)
         self.faults += faults
         return plan
+
+    def _policy(self, fleet: FleetReading | None) -> Policy | None:
+        document = self._one("Policy", self.reading)
+        if document is None:
+            return None
+        policy, faults = read_policy(document, fleet)
+        self.faults += faults
+        return policy
 
     def _missing(self) -> None:
         """Kinds that are needed and absent; a file that broke may hold them."""

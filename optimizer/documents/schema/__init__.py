@@ -8,12 +8,13 @@ _HOMES = {
     "State": ("state", "StateDoc"),
     "Workloads": ("workloads", "WorkloadsDoc"),
     "Scenarios": ("scenarios", "ScenariosDoc"),
+    "Policy": ("policy", "PolicyDoc"),
     "Plan": ("plan", "PlanDoc"),
     "Gpu": ("cards", "GpuDoc"),
     "Model": ("cards", "ModelDoc"),
     "Engine": ("engine", "EngineDocument"),
 }
-KINDS = (*_HOMES, "Policy", "Prices", "Calibration", "Trace")  # the last four are refused yet
+KINDS = (*_HOMES, "Prices", "Calibration", "Trace")  # the last three are refused yet
 
 
 def schema_of(kind: str) -> Any:

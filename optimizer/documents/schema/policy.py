@@ -1,0 +1,46 @@
+"""The schema of Policy documents."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from optimizer.documents.schema.base import Amount, Count, Head, Positive, Several, Strict, Text
+
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+class FreezeDoc(Strict):
+    """Days on which nothing may change."""
+
+    first: Day = Field(alias="from", description="the first day, such as '2026-12-24'")
+    last: Day | None = Field(None, alias="to", description="the last day; without it, one day")
+
+
+class AloneDoc(Strict):
+    """What may happen without approval."""
+
+    max_moves: Count | None = Field(None, description="at most so many moves")
+    max_load_gib: Amount | None = Field(None, description="at most so many GiB of weights")
+
+
+class PolicyDoc(Head):
+    """A Policy document."""
+
+    name: Text | None = Field(None, description="the policy's name")
+    min_saving_per_move: Amount | None = Field(
+        None, description="what one move must save over the horizon, in the fleet's currency"
+    )
+    horizon_hours: Positive = Field(720.0, description="hours over which savings count")
+    max_moves: Count | None = Field(None, description="at most so many moves a night")
+    max_load_gib: Amount | None = Field(None, description="at most so many GiB to load a night")
+    window_minutes: Positive | None = Field(None, description="steps must end within so long")
+    protected_tenants: list[Text] = Field([], description="tenants whose replicas never move")
+    freeze: list[FreezeDoc] = Field([], description="days on which nothing may change")
+    acts_alone: AloneDoc = Field(
+        AloneDoc.model_construct(), description="what needs no approval; more waits for it"
+    )
+    spare_gpus: dict[Text, Several] = Field({}, description="GPUs kept free, by product")
+    notify: list[Text] = Field(
+        [], description="a program and its arguments, run after a night; no shell reads it"
+    )
+    keep_runs: Several = Field(30, description="so many run folders are kept")

@@ -1,0 +1,38 @@
+"""What a nightly rebalancing may do, and what it is worth."""
+
+from dataclasses import dataclass
+from datetime import date
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """What may happen without approval; a night that would do more waits. None: no ceiling."""
+
+    max_moves: int | None = None
+    max_load_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Ceilings and prices of moves, quiet days, and how a night tells of itself.
+
+    ``min_saving_micros_per_move``: what one move must save over ``horizon_hours``, in millionths of
+    the fleet's currency; None: cost always counts before moves. ``window_s`` None: no end.
+    """
+
+    name: str = "policy"
+    min_saving_micros_per_move: int | None = None
+    horizon_hours: float = 720.0
+    max_moves: int | None = None
+    max_load_mib: int | None = None
+    window_s: int | None = None
+    protected_tenants: tuple[str, ...] = ()
+    freeze: tuple[tuple[date, date], ...] = ()  # first and last day of each
+    alone: Alone = Alone()
+    spare_gpus: tuple[tuple[str, int], ...] = ()
+    notify: tuple[str, ...] = ()
+    keep_runs: int = 30
+
+    def frozen_on(self, day: date) -> bool:
+        """Whether nothing may change on that day."""
+        return any(first <= day <= last for first, last in self.freeze)
