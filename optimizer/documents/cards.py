@@ -96,7 +96,7 @@ def model(raw: dict[str, Any]) -> ServedModel:
         hidden_size=doc.hidden_size,
         intermediate_size=doc.intermediate_size or 0,
         attention_heads=doc.num_attention_heads,
-        kv_heads=doc.num_key_value_heads or doc.num_attention_heads,
+        kv_heads=doc.swa_num_key_value_heads or doc.num_key_value_heads or doc.num_attention_heads,
         head_size=head_size,
         vocab_size=doc.vocab_size,
         tied_embeddings=doc.tie_word_embeddings,
@@ -116,7 +116,8 @@ def model(raw: dict[str, Any]) -> ServedModel:
         v_head_size=None if doc.kv_lora_rank else doc.v_head_dim,
         cross_attention_layers=doc.cross_attention_layers,
         global_head_size=doc.global_head_dim,
-        global_kv_heads=doc.num_global_key_value_heads,
+        global_kv_heads=doc.num_global_key_value_heads
+        or (doc.num_key_value_heads if doc.swa_num_key_value_heads else None),
         keys_equal_values=doc.attention_k_eq_v,
         moe=_moe(doc),
         mla=_mla(doc),

@@ -175,6 +175,17 @@ def _laguna(config: Config, facts: Facts) -> None:
     _moe(config, facts)
 
 
+def _mimo(config: Config, facts: Facts) -> None:
+    """Windowed layers with KV heads of their own; values narrower than keys."""
+    _windows(config, facts, 1)
+    pattern = config.get("hybrid_layer_pattern")
+    if isinstance(pattern, list) and not config.get("layer_types"):
+        facts["sliding_attention_layers"] = sum(bool(kind) for kind in pattern)
+    if config.get("swa_num_key_value_heads"):
+        facts["swa_num_key_value_heads"] = config["swa_num_key_value_heads"]
+    _moe(config, facts)
+
+
 def _gpt_oss(config: Config, facts: Facts) -> None:
     _windows(config, facts, 2)
     _moe(config, facts)
@@ -336,6 +347,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "gpt_oss": Family(extra=_gpt_oss),
     "laguna": Family(extra=_laguna),
+    "mimo_v2_flash": Family(extra=_mimo),
     "llama4": Family(extra=_llama4),
     "llama4_text": Family(extra=_llama4),
     "mllama": Family(extra=_mllama),
