@@ -1,6 +1,6 @@
 """The catalogue's kinds Gpu and Model."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -84,6 +84,7 @@ class MigDoc(Strict):
 class GpuDoc(Head):
     """A GPU product's datasheet; unknown is null."""
 
+    kind: Literal["Gpu"] = Field(description="Gpu")
     name: Name = Field(description="its key, such as h100-80gb-sxm")
     product_names: list[Text] = Field([], description="as nvidia-smi prints them")
     vendor: Text = "NVIDIA"
@@ -120,6 +121,7 @@ class RepackDoc(Strict):
 class ModelDoc(Head):
     """A model in the terms of a Hugging Face ``config.json``."""
 
+    kind: Literal["Model"] = Field(description="Model")
     name: Name = Field(description="such as llama-3.1-8b")
     aliases: list[Text] = Field([], description="Hugging Face ids")
     repacks: list[RepackDoc] = Field([])

@@ -1,6 +1,6 @@
 """The kind Fleet: all GPUs we may use."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -68,6 +68,7 @@ class LimitsDoc(Strict):
 class FleetDoc(Head):
     """A Fleet document."""
 
+    kind: Literal["Fleet"] = Field(description="Fleet")
     name: Text | None = Field(None, description="the fleet's name")
     currency: Text = Field("USD", max_length=20, description="the currency of prices")
     nodes: list[NodeDoc] = Field(min_length=1, description="the fleet's nodes")

@@ -219,6 +219,7 @@ class TenantDoc(Strict):
 class PlanDoc(Head):
     """A Plan document."""
 
+    kind: Literal["Plan"] = Field(description="Plan")
     format_version: Literal["1.0"] = Field(description="1.0")
     fleetslice_version: str = ""
     fleet: str

@@ -1,6 +1,6 @@
 """The schema of Policy documents."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ class AloneDoc(Strict):
 class PolicyDoc(Head):
     """A Policy document."""
 
+    kind: Literal["Policy"] = Field(description="Policy")
     name: Text | None = Field(None, description="the policy's name")
     min_saving_per_move: Amount | None = Field(
         None, description="what one move must save over the horizon, in the fleet's currency"

@@ -118,6 +118,7 @@ class OutlineDoc(Head):
 class ScenariosDoc(Head):
     """A Scenarios document."""
 
+    kind: Literal["Scenarios"] = Field(description="Scenarios")
     name: Text | None = Field(None, description="the set's name")
     scenarios: list[ScenarioDoc] = Field([], description="the scenarios")
     families: list[FamilyDoc] = Field([], description="families of scenarios")

@@ -1,6 +1,6 @@
 """The kind State: what runs now."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -64,6 +64,7 @@ class InstanceDoc(Profile):
 class StateDoc(Head):
     """A State document."""
 
+    kind: Literal["State"] = Field(description="State")
     fleet: Text | None = Field(None, description="the fleet's name")
     replicas: list[ReplicaDoc] = Field([], description="what runs")
     instances: list[InstanceDoc] = Field([], description="MIG instances that stand empty")

@@ -1,6 +1,6 @@
 """The kind Workloads: what customers ask for."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -162,5 +162,6 @@ class DeploymentDoc(Strict):
 class WorkloadsDoc(Head):
     """A Workloads document."""
 
+    kind: Literal["Workloads"] = Field(description="Workloads")
     name: Text | None = Field(None, description="the set's name")
     deployments: list[DeploymentDoc] = Field(description="the deployments")
