@@ -25,7 +25,8 @@ def render_whatif(data: Mapping[str, Any], console: Console, *, ascii: bool = Fa
     """The comparison of ``whatif -o json``: a row per scenario, differences from the baseline."""
     ink = Ink.of(console, ascii)
     baseline, scenarios = data["baseline"], data["scenarios"]
-    unit = str(data.get("unit") or (baseline or {}).get("unit") or "per hour")
+    unit = str(data.get("unit") or "per hour")
+    price = unit if unit in (words.GPUS, "per hour") else f"{unit}/h"
     failed = [s for s in scenarios if s.get("failed")]
     done = len(scenarios) - len(failed)
     title = Text(f"{words.plural(done, 'scenario')} against the baseline", "bold")
@@ -39,7 +40,7 @@ def render_whatif(data: Mapping[str, Any], console: Console, *, ascii: bool = Fa
     table = ink.table()
     table.add_column("scenario", max_width=30)
     table.add_column("status", no_wrap=True)
-    table.add_column(unit, justify="right", no_wrap=True)
+    table.add_column(price, justify="right", no_wrap=True)
     table.add_column("change", justify="right", no_wrap=True)
     table.add_column("GPUs", justify="right", no_wrap=True)
     table.add_column("unmet", justify="right", no_wrap=True)

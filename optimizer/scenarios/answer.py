@@ -37,6 +37,7 @@ class Answer:
     gpus_used: int | None = None
     gpus_by_product: tuple[tuple[str, int], ...] = ()
     unmet: tuple[Unmet, ...] = ()
+    unmet_proved: bool = False  # no plan leaves less unserved
     moves: int | None = None
     tightest: Tightest | None = None
     conflict: tuple[str, ...] = ()
@@ -84,6 +85,7 @@ def _answer(plan: Plan, name: str) -> Answer:
         gpus_used=len(used),
         gpus_by_product=tuple(sorted(Counter(gpu.gpu for gpu in used).items())),
         unmet=plan.unmet,
+        unmet_proved=all(o.proved for o in plan.objectives if o.name == "unmet"),
         moves=len(plan.moves),
         tightest=min(_promises(plan), key=_room, default=None),
         conflict=plan.conflict,
@@ -138,6 +140,7 @@ def entry(answer: Answer) -> Json:
             }
             for one in answer.unmet
         ],
+        "unmet_proved": answer.unmet_proved,
         "moves": answer.moves,
         "tightest_slo": None
         if close is None
@@ -176,6 +179,7 @@ def read_entry(data: Mapping[str, Any]) -> Answer:
             )
             for one in data["unmet"]
         ),
+        unmet_proved=data["unmet_proved"],
         moves=data["moves"],
         tightest=None if close is None else Tightest(**close),
         conflict=tuple(data["conflict"]),

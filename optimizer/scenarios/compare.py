@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from optimizer.domain import words
 from optimizer.domain.plan import Unmet
-from optimizer.domain.units import MICROS
 from optimizer.scenarios.answer import Answer, Json, Summary, entry
 
 
@@ -93,8 +92,3 @@ def _deployments(before: Summary, after: Summary) -> Iterator[str]:
             yield f"{name} ends"
         elif (now := after.ways[name]) != was:
             yield f"{name} moves from {was or 'nowhere'} to {now or 'nowhere'}"
-
-
-def cost_per_month(micros_per_hour: int, hours: int = 730) -> float:
-    """A month of 730 hours (a year's 8,760 over twelve), in the currency."""
-    return round(micros_per_hour * hours / MICROS, 2)

@@ -110,15 +110,21 @@ class _Fanout:
         one = self.pending.pop(reference)
         try:
             answer = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            answer = Answer(one.scenario.name, failed=_told(error.cause))
         except self.ray.exceptions.RayError as error:
             if one.number < TRIES:
                 again(one.index)
                 self.waiting.append(_Try(one.index, one.scenario, one.number + 1))
                 return
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            reason = f"its worker was lost {TRIES} times, at last: {first}"
+            reason = f"its worker was lost {TRIES} times, at last: {_told(error)}"
             answer = Answer(one.scenario.name, failed=reason)
         done(one.index, answer)
+
+
+def _told(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 # Of each worker process: the planner of the setting it saw last.

@@ -1,0 +1,158 @@
+"""What to buy: the cheapest mix of new nodes with which a scenario leaves nobody unserved."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from itertools import islice
+
+from optimizer.domain.fleet import Node
+from optimizer.domain.placement import node_of
+from optimizer.domain.scenario import AddNodes, Scenario
+from optimizer.scenarios.answer import Answer, summary
+from optimizer.scenarios.evaluate import Planner
+from optimizer.scenarios.questions import Ask, Unanswered
+
+AT_ONCE = 4  # mixes tried at a time: fixed, so that the answer does not depend on the workers
+
+Mix = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A node that can be had, up to ``most`` times, for ``price_micros`` an hour each."""
+
+    node: Node
+    price_micros: int
+    most: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """The mix found: how many of each offer, and what the plan is then.
+
+    ``counts`` None: not even all offers together would do (``answer`` says who is short).
+    ``at_least_micros``: no mix that does costs less an hour.
+    """
+
+    counts: Mix | None
+    price_micros: int
+    at_least_micros: int
+    answer: Answer
+    tried: int
+
+    @property
+    def proved(self) -> bool:
+        """Whether there is no cheaper mix."""
+        return self.counts is not None and self.price_micros <= self.at_least_micros
+
+
+def buy(
+    planner: Planner,
+    ask: Ask,
+    offers: Sequence[Offer],
+    scenario: Scenario,
+    *,
+    tries: int = 64,
+) -> Purchase:
+    """The cheapest mix of offered nodes with which nobody in the scenario is unserved.
+
+    All offers together, priced by the GPU and the fleet's own GPUs for nothing, bound the cost from
+    both sides: what that plan uses is a mix that does, and no mix costs less than its bound.
+    Between the two, mixes are tried in order of cost. Raises ScenarioFault, Unanswered.
+    """
+    priced = planner.setting.fleet.priced
+
+    def asked(mix: Mix) -> Scenario:
+        return _mixed(scenario, offers, mix, _words(offers, mix), priced=priced)
+
+    every = tuple(offer.most for offer in offers)
+    mixed = _mixed(scenario, offers, every, "all offers")
+    plan = _relaxed(planner).plan(mixed).plan
+    answer = summary(plan, mixed.name).answer
+    if answer.status == "nothing_found":
+        raise Unanswered("no plan was found in time; give it more --effort")
+    if not answer.planned or answer.unmet:
+        return Purchase(None, 0, 0, answer, 1)
+    used = {node_of(gpu.id) for gpu in plan.gpus if gpu.mode != "empty"}
+    best = tuple(sum(node.name in used for node in _nodes(o, o.most)) for o in offers)
+    floor, sure, tried = answer.bound_micros or 0, True, 1
+    for batch in _batches(_between(offers, floor, _price(offers, best))):
+        if tried + len(batch) > tries:
+            sure = False
+            break
+        found = ask([asked(mix) for mix in batch])
+        tried += len(batch)
+        for mix, one in zip(batch, found, strict=True):
+            if _does(one):
+                return _bought(offers, mix, floor, sure, one, tried)
+            sure &= one.unmet_proved or one.status == "infeasible"
+            floor = max(floor, _price(offers, mix)) if sure else floor
+    (last,) = ask([asked(best)])
+    return _bought(offers, best, floor, sure, last, tried + 1)
+
+
+def _bought(
+    offers: Sequence[Offer], mix: Mix, floor: int, sure: bool, answer: Answer, tried: int
+) -> Purchase:
+    """``sure``: every cheaper mix was proved not to do."""
+    price = _price(offers, mix)
+    return Purchase(mix, price, price if sure else floor, answer, tried)
+
+
+def _does(answer: Answer) -> bool:
+    if answer.failed is not None:
+        raise Unanswered(f"{answer.name}: {answer.failed}")
+    return answer.planned and not answer.unmet
+
+
+def _relaxed(planner: Planner) -> Planner:
+    """The same fleet for nothing, so that the price is that of new GPUs."""
+    s = planner.setting
+    nodes = tuple(replace(node, price_micros_per_gpu_hour=0) for node in s.fleet.nodes)
+    return Planner(replace(s, fleet=replace(s.fleet, nodes=nodes), current=None))
+
+
+def _mixed(
+    scenario: Scenario, offers: Sequence[Offer], mix: Mix, name: str, *, priced: bool = True
+) -> Scenario:
+    """The scenario with these nodes added."""
+    nodes = [n for o, count in zip(offers, mix, strict=True) for n in _nodes(o, count, priced)]
+    return Scenario(name, (*scenario.changes, AddNodes(tuple(nodes))))
+
+
+def _nodes(offer: Offer, count: int, priced: bool = True) -> list[Node]:
+    """So many nodes of an offer, each GPU at its part of the node's price, rounded down."""
+    price = offer.price_micros // offer.node.gpus if priced else None
+    like = replace(offer.node, price_micros_per_gpu_hour=price)
+    return [replace(like, name=f"{like.name}-{n}") for n in range(1, count + 1)]
+
+
+def _price(offers: Sequence[Offer], mix: Mix) -> int:
+    return sum(o.price_micros * count for o, count in zip(offers, mix, strict=True))
+
+
+def _words(offers: Sequence[Offer], mix: Mix) -> str:
+    """``2 x h100-80gb-sxm-8 + 1 x l40s-8``."""
+    named = [f"{n} x {o.node.name}" for o, n in zip(offers, mix, strict=True) if n]
+    return " + ".join(named) or "nothing"
+
+
+def _between(offers: Sequence[Offer], floor: int, ceiling: int) -> Iterator[Mix]:
+    """Every mix from ``floor`` to under ``ceiling``, in order of price."""
+    nothing = (0,) * len(offers)
+    heap: list[tuple[int, Mix, int]] = [(0, nothing, 0)]
+    while heap:
+        price, mix, first = heappop(heap)
+        if price >= ceiling:
+            return
+        if price >= floor:
+            yield mix
+        for i in range(first, len(offers)):  # only onwards, so that no mix comes twice
+            if mix[i] < offers[i].most:
+                more = (*mix[:i], mix[i] + 1, *mix[i + 1 :])
+                heappush(heap, (price + offers[i].price_micros, more, i))
+
+
+def _batches(mixes: Iterator[Mix]) -> Iterator[list[Mix]]:
+    while batch := list(islice(mixes, AT_ONCE)):
+        yield batch

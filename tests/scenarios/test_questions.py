@@ -1,0 +1,215 @@
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+import worlds
+from builders import a100, deployment, gpu, node
+from optimizer.domain.placement import node_of
+from optimizer.domain.scenario import Lose, Scale, Scenario
+from optimizer.domain.workload import MeasuredOption, Needs
+from optimizer.optimize import Inputs, optimize
+from optimizer.scenarios import questions
+from optimizer.scenarios.buy import Offer, buy
+from optimizer.scenarios.evaluate import Planner, Setting, evaluate, setting
+
+SMALL = gpu("small", memory_gib=24)
+
+
+@pytest.fixture(scope="module")
+def asked() -> Inputs:
+    return worlds.inputs()
+
+
+@pytest.fixture(scope="module")
+def planned(asked):
+    return optimize(asked, worlds.LIMITS)
+
+
+@pytest.fixture(scope="module")
+def base(asked, planned) -> Setting:
+    return setting(asked, planned, worlds.LIMITS)
+
+
+@pytest.fixture(scope="module")
+def ask(base):
+    return partial(evaluate, base)
+
+
+def price(inputs: Inputs) -> int:
+    """Of a proved plan from scratch."""
+    plan = optimize(inputs, worlds.LIMITS).plan
+    assert plan.status == "optimal"
+    return plan.price_micros
+
+
+# --- quote ----------------------------------------------------------------------------------------
+
+
+def test_a_quote_is_the_difference_of_two_proved_plans(asked, base):
+    new = deployment("new", tenant="initech", replicas=3, needs=Needs(mig_profile="3g.40gb"))
+    both = replace(asked.workloads, deployments=(*asked.workloads.deployments, new))
+    quote = questions.quote(Planner(base), [new])
+    assert quote.proved
+    assert quote.fits
+    assert quote.marginal_micros == price(replace(asked, workloads=both)) - price(asked)
+    assert [r.deployment for r in quote.replicas] == ["new"] * 3
+    assert quote.average_micros > 0
+
+
+def test_a_quote_of_what_has_no_room_says_what_to_buy(base):
+    new = deployment("new", replicas=9, needs=Needs(gpus=1), allow=replace(worlds_allow("a100")))
+    quote = questions.quote(Planner(base), [new])
+    assert not quote.fits
+    short = {one.deployment: one for one in quote.unmet}
+    assert "more a100" in short["new"].smallest_fix
+
+
+def worlds_allow(*gpus: str):
+    from optimizer.domain.workload import Allow
+
+    return Allow(gpus=gpus)
+
+
+# --- headroom -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "name"), [("all", None), ("deployment", "chat")])
+def test_headroom_brackets_agree_with_direct_solves(base, ask, kind, name):
+    found = questions.headroom(base, ask, kind, name, most_ppm=16_000_000)
+    fits, breaks = ask(
+        [Scenario(f"{f}", (Scale(kind, name, f),)) for f in (found.fits_ppm, found.breaks_ppm)]
+    )
+    assert fits.unmet == ()
+    assert breaks.unmet == found.first != ()
+    assert found.breaks_ppm - found.fits_ppm <= 20_000
+    assert found.proved
+
+
+def test_headroom_ends_where_all_asked_fits(base, ask):
+    found = questions.headroom(base, ask, "deployment", "chat", most_ppm=1_100_000)
+    assert (found.fits_ppm, found.breaks_ppm) == (1_100_000, None)
+
+
+def test_headroom_of_nobody_is_unanswered(base, ask):
+    with pytest.raises(questions.Unanswered, match="chat"):
+        questions.headroom(base, ask, "deployment", "chatt")
+
+
+# --- survive --------------------------------------------------------------------------------------
+
+
+def test_survive_agrees_with_removing_the_domain_by_hand(asked, base, planned, ask):
+    losses = questions.survive(planned.problem, planned.plan.placement, ask)
+    assert [(x.kind, x.name) for x in losses] == [
+        *[("node", n) for n in ("big-0", "big-1", "small")],
+        *[("rack", n) for n in ("r0", "r1", "r9")],
+    ]
+    for loss in losses[:3]:
+        nodes = tuple(n for n in asked.fleet.nodes if n.name != loss.name)
+        left = replace(asked, fleet=replace(asked.fleet, nodes=nodes))
+        assert loss.answer.price_micros == price(left)
+        assert loss.answer.unmet == optimize(left, worlds.LIMITS).plan.unmet
+        here = [
+            r.id
+            for r in planned.plan.placement.replicas
+            if loss.name in {node_of(g) for g in r.gpus}
+        ]
+        assert list(loss.replicas) == here
+
+
+def test_who_is_short_before_anything_moves(planned):
+    problem, placement = planned.problem, planned.plan.placement
+    assert list(questions.shorts(problem, placement, set())) == []
+    everything = {n.name for n in problem.fleet.nodes}
+    assert list(questions.shorts(problem, placement, everything)) == [
+        ("chat", 12_000, 0),
+        ("batch", 0, 2),
+    ]
+
+
+# --- retire ---------------------------------------------------------------------------------------
+
+
+def test_retired_nodes_leave_nobody_short_and_no_more_can_go(base, planned, ask):
+    found = questions.retire(base, planned.plan.placement, ask)
+    assert found.nodes
+    assert found.answer.unmet == ()
+    assert {*found.nodes} | {name for name, _ in found.needed} == {n.name for n in base.fleet.nodes}
+    for name, _ in found.needed:
+        every = tuple(Lose("node", n) for n in (*found.nodes, name))
+        (without,) = ask([Scenario("x", every)])
+        assert without.unmet or without.failed
+
+
+# --- buy ------------------------------------------------------------------------------------------
+
+
+def test_the_cheapest_mix_is_bought(base, ask):
+    offers = [
+        Offer(node("a100-4", a100(), 4), 8_000_000, 2),
+        Offer(node("a100-1", a100(), 1), 3_000_000, 3),
+    ]
+    grown = Scenario("grown", (Scale("deployment", "batch", 5_000_000),))  # ten 3g.40gb: five GPUs
+    found = buy(Planner(base), ask, offers, grown)
+    assert found.proved
+    assert found.answer.unmet == ()
+    assert found.counts == brute_force(ask, offers, grown)
+
+
+def brute_force(ask, offers, scenario):
+    from optimizer.scenarios.buy import _mixed, _price
+
+    mixes = [(i, j) for i in range(offers[0].most + 1) for j in range(offers[1].most + 1)]
+    answers = ask([_mixed(scenario, offers, mix, str(mix)) for mix in mixes])
+    good = [m for m, a in zip(mixes, answers, strict=True) if a.planned and not a.unmet]
+    return min(good, key=lambda mix: _price(offers, mix))
+
+
+def test_nothing_is_bought_where_all_fits(base, ask):
+    offers = [Offer(node("a100-1", a100(), 1), 3_000_000)]
+    found = buy(Planner(base), ask, offers, Scenario("as it is", ()))
+    assert (found.counts, found.price_micros, found.proved) == ((0,), 0, True)
+
+
+def test_offers_that_do_not_do_are_told(base, ask):
+    offers = [Offer(node("tiny", SMALL, 1), 1_000_000)]
+    found = buy(
+        Planner(base), ask, offers, Scenario("x", (Scale("deployment", "batch", 9_000_000),))
+    )
+    assert found.counts is None
+    assert [one.deployment for one in found.answer.unmet] == ["batch"]
+
+
+# --- sensitivity ----------------------------------------------------------------------------------
+
+
+def test_the_price_of_a_rule_is_that_of_a_plan_without_it(asked):
+    chat = asked.workloads.deployments[0]
+    held = replace(chat, spread_node=1, spread_rack=2, pin=("big-0", "big-1"))
+    tight = replace(asked, workloads=replace(asked.workloads, deployments=(held,)))
+    base = setting(tight, optimize(tight, worlds.LIMITS), worlds.LIMITS)
+    found = questions.sensitivity(base, partial(evaluate, base))
+    assert {r.rule for r in found} == {"spread", "pin"}
+    for row in found:
+        free = {"spread": {"spread_node": None, "spread_rack": None}, "pin": {"pin": ()}}[row.rule]
+        without = replace(
+            tight, workloads=replace(tight.workloads, deployments=(replace(held, **free),))
+        )
+        left = optimize(without, worlds.LIMITS).plan
+        assert row.answer.unmet == left.unmet
+        assert row.saved_micros == base.before.answer.price_micros - left.price_micros
+
+
+def test_what_states_no_rule_has_no_price(base, ask):
+    assert questions.sensitivity(base, ask) == ()
+
+
+def test_a_ban_on_low_precision_is_asked(base):
+    from optimizer.domain.workload import Allow
+
+    bare = MeasuredOption("a100", 1000, mig_profile="1g.10gb")
+    strict = deployment("strict", rps=1, measured=(bare,), allow=Allow(precisions=("bf16",)))
+    ((_, rule, said, changes),) = questions._relaxations(strict)
+    assert (rule, said) == ("allow.precisions", "no fp8 or int4")
+    assert changes[0].value == ("bf16", "fp8", "int4")
