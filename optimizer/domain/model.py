@@ -82,6 +82,9 @@ class ServedModel:
     repack_keeps: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()  # id: kept_16bit
     unverified: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.layers, self.vocab_size))  # many caches ask; all fields compare
+
     @property
     def full_attention_layers(self) -> int:
         """Layers whose KV cache keeps the whole context."""
