@@ -208,7 +208,7 @@ def memory_budget(
     total = gpu.usable_mib if total_mib is None else total_mib
     device = total if device_mib is None else device_mib
     rule = card.range_of(version or card.default_version).memory
-    terms = _terms(model, rule, defaults_for(card, gpu, total, version), settings, extras)
+    terms = _terms(model, rule, defaults_for(card, gpu, total, version), gpu, settings, extras)
     fraction = settings.fraction
     if fraction is None and fill:
         fraction = _safe_fraction(terms, total, device, settings)
@@ -243,7 +243,12 @@ def _reserved_blocks(layout: KvLayout, tokens: int) -> int:
 
 
 def _terms(
-    model: ServedModel, rule: MemoryRule, row: Defaults, settings: Settings, extras: Extras
+    model: ServedModel,
+    rule: MemoryRule,
+    row: Defaults,
+    gpu: Gpu,
+    settings: Settings,
+    extras: Extras,
 ) -> _Terms:
     tp = settings.tp
     seqs = settings.max_num_seqs or row.max_num_seqs
@@ -265,7 +270,8 @@ def _terms(
         kernel=settings.attention,
         context=settings.max_model_len,
     )
-    before = by_tp(rule.before_budget_mib, tp * settings.pp)
+    # Communicators take buffers first over NVLink; over PCIe (two RTX 4090 run at 0.98) they do not
+    before = by_tp(rule.before_budget_mib, tp * settings.pp if gpu.nvlink_gbs else 1)
     return _Terms(
         rule=rule,
         row=row,
