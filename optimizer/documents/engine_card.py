@@ -160,6 +160,7 @@ class EngineDocument(_Strict):
     guard: float = Field(gt=0, le=1)
     precisions: list[SupportRow]
     kv: list[SupportRow]
+    kv_default: dict[str, str] = {}
     attention: list[SupportRow]
     sources: dict[str, str]
 
@@ -231,6 +232,7 @@ def to_domain(card: EngineDocument) -> domain.EngineCard:
         moe_band=domain.ErrorBand(**bands.moe.model_dump()),
         guard=card.guard,
         flags=tuple((str(name), flag) for name, flag in card.flags.items()),
+        kv_defaults=tuple(sorted(card.kv_default.items())),
         aliases=tuple(card.aliases),
         sources=tuple(sorted(card.sources.items())),
     )

@@ -195,6 +195,7 @@ class EngineCard:
     moe_band: ErrorBand = ErrorBand(0, 0, 0)
     guard: float = 1.0  # part of the predicted capacity that placement may count on
     flags: tuple[tuple[str, str], ...] = ()  # setting, and the flag that says it
+    kv_defaults: tuple[tuple[str, str], ...] = ()  # (weight precision, KV its checkpoints ask for)
     aliases: tuple[str, ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
 
@@ -211,6 +212,10 @@ class EngineCard:
         """The same card for another default version. Raises ValueError on a malformed version."""
         version_key(version)
         return replace(self, default_version=version)
+
+    def kv_default(self, precision: str) -> str | None:
+        """The KV precision that its checkpoints of a weight precision ask for; None: 16 bit."""
+        return dict(self.kv_defaults).get(precision)
 
     def efficiency(self, gpu: Gpu) -> Efficiency | None:
         """What this engine reaches on the product; None where nobody has measured any."""

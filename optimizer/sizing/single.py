@@ -167,7 +167,7 @@ def size_model(
         for card in _cards(engines, options):
             for room, tp, pp in _rooms(gpus[name], options):
                 for precision in _precisions(model, gpus[name], card, options):
-                    kv = model.checkpoint_kv_precision
+                    kv = model.checkpoint_kv_precision or card.kv_default(precision)
                     way = _way(card, options, precision, kv, tp, pp)
                     entry = _entry(model, card, room, way, options)
                     (fitting if entry.refusal is None else refused).append(entry)
