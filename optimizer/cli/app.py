@@ -47,6 +47,7 @@ for command in (
     exchanging.export,
 ):
     app.command()(command)
+app.command(name="import")(exchanging.import_)
 app.add_typer(catalogue.app, name="catalogue")
 
 

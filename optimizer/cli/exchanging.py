@@ -1,18 +1,20 @@
-"""Commands that write a plan in other people's formats."""
+"""Commands that read and write other people's formats."""
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from optimizer.cli import inputs, options
 from optimizer.cli.codes import Code
-from optimizer.cli.terminal import Stop, guarded, say
+from optimizer.cli.terminal import Stop, finish, guarded, say
 
 if TYPE_CHECKING:
-    from optimizer.exchange import Artifact, Export, Source
+    from optimizer.domain.gpu import Gpu
+    from optimizer.exchange import Artifact, Export, File, Import, Imported, Source
 
 
 @guarded
@@ -116,3 +118,172 @@ def _text(artifact: "Artifact", heading: tuple[str, ...]) -> str:
     if first.startswith("#!"):
         return f"{first}\n{comments}{rest}"
     return comments + artifact.text
+
+
+@guarded
+def import_(
+    from_: Annotated[
+        str,
+        typer.Argument(
+            metavar="FROM",
+            help="nvidia-smi.",
+            show_default=False,
+        ),
+    ],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="Files of that format; a folder holds those of one node; - is stdin.",
+            show_default=False,
+        ),
+    ],
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out-dir",
+            metavar="FOLDER",
+            help="Write the documents there; without it all go to stdout.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the documents.")] = "imported",
+    node: Annotated[
+        str | None,
+        typer.Option("--node", help="The node that all files are of.", show_default=False),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu",
+            metavar="PRODUCT",
+            help="The GPU product, where the files do not say it.",
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus",
+            min=1,
+            help="GPUs of a node, where the files do not say it.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Read what others write into documents.
+
+    Nothing is guessed: what the source does not say is listed on stderr and at the head of the
+    document. Exit code 6 when something had to be left out.
+
+    \b
+    Examples:
+      nvidia-smi -L > n1.txt; sudo nvidia-smi mig -lgi >> n1.txt
+      fleetslice import nvidia-smi n1.txt --out-dir cluster
+    """
+    from optimizer.documents.faults import unknown
+    from optimizer.exchange import IMPORTERS, CannotRead, Input
+
+    if from_ not in IMPORTERS:
+        raise Stop(Code.USAGE, unknown("format", from_, IMPORTERS))
+    given = Input(
+        files=tuple(_given(files)),
+        gpus=_products(files),
+        parse=_parsed,
+        name=name,
+        node=node,
+        gpu=gpu,
+        count=count,
+    )
+    try:
+        found = IMPORTERS[from_](given)
+    except CannotRead as refusal:
+        raise Stop(Code.USAGE, *refusal.reasons) from None
+    _write_documents(found, [str(f) for f in files], out_dir)
+    if found.left_out:
+        finish(Code.PARTLY)
+
+
+def _given(paths: list[Path]) -> "Iterator[File]":
+    for path in paths:
+        if str(path) == "-":
+            yield _file("stdin", sys.stdin.buffer.read(), None)
+        elif path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
+            if not inside:
+                raise Stop(Code.USAGE, f"{path}: no file in this folder")
+            for file in inside:
+                yield _file(str(file), file.read_bytes(), path.resolve().name)
+        else:
+            yield _file(str(path), path.read_bytes(), None)
+
+
+def _file(name: str, data: bytes, folder: str | None) -> "File":
+    from optimizer.exchange import File
+
+    try:
+        # A terminal under Windows writes UTF-16 with a mark in front.
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        return File(name, data.decode("utf-16" if wide else "utf-8-sig"), folder)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise Stop(Code.USAGE, f"{name}:{line}: not UTF-8; save the file as UTF-8") from None
+
+
+def _products(paths: list[Path]) -> "tuple[Gpu, ...]":
+    from optimizer.documents import catalogue
+
+    beside = {path if path.is_dir() else path.parent for path in paths}
+    return catalogue([Path.cwd(), *sorted(beside)]).gpus.all()
+
+
+def _parsed(file: "File") -> list[Any]:
+    """Plain values of a YAML or JSON text. Raises CannotRead."""
+    from optimizer.documents.yaml_reader import read_yaml
+    from optimizer.exchange import CannotRead
+
+    found, faults = read_yaml(file.text)
+    if faults:
+        raise CannotRead(*(file.at(f.line, f.message) for f in faults))
+    return [value for value, _ in found]
+
+
+def _write_documents(found: "Import", files: list[str], out_dir: Path | None) -> None:
+    from optimizer.documents import write_text
+
+    head = f"Imported by fleetslice {inputs.version()} from {found.format}: {', '.join(files)}"
+    if out_dir is None:
+        sys.stdout.write("---\n".join(_document_text(d, head) for d in found.documents))
+    for document in found.documents:
+        if out_dir is None:
+            continue
+        path = out_dir / _document_file(document)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, _document_text(document, head))
+        say(f"wrote {path}")
+    for document in found.documents:
+        say(*(f"{document.kind} does not say: {one}" for one in document.unsaid))
+        say(*(f"note: {one}" for one in document.notes))
+    say(*(f"left out: {one}" for one in found.left_out))
+
+
+def _document_file(document: "Imported") -> str:
+    if document.kind in ("Gpu", "Model"):
+        return f"{document.kind.lower()}s/{document.data['name']}.yaml"
+    return f"{document.kind.lower()}.yaml"
+
+
+def _document_text(document: "Imported", head: str) -> str:
+    from optimizer.documents import yaml_text
+
+    lines = [head]
+    for title, told in (
+        ("Not said there, so not written:", document.unsaid),
+        ("How it was read:", document.notes),
+    ):
+        if told:
+            lines += [title, *(f"  {one}" for one in told)]
+    comments = "".join(
+        f"# {' '.join(line.split()) if line[0] != ' ' else line}\n" for line in lines
+    )
+    return comments + yaml_text(document.data)

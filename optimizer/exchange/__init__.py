@@ -2,8 +2,17 @@
 
 from collections.abc import Callable
 
-from optimizer.exchange import kubernetes, listings, mig_parted, nvidia_smi, platforms, ray_serve
+from optimizer.exchange import (
+    kubernetes,
+    listings,
+    mig_parted,
+    nvidia_smi,
+    platforms,
+    ray_serve,
+    smi_import,
+)
 from optimizer.exchange.artifact import Artifact, CannotExport, Export, Source
+from optimizer.exchange.imported import CannotRead, File, Import, Imported, Input
 
 EXPORTERS: dict[str, Callable[[Source], Export]] = {
     "csv": listings.export_csv,
@@ -17,5 +26,20 @@ EXPORTERS: dict[str, Callable[[Source], Export]] = {
     "prometheus": listings.export_prometheus,
     "ray-serve": ray_serve.export,
 }
+IMPORTERS: dict[str, Callable[[Input], Import]] = {
+    "nvidia-smi": smi_import.import_nvidia_smi,
+}
 
-__all__ = ["EXPORTERS", "Artifact", "CannotExport", "Export", "Source"]
+__all__ = [
+    "EXPORTERS",
+    "IMPORTERS",
+    "Artifact",
+    "CannotExport",
+    "CannotRead",
+    "Export",
+    "File",
+    "Import",
+    "Imported",
+    "Input",
+    "Source",
+]
