@@ -279,7 +279,7 @@ class _Launch:
         if row is None or row["state"] == State.READY:
             return row is not None
         if row["restarts"] >= GIVE_UP_RESTARTS and not row["ever_ready"]:
-            self._give_up(replica, f"never ready in {row['restarts']} starts: {row['reason']}")
+            self._give_up(replica, f"never ready in {row['restarts']} starts: {row['last_end']}")
             return True
         return False
 
@@ -289,7 +289,8 @@ class _Launch:
             return "not started within the deadline: its GPU's other engines were still starting"
         if row is None:
             return "Ray did not start its actor within the deadline"
-        reason = f" ({row['reason']})" if row["reason"] else ""
+        why = row["reason"] or row["last_end"]
+        reason = f" ({why})" if why else ""
         return f"{row['state']}{reason} when the deadline passed"
 
     def _give_up(self, replica: str, reason: str) -> None:

@@ -90,6 +90,7 @@ def absent(name: str, state: State, reason: str) -> Row:
         "url": None,
         "uptime_s": 0.0,
         "restarts": 0,
+        "last_end": "",
         "last_log": "",
         "pid": None,
         "host": None,

@@ -29,6 +29,8 @@ CANNOT_RUN = 127
 def main(argv: Sequence[str]) -> int:
     """Run ``argv[1:]`` with a grace of ``argv[0]`` seconds; the engine's exit code."""
     grace_s, command = float(argv[0]), list(argv[1:])
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)  # it signals its whole group, which must be nobody else's
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake = _wake_on_signals()
     guard = os.getpid()

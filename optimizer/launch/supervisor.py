@@ -34,6 +34,7 @@ class Supervisor:
         self._reason = ""
         self._since = time.time()
         self._restarts = 0
+        self._last_end = ""
         self._ever_ready = False
         self._port: int | None = None
         self._child: Child | None = None
@@ -52,7 +53,8 @@ class Supervisor:
         return self.report()
 
     def report(self) -> Row:
-        """One row of ``status``. ``uptime_s`` counts from readiness, 0 while not ready."""
+        """One row of ``status``. ``uptime_s`` counts from readiness, 0 while not ready;
+        ``last_end`` is why the engine's last life ended, if it lived before."""
         child, spec = self._child, self.spec
         last = self._log.last(1)
         ready = self._state is State.READY
@@ -68,6 +70,7 @@ class Supervisor:
             "url": None if self._port is None else f"http://{HOST}:{self._port}",
             "uptime_s": round(time.time() - self._since, 1) if ready else 0.0,
             "restarts": self._restarts,
+            "last_end": self._last_end,
             "last_log": last[0] if last else "",
             "pid": None if child is None else child.pid,
             "host": socket.gethostname(),
@@ -90,6 +93,7 @@ class Supervisor:
                 break
             if time.monotonic() - began >= self.spec.patience.settled_s:
                 pause = self.spec.patience.backoff_s
+            self._last_end = reason
             self._set(State.BACKOFF, f"{reason}; starts again in {pause:g} s")
             self._stopping.wait(pause)
             pause = min(2 * pause, self.spec.patience.backoff_most_s)

@@ -25,7 +25,7 @@ def status(run_dir: Path | str | None = None, address: str | None = None) -> lis
     Of one run folder, or of all of this user's. With ``address`` alone, all replicas of ours on
     that cluster, whoever launched them. A replica that should run and does not is ``missing``.
     Keys: replica, deployment, tenant, fleet, node, devices, engine, state, reason, url, uptime_s,
-    restarts, last_log, pid, host, log_file. Raises LaunchRefused.
+    restarts, last_end, last_log, pid, host, log_file. Raises LaunchRefused.
     """
     runs = find(run_dir, address)
     if not runs and address is not None:

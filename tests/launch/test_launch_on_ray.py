@@ -1,0 +1,218 @@
+"""Plans carried out on a real Ray of two emulated nodes, engines simulated."""
+
+import http.client
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from emulated import Emulated, cluster
+from launchplans import (
+    GROUP,
+    MIG_SLICES,
+    REPLICAS,
+    SHARES,
+    TPOT_MS,
+    TTFT_MS,
+    WHOLE,
+    at,
+    launch_plan,
+)
+from leftovers import left_behind, until
+from optimizer.launch import SIMULATED, LaunchRefused, Patience, launch, status, stop
+from optimizer.launch.run import read
+from optimizer.launch.session import NAMESPACE, session
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(120)]
+
+QUICK = Patience(ready_s=60, health_every_s=0.2, backoff_s=0.1, backoff_most_s=0.5, grace_s=5)
+PLAN = launch_plan()
+# A lambda travels to the actor by value; the workers cannot import this file.
+NODE_OF_ACTOR = lambda actor: __import__("ray").get_runtime_context().get_node_id()  # noqa: E731
+
+
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory) -> Iterator[Emulated]:
+    with cluster(PLAN, tmp_path_factory.mktemp("ray")) as one:
+        yield one
+
+
+@pytest.fixture
+def put(two_nodes, tmp_path):
+    """Launches on the two nodes; what still runs after the test is stopped."""
+    runs = set()
+
+    def start(plan=PLAN, **said):
+        said = {"engine": SIMULATED, "patience": QUICK, "run_dir": tmp_path / "run", **said}
+        runs.add(said["run_dir"])
+        return launch(plan, address=two_nodes.address, **said)
+
+    yield start
+    for folder in runs:
+        if read(folder) is not None:
+            stop(folder)
+
+
+def ask(url: str, model: str) -> tuple[str, float]:
+    """The answer to a chat of five tokens, and the milliseconds it took."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    body = {"model": model, "max_tokens": 5, "messages": [{"role": "user", "content": "hello"}]}
+    began = time.monotonic()
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    return answer["choices"][0]["message"]["content"], (time.monotonic() - began) * 1000
+
+
+def seen_by_actors(address: str) -> dict[str, dict[str, str]]:
+    """By replica, what its actor says of its own environment and of the Ray node it is on."""
+    with session(address, None, ours=False) as ray:
+        nodes = {n["NodeID"]: n["Resources"] for n in ray.nodes()}
+        found = {}
+        for name in (a["name"] for a in ray.util.list_named_actors(all_namespaces=True)):
+            handle = ray.get_actor(name, namespace=NAMESPACE)
+            there = ray.get(handle.__ray_call__.remote(NODE_OF_ACTOR))
+            [host] = [r.removeprefix("host:") for r in nodes[there] if r.startswith("host:")]
+            found[name.partition("/")[2]] = {**ray.get(handle.environment.remote()), "host": host}
+        return found
+
+
+def test_every_replica_runs_where_the_plan_says_and_answers_as_predicted(put, two_nodes, tmp_path):
+    result = put()
+    assert result.ready == result.started == tuple(r.id for r in sorted(REPLICAS, key=_id))
+    assert not result.partial
+    seen = seen_by_actors(two_nodes.address)
+    for replica in REPLICAS:
+        assert seen[replica.id]["host"] == replica.nodes[0]
+    assert seen["big/0"]["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert seen["chat/0"]["FLEETSLICE_DEVICES"] == "n1/0:3g.40gb@4"
+    assert [seen[r.id]["CUDA_VISIBLE_DEVICES"] for r in SHARES] == ["2", "3", "3", "2"]
+
+    rows = {row["replica"]: row for row in status(tmp_path / "run")}
+    assert {row["state"] for row in rows.values()} == {"ready"}
+    assert rows["big/0"]["devices"] == ["n2/0", "n2/1"]
+    for name in ("big/0", "vision/3"):
+        text, took_ms = ask(rows[name]["url"], rows[name]["deployment"])
+        assert len(text.split()) == 5
+        assert took_ms >= TTFT_MS + 4 * TPOT_MS
+
+    run = read(tmp_path / "run").id
+    stopped = stop(tmp_path / "run")
+    assert stopped.stopped == result.started
+    assert not stopped.partial
+    assert left_behind(run) == []
+    assert seen_by_actors(two_nodes.address) == {}
+
+
+def _id(replica):
+    return replica.id
+
+
+def test_launching_again_keeps_what_runs_and_adds_what_is_missing(put, tmp_path):
+    first = put(only="chat")
+    again = put(only="acme")
+    assert first.started == again.kept == ("chat/0", "chat/1")
+    assert again.started == ("big/0",)
+    pids = {row["replica"]: row["pid"] for row in first.rows}
+    assert all(row["pid"] == pids.get(row["replica"], row["pid"]) for row in again.rows)
+
+    assert stop(tmp_path / "run", only="chat").stopped == ("chat/0", "chat/1")
+    assert [row["replica"] for row in status(tmp_path / "run")] == ["big/0"]
+
+
+def test_one_engine_crashes_and_another_is_never_ready(put, tmp_path):
+    faults = {"chat/0": "exit", "chat/1": "never-ready"}
+    result = put(
+        launch_plan([*MIG_SLICES, WHOLE]),
+        faults=faults,
+        deadline_s=30,
+        patience=Patience(ready_s=3, backoff_s=0.1, backoff_most_s=0.1, grace_s=5),
+    )
+    assert result.partial
+    assert result.ready == ("code/0",)
+    crashed, never = result.failed
+    assert crashed.replica == "chat/0"
+    assert "never ready in 3 starts: its engine ended with exit code 3" in crashed.reason
+    assert "fault on demand: exit at start" in crashed.log
+    assert never.replica == "chat/1"
+    assert "not ready within 3 s" in never.reason
+    assert any(line.startswith("simulated engine of chat") for line in never.log)
+    states = {row["replica"]: row["state"] for row in status(tmp_path / "run")}
+    assert states["code/0"] == "ready"
+    assert states["chat/0"] != "ready"
+
+
+def test_a_crashed_engine_and_a_crashed_actor_come_back(put, tmp_path):
+    put(only="code")
+
+    def row():
+        return status(tmp_path / "run")[0]
+
+    os.kill(row()["pid"], signal.SIGKILL)
+    assert until(lambda: row()["restarts"] == 1 and row()["state"] == "ready")
+    engine = row()["pid"]
+    stat = Path(f"/proc/{engine}/stat").read_text()
+    parent = int(stat.rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGKILL)
+    assert until(lambda: row()["state"] == "ready" and row()["pid"] != engine, within_s=60)
+    assert not os.path.exists(f"/proc/{engine}")
+
+
+def test_strangers_are_left_alone(put, two_nodes, tmp_path):
+    class Stranger:
+        def hello(self) -> str:
+            return "hello"
+
+    with session(two_nodes.address, None, ours=False) as ray:
+        other = ray.remote(Stranger).options(
+            name="toy/chat/0", namespace="theirs", lifetime="detached", num_cpus=0
+        )
+        handle = other.remote()
+        assert ray.get(handle.hello.remote()) == "hello"
+    put(only="chat")
+    stop(tmp_path / "run")
+    with session(two_nodes.address, None, ours=False) as ray:
+        handle = ray.get_actor("toy/chat/0", namespace="theirs")
+        assert ray.get(handle.hello.remote()) == "hello"
+        ray.kill(handle)
+
+
+def test_another_launch_of_the_same_fleet_is_not_taken_over(put, tmp_path):
+    put(only="code")
+    with pytest.raises(LaunchRefused, match="code/0 runs already, started by another launch"):
+        put(only="code", run_dir=tmp_path / "other")
+    assert stop(tmp_path / "run").stopped == ("code/0",)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "told"),
+    [
+        ([at("code/0", "n1/0")], "n1/0 is taken: code/0 would need 1 of it, 0.25 is free"),
+        ([at("big/1", "n2/0")], "n2/0 is taken: big/1 would need 1 of it, 0 is free"),
+    ],
+    ids=["a slice of it is used", "it is used whole"],
+)
+def test_a_taken_device_is_named_and_nothing_hangs(put, tmp_path, replicas, told):
+    put(launch_plan([GROUP, *MIG_SLICES]))
+    other = launch_plan(replicas, name="other")
+    with pytest.raises(LaunchRefused, match=told):
+        put(other, run_dir=tmp_path / "other")
+    assert read(tmp_path / "other") is None
+
+
+def test_a_node_that_is_not_there_is_named(put):
+    plan = launch_plan([WHOLE])
+    gone = replace(plan.gpus[0], id="n9/0")
+    plan = replace(
+        plan,
+        gpus=(*plan.gpus, gone),
+        placement=replace(plan.placement, replicas=(at("code/0", "n9/0"),)),
+    )
+    with pytest.raises(LaunchRefused, match="node n9 is not on the cluster"):
+        put(plan)
