@@ -77,7 +77,8 @@ def _moe(config: Config, facts: Facts) -> None:
         or config.get("expert_ffn_hidden_size")
         or facts["intermediate_size"]
     )
-    facts["first_k_dense_replace"] = config.get("first_k_dense_replace") or 0
+    dense = config.get("first_k_dense_replace") or config.get("moe_layer_start_index")
+    facts["first_k_dense_replace"] = dense or 0
     facts["n_shared_experts"] = first(config, "n_shared_experts") or 0
     shared = config.get("shared_expert_intermediate_size") or config.get("shared_intermediate_size")
     if shared:
@@ -125,6 +126,7 @@ def _windows(config: Config, facts: Facts, pattern: int) -> None:
         _layers_of(config["layer_types"], facts)
     elif pattern > 1:
         said = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern")
+        said = len(said) if isinstance(said, str) else said  # as "LLLG"
         _every(said or pattern, facts, "sliding_attention_layers")
     else:
         facts["sliding_attention_layers"] = facts["num_hidden_layers"]
@@ -297,6 +299,16 @@ def _bigcode(config: Config, facts: Facts) -> None:
         facts["num_key_value_heads"] = 1
 
 
+def _qwen1(config: Config, facts: Facts) -> None:
+    """Gate and up are each half as wide as ``intermediate_size`` says."""
+    facts["intermediate_size"] //= 2
+
+
+def _chatglm(config: Config, facts: Facts) -> None:
+    if config.get("multi_query_attention"):
+        facts["num_key_value_heads"] = config.get("multi_query_group_num")
+
+
 def _mpt(config: Config, facts: Facts) -> None:
     inner = config.get("attn_config")
     if isinstance(inner, Mapping) and inner.get("kv_n_heads"):
@@ -318,7 +330,7 @@ FAMILIES: dict[str, Family] = {
         ),
         _PLAIN,
     ),
-    **dict.fromkeys(("ernie4_5", "smollm3", "cohere", "helium"), Family(tied=True)),
+    **dict.fromkeys(("ernie4_5", "smollm3", "cohere", "helium", "minicpm"), Family(tied=True)),
     "gemma": Family(tied=True),
     "gemma2": Family(tied=True, extra=_gemma2),
     "gemma3": Family(tied=True, extra=_gemma3),
@@ -357,6 +369,8 @@ FAMILIES: dict[str, Family] = {
     "nemotron_h": Family(two_matrices=True, extra=_nemotron_h),
     "bamba": Family(extra=_bamba),
     "granitemoehybrid": Family(extra=_bamba),
+    "qwen": Family(extra=_qwen1),
+    "chatglm": Family(extra=_chatglm),
     "falcon": Family(tied=True, two_matrices=True, extra=_falcon, widths=4),
     "gpt2": Family(tied=True, two_matrices=True, widths=4),
     "gpt_bigcode": Family(tied=True, two_matrices=True, extra=_bigcode, widths=4),
@@ -376,12 +390,46 @@ FAMILIES: dict[str, Family] = {
 _EMBEDS = ("Model", "ForSequenceClassification", "ForTextEncoding")
 
 
+# What transformers' config classes fill in where a nested text config leaves a fact out.
+_LLAMA = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+}
+_GEMMA3 = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+}
+_MISTRAL_DEFAULTS = _LLAMA | {
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+}
+NESTED_DEFAULTS: dict[str, Config] = {
+    "llama": _LLAMA,
+    "gemma3_text": _GEMMA3,
+    "mistral": _MISTRAL_DEFAULTS,
+}
+
+
 def text_part(config: Config) -> Config:
-    """The language model's part of a multimodal config."""
+    """The language model's part of a multimodal config, with the defaults of its class."""
     for name in ("text_config", "llm_config", "language_config", "thinker_config"):
         inner = config.get(name)
         if isinstance(inner, Mapping):
-            return text_part(inner) if name == "thinker_config" else inner
+            if name == "thinker_config":
+                return text_part(inner)
+            return {**NESTED_DEFAULTS.get(str(inner.get("model_type")), {}), **inner}
     return config
 
 

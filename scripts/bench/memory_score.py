@@ -1,7 +1,7 @@
 """Scores the memory model on published engine starts: medians, 90th percentiles, every row.
 
-Run ``scripts/bench/memory``; ``--rows`` lists every row with its errors, its flags and, where an
-error is above the bar, the cause. The data and what its columns and flags mean:
+Run ``scripts/bench/memory``: rows with an error above the bar and its cause; ``--rows`` lists every
+row with its errors (in brackets where flags leave it out of the sums) and its flags. The data and what its columns and flags mean:
 ``data/engine_memory_logs.md``.
 """
 
@@ -308,8 +308,8 @@ def scored() -> tuple[list[Score], list[Row]]:
 
 def main() -> int:
     scores, missing = scored()
-    if "--rows" in sys.argv:
-        print(*map(line, scores), sep="\n")
+    shown = scores if "--rows" in sys.argv else [s for s in scores if cause(s)]
+    print(*map(line, shown), sep="\n")
     print(*summary(scores), *starts(scores), sep="\n")
     unknown = sorted({row["model"] for row in missing})
     print(f"{len(missing)} of {len(scores) + len(missing)} rows have no card: {unknown}")

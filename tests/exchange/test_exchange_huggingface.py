@@ -446,3 +446,56 @@ def test_rotary_tables_are_as_long_as_engines_build_them(scaling, table):
     facts = facts_of(config)
     assert facts.get("rotary_positions") == table
     assert facts["max_position_embeddings"] == 131072
+
+
+def test_what_a_nested_config_leaves_out_is_its_class_default():
+    """As google/gemma-3-4b-it and llava-hf/llava-1.5-7b-hf are published."""
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240}
+    text |= {"num_hidden_layers": 34, "sliding_window": 1024}
+    text |= {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    mine = served({"model_type": "gemma3", "text_config": text})[0]
+    card = catalogue().model("gemma-3-4b")[0]
+    assert parameters(mine).total == parameters(card).total - card.vision_params
+    assert (mine.sliding_layers, mine.rotary_positions) == (card.sliding_layers, 8 * 131072)
+    llava = {"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": 32064}}
+    assert parameters(served(llava)[0]).total / 1e9 == pytest.approx(6.74, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("config", "billions"),
+    [
+        (shape("qwen", 5120, 27392, 40, 40, 40, 152064), 14.2),
+        (
+            {
+                "model_type": "chatglm",
+                "hidden_size": 4096,
+                "ffn_hidden_size": 13696,
+                "num_layers": 40,
+                "num_attention_heads": 32,
+                "multi_query_attention": True,
+                "multi_query_group_num": 2,
+                "padded_vocab_size": 151552,
+                "seq_length": 131072,
+                "kv_channels": 128,
+            },
+            9.4,
+        ),
+        (
+            shape(
+                "exaone4",
+                5120,
+                27392,
+                64,
+                40,
+                8,
+                102400,
+                sliding_window=4096,
+                sliding_window_pattern="LLLG",
+            ),
+            32.0,
+        ),
+    ],
+    ids=["qwen", "chatglm", "exaone4"],
+)
+def test_spellings_of_older_configs(config, billions):
+    assert parameters(served(config)[0]).total / 1e9 == pytest.approx(billions, rel=0.02)
