@@ -4,7 +4,7 @@ The raw entry with the new values in it is judged as if it stood in its own docu
 check there holds here too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -86,15 +86,17 @@ def _target(stage: Stage, key: str, say: Say) -> tuple[str, str, tuple[str, ...]
         message = "must read deployments.NAME.FIELD or nodes.NAME.FIELD"
         stage.fault(say((key,), message, key=True))
         return None
-    if kind == "deployment":
-        known, sure = list(stage.deployments), stage.deployments_sure
-    else:
-        known, sure = list(stage.fleet.nodes) if stage.fleet else [], stage.fleet_sure
-    names = [n for n in known if rest == n or rest.startswith(f"{n}.")]
-    name = max(names, key=len) if names else rest.partition(".")[0]
+    known: Collection[str] = stage.deployments
+    sure = stage.deployments_sure
+    if kind == "node":
+        known, sure = stage.fleet.nodes if stage.fleet else (), stage.fleet_sure
+    parts = rest.split(".")
+    names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    there = next((name for name in names if name in known), None)
+    name = there if there is not None else parts[0]
     path = tuple(rest[len(name) + 1 :].split(".")) if len(rest) > len(name) else ()
     problem = None
-    if not names and sure:
+    if there is None and sure:
         problem = stage.no_node(name) if kind == "node" else stage.no_deployment(name)
     elif not path or "" in path:
         problem = f"names no field; write {plural}.{shown(name)}.FIELD"

@@ -63,7 +63,7 @@ class Stage:
     deployments_sure: bool
     sound: bool
     clean: bool
-    base_products: frozenset[str] = frozenset()
+    base_products: Callable[[], Iterable[str]] = tuple
     faults: list[Fault] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     dirty: set[str] = field(default_factory=set)
@@ -193,7 +193,10 @@ def _lose_nodes(stage: Stage, kind: str, name: str) -> str | None:
     fleet = stage.fleet
     if fleet is None:
         return None
-    lost = [node for node in fleet.nodes if domain(stage, node, kind) == name]
+    if kind == "node":
+        lost = [name] if name in fleet.nodes else []
+    else:
+        lost = [node for node in fleet.nodes if domain(stage, node, kind) == name]
     for node in lost:
         stage.gone.add(node)
         del fleet.nodes[node]
@@ -363,7 +366,7 @@ def _forbid(stage: Stage, raw: Any, say: Say) -> Iterator[Change]:
     if kind == "gpu":
         product, fleet = _product(stage, raw, say), stage.fleet
         name = product or name
-        there = {*stage.base_products, *(fleet.products if fleet else ())}
+        there = {*stage.base_products(), *(fleet.products if fleet else ())}
         if product and fleet is not None and fleet.products_sure and product not in there:
             stage.fault(say(("gpu",), _no_product(product, fleet)))
     elif kind == "engine":

@@ -81,7 +81,7 @@ class _World(NamedTuple):
             deployments_sure=workloads is not None and workloads.sure,
             sound=known,
             clean=clean and known,
-            base_products=frozenset(fleet.products) if fleet else frozenset(),
+            base_products=lambda: fleet.products if fleet else (),
         )
 
 
