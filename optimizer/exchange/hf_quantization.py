@@ -1,7 +1,7 @@
 """The ``quantization_config`` of a checkpoint: precision, group size, and what it left alone."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,7 +160,7 @@ def kept_classes(said: Config, facts: Facts) -> dict[str, float]:
     return {t: round(kept[t] / totals[t], 6) for t in sorted(kept)}
 
 
-def _matcher(pattern: str):  # type: ignore[no-untyped-def]
+def _matcher(pattern: str) -> Callable[[str], object]:
     """A pattern as engines read it: a regular expression, a wildcard, or a part of the name."""
     if pattern.startswith("re:"):
         try:

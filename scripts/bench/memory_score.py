@@ -1,8 +1,8 @@
 """Scores the memory model on published engine starts: medians, 90th percentiles, every row.
 
 Run ``scripts/bench/memory``: rows with an error above the bar and its cause; ``--rows`` lists every
-row with its errors (in brackets where flags leave it out of the sums) and its flags. The data and what its columns and flags mean:
-``data/engine_memory_logs.md``.
+row with its errors (in brackets where flags leave it out of the sums) and its flags. The data and
+what its columns and flags mean: ``data/engine_memory_logs.md``.
 """
 
 import csv
