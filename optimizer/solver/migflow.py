@@ -1,0 +1,318 @@
+"""The flow of MIG instances: alike GPUs are counted by what stands on them and what they become.
+
+A GPU in one slot state may end in any multiset of instances. What it costs is the least that must
+be removed, over all legal placed layouts of that multiset. One integer counts the GPUs of a class
+that end so; per profile, what is added covers what is removed. All ends are in the table (78 of an
+A100's), so a proof is over all removals. The bound is Lagrangian: with a price per profile and one
+for the side limit the GPUs fall apart, and each takes its best end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from ortools.math_opt.python import mathopt
+
+from optimizer.domain.gpu import MigTable, PlacedProfile
+
+Array = NDArray[np.float64]
+ROUNDS = 400  # of the cutting-plane method; it ends much earlier
+TOLERANCE = 1e-6
+FIRST_SLACK = 1e-4  # of the bound: how far above it columns are taken at first
+DEAR = 1000  # times the dearest end: the price of breaking a row while columns are few
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ends:
+    """Every multiset of some profiles that a GPU can hold, and its placed layouts."""
+
+    profiles: tuple[str, ...]
+    slots: tuple[PlacedProfile, ...]
+    counts: Array  # ends x profiles
+    layouts: tuple[tuple[PlacedProfile, ...], ...]  # sorted by end
+    held: Array  # layouts x slots, 1 where the layout has that instance
+    first: NDArray[np.int64]  # of each end, its first layout
+    empty: int  # the end without an instance
+
+    def effort(
+        self, weights: Array, standing: Array, cut: float
+    ) -> tuple[Array, NDArray[np.int64]]:
+        """Classes x ends: the least that reaching an end takes, and the layout that takes it.
+
+        ``weights`` (classes x slots) is what it takes to move who is in that instance, ``cut`` what
+        it takes to cut the GPU anew: an instance is created that is not ``standing``.
+        """
+        effort = np.zeros((len(weights), len(self.counts)))
+        layout = np.zeros_like(effort, dtype=np.int64)
+        last = [*self.first[1:].tolist(), len(self.layouts)]
+        created = (1.0 - standing) @ self.held.T > 0
+        takes = weights.sum(axis=1, keepdims=True) - weights @ self.held.T + cut * created
+        for end, (low, high) in enumerate(zip(self.first.tolist(), last, strict=True)):
+            pick = takes[:, low:high].argmin(axis=1)
+            layout[:, end] = low + pick
+            effort[:, end] = takes[np.arange(len(takes)), low + pick]
+        return effort, layout
+
+
+@lru_cache(maxsize=64)
+def ends_of(table: MigTable, profiles: tuple[str, ...]) -> Ends:
+    """The table of ends for the named profiles."""
+    counted: dict[tuple[int, ...], list[tuple[PlacedProfile, ...]]] = {}
+    for layout in table.layouts(profiles):
+        key = tuple(sum(p.profile == name for p in layout) for name in profiles)
+        counted.setdefault(key, []).append(layout)
+    keys = sorted(counted)
+    layouts = [layout for key in keys for layout in sorted(counted[key])]
+    slots = tuple(sorted({placed for layout in layouts for placed in layout}))
+    held = np.array([[float(s in layout) for s in slots] for layout in layouts])
+    sizes = [len(counted[key]) for key in keys]
+    first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+    return Ends(
+        profiles,
+        slots,
+        np.array(keys, dtype=float),
+        tuple(layouts),
+        held,
+        first,
+        keys.index((0,) * len(profiles)),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Classes of alike GPUs of one product; ``cost`` and each of ``sides`` are classes x ends.
+
+    ``need`` counts by profile the instances that must run somewhere; infinite cost forbids an end.
+    """
+
+    ends: Ends
+    gpus: Array  # how many GPUs are in each class
+    need: Array
+    cost: Array
+    sides: tuple[Array, ...] = ()
+
+    def merged(self) -> "Block":
+        """Classes of equal costs as one; without a side limit they are alike."""
+        cost, inverse = np.unique(self.cost, axis=0, return_inverse=True)
+        gpus = np.bincount(inverse.ravel(), weights=self.gpus, minlength=len(cost)).astype(float)
+        return Block(self.ends, gpus, self.need, cost)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flow:
+    """How many GPUs of each class take each end: per block a sparse list of (class, end, gpus)."""
+
+    takes: tuple[tuple[tuple[int, int, int], ...], ...]
+    value: int
+    bound: int
+
+
+def minimise(
+    blocks: Sequence[Block],
+    limits: Sequence[int] = (),
+    *,
+    seconds: float = 60.0,
+    known: int | None = None,
+) -> Flow | None:
+    """The flow of least cost whose side sums are within their limits; None when none was found.
+
+    Costs and sides are whole numbers. ``known`` is a bound proved elsewhere. Without limits the
+    classes of the answer are those of ``Block.merged``.
+    """
+    if not limits:
+        blocks = [block.merged() for block in blocks]
+    dual = _dual(blocks, limits)
+    bound = _up(dual.value)
+    bound = bound if known is None else max(bound, known)
+    slack = max(1.0, dual.value * FIRST_SLACK)
+    best: Flow | None = None
+    for _ in range(8):
+        columns = dual.columns(bound - dual.value + slack)
+        found = _integer(blocks, columns, limits, bound, seconds)
+        if found is None:
+            slack *= 4
+            continue
+        flow, proved = found
+        best = flow if best is None or flow.value < best.value else best
+        if best.value <= bound + slack + TOLERANCE:
+            # No column left out could be part of anything better.
+            proven = best.value if proved == best.value else max(bound, min(proved, best.value))
+            return Flow(best.takes, best.value, proven)
+        slack = float(best.value - bound)
+    return best
+
+
+def lower_bound(blocks: Sequence[Block], limits: Sequence[int] = ()) -> int:
+    """A whole number that no flow within the limits goes below."""
+    return _up(_dual(blocks, limits).value)
+
+
+def _up(value: float) -> int:
+    return int(np.ceil(value - TOLERANCE * max(1.0, abs(value)) ** 0.5))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Dual:
+    """The best Lagrangian bound found, with the reduced cost of every column there."""
+
+    value: float
+    reduced: tuple[Array, ...]
+
+    def columns(self, most: float) -> list[NDArray[np.bool_]]:
+        """Which columns may be part of a solution at most that far above the bound."""
+        return [r <= most + TOLERANCE for r in self.reduced]
+
+
+def _dual(blocks: Sequence[Block], limits: Sequence[int]) -> _Dual:
+    """The Lagrangian bound at prices from a linear program whose columns are generated."""
+    columns = [_start(block) for block in blocks]
+    _, center = _linear(blocks, columns, limits)
+    best = _Dual(*_evaluate(blocks, limits, center))
+    for _ in range(ROUNDS):
+        value, at = _linear(blocks, columns, limits)
+        # Halfway to the best prices so far: the raw ones swing.
+        for point in ((at + center) / 2, at):
+            bound, reduced = _evaluate(blocks, limits, point)
+            if bound > best.value:
+                best, center = _Dual(bound, reduced), point
+            for chosen, distance in zip(columns, reduced, strict=True):
+                chosen |= distance <= TOLERANCE
+        if value - best.value <= TOLERANCE * max(1.0, abs(value)):
+            break
+    return best
+
+
+def _start(block: Block) -> NDArray[np.bool_]:
+    """Columns to begin with: all at no cost, the cheapest and the empty end of each class."""
+    chosen = block.cost <= 0
+    chosen[np.arange(len(chosen)), block.cost.argmin(axis=1)] = True
+    chosen[:, block.ends.empty] = True
+    return chosen & np.isfinite(block.cost)
+
+
+def _linear(
+    blocks: Sequence[Block], columns: Sequence[NDArray[np.bool_]], limits: Sequence[int]
+) -> tuple[float, Array]:
+    """Value and prices of the linear program over some columns; breaking a row is dear."""
+    model, costs, supplies, sides = _model(blocks, columns, limits, integer=False)
+    dear = DEAR * (1 + max(_largest(b.cost) for b in blocks))
+    for row, sign in [*((row, 1.0) for row in supplies), *((row, -1.0) for row in sides)]:
+        breach = model.add_variable(lb=0.0)
+        row.set_coefficient(breach, sign)
+        costs.append(dear * breach)
+    model.minimize(mathopt.fast_sum(costs))
+    result = mathopt.solve(model, mathopt.SolverType.GLOP)
+    duals = result.dual_values()
+    return result.objective_value(), np.abs(np.array([duals[row] for row in [*supplies, *sides]]))
+
+
+def _largest(cost: Array) -> float:
+    return float(np.max(cost, initial=0.0, where=np.isfinite(cost)))
+
+
+def _evaluate(
+    blocks: Sequence[Block], limits: Sequence[int], at: Array
+) -> tuple[float, tuple[Array, ...]]:
+    """The bound at these prices, and each column's distance from its class's best."""
+    side_prices = at[len(at) - len(limits) :]
+    value = -float(side_prices @ np.array(limits, dtype=float))
+    reduced = []
+    offset = 0
+    for block in blocks:
+        count = len(block.ends.profiles)
+        price = at[offset : offset + count]
+        worth = block.cost - block.ends.counts @ price
+        for side_price, side in zip(side_prices, block.sides, strict=False):
+            worth = worth + side_price * side
+        pick = worth.argmin(axis=1)
+        rows = np.arange(len(pick))
+        least = worth[rows, pick]
+        value += float(block.gpus @ least + block.need @ price)
+        reduced.append(worth - least[:, None])
+        offset += count
+    return value, tuple(reduced)
+
+
+Takes = list[list[tuple[int, int, mathopt.Variable]]]
+
+
+def _integer(
+    blocks: Sequence[Block],
+    columns: Sequence[NDArray[np.bool_]],
+    limits: Sequence[int],
+    bound: int,
+    seconds: float,
+) -> tuple[Flow, int] | None:
+    """The best flow over these columns, and the bound that holds over them."""
+    takes: Takes = []
+    model, costs, _, _ = _model(blocks, columns, limits, integer=True, takes=takes)
+    objective = mathopt.fast_sum(costs)
+    model.add_linear_constraint(objective >= bound)
+    model.minimize(objective)
+    parameters = mathopt.SolveParameters(
+        time_limit=timedelta(seconds=seconds),
+        absolute_gap_tolerance=0.5,
+        relative_gap_tolerance=0.0,
+    )
+    result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters)
+    if not result.has_primal_feasible_solution():
+        return None
+    return _flow(blocks, takes, result.variable_values()), _up(result.dual_bound())
+
+
+def _model(
+    blocks: Sequence[Block],
+    columns: Sequence[NDArray[np.bool_]],
+    limits: Sequence[int],
+    *,
+    integer: bool,
+    takes: Takes | None = None,
+) -> tuple[
+    mathopt.Model,
+    list[mathopt.LinearTypes],
+    list[mathopt.LinearConstraint],
+    list[mathopt.LinearConstraint],
+]:
+    """Each class takes its ends, each profile has room for all of its instances, the sides hold.
+
+    Returns the model, the terms of its cost, the rows by profile and the rows of the sides.
+    """
+    model = mathopt.Model()
+    sides = [model.add_linear_constraint(ub=float(limit)) for limit in limits]
+    costs: list[mathopt.LinearTypes] = []
+    supplies: list[mathopt.LinearConstraint] = []
+    for block, chosen in zip(blocks, columns, strict=True):
+        supply = [model.add_linear_constraint(lb=float(n)) for n in block.need]
+        supplies += supply
+        classes = [model.add_linear_constraint(lb=float(n), ub=float(n)) for n in block.gpus]
+        mine = []
+        for c, e in np.argwhere(chosen).tolist():
+            take = model.add_variable(lb=0.0, ub=float(block.gpus[c]), is_integer=integer)
+            mine.append((c, e, take))
+            classes[c].set_coefficient(take, 1.0)
+            for row, count in zip(supply, block.ends.counts[e], strict=True):
+                if count:
+                    row.set_coefficient(take, float(count))
+            if block.cost[c, e]:
+                costs.append(float(block.cost[c, e]) * take)
+            for row, side in zip(sides, block.sides, strict=False):
+                if side[c, e]:
+                    row.set_coefficient(take, float(side[c, e]))
+        if takes is not None:
+            takes.append(mine)
+    return model, costs, supplies, sides
+
+
+def _flow(
+    blocks: Sequence[Block],
+    takes: Takes,
+    values: dict[mathopt.Variable, float],
+) -> Flow:
+    found = [[(c, e, round(values[v])) for c, e, v in some if values[v] > 0.5] for some in takes]
+    value = 0.0
+    for block, some in zip(blocks, found, strict=True):
+        value += sum(n * block.cost[c, e] for c, e, n in some)
+    return Flow(tuple(tuple(some) for some in found), round(value), round(value))

@@ -1,0 +1,565 @@
+"""Rebalancing at fleet scale: replicas in MIG instances keep how they run, only places change.
+
+What must move is decided by the flow over alike GPUs (``migflow``), proved over all removals; who
+goes where is then matched one by one under the rules that tell replicas apart. Replicas on whole
+or shared GPUs stay. Costs against disruption form a curve; each of its points carries its bounds.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import gcd
+
+import numpy as np
+
+from optimizer.domain.config import Candidate
+from optimizer.domain.fleet import FleetGpu, Sharing
+from optimizer.domain.gpu import PlacedProfile
+from optimizer.domain.outcome import Limits, Objective, Outcome, Termination
+from optimizer.domain.placement import Instance, Placement, Replica, replica_order
+from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
+from optimizer.domain.units import MIB_PER_GIB
+from optimizer.domain.workload import Deployment
+from optimizer.solver.migflow import Array, Block, Ends, Flow, ends_of, lower_bound, minimise
+
+CUT_MIB = MIB_PER_GIB  # what cutting a GPU anew counts in the disruption
+HELD = 1e12  # effort of moving what must not move
+AVOID = 8  # times its load: a replica whose deployment says ``disturb: avoid``
+SEATS_TRIED = 400  # free instances looked at for one replica
+ROUNDS = 4  # of holding deployments that found no seat
+
+KEEPS = "the bounds hold for plans in which every replica keeps its configuration and product"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How far a rebalancing may go. ``free_gpus`` asks for so many, not for the least price."""
+
+    max_moves: int | None = None
+    max_load_mib: int | None = None
+    free_gpus: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of the curve: a price, the least disruption that reaches it, both bounded."""
+
+    price_micros: int
+    gpus: int
+    moves: int
+    disruption_mib: int
+    disruption_bound_mib: int
+    outcome: Outcome
+
+    @property
+    def proved(self) -> bool:
+        """Whether no plan of this price disturbs less."""
+        return self.disruption_mib <= self.disruption_bound_mib
+
+
+def movable(problem: PlacementProblem) -> bool:
+    """Whether anything runs in a MIG instance of this fleet."""
+    current = problem.current
+    return current is not None and any(r.mig is not None for r in current.replicas)
+
+
+def consolidate(problem: PlacementProblem, limits: Limits, ask: Ask | None = None) -> Outcome:
+    """Least price, then least disruption, as far as ``ask`` allows; every replica keeps running."""
+    return _Consolidation(problem, limits).asked(ask or Ask())
+
+
+def frontier(problem: PlacementProblem, limits: Limits, points: int = 10) -> tuple[Point, ...]:
+    """From what runs now to the least price, in even steps of price; dearest first."""
+    return tuple(_Consolidation(problem, limits).curve(points))
+
+
+def knee(points: Sequence[Point]) -> Point:
+    """The point farthest below the line from the first to the last: beyond it moves get dear."""
+    first, last = points[0], points[-1]
+    price = max(1, first.price_micros - last.price_micros)
+    effort = max(1, last.disruption_mib - first.disruption_mib)
+
+    def gain(point: Point) -> float:
+        saved = (first.price_micros - point.price_micros) / price
+        return saved - (point.disruption_mib - first.disruption_mib) / effort
+
+    return max(points, key=lambda p: (gain(p), -p.disruption_mib))
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """Alike GPUs: who is where by what a move takes, what stands, price, and whether it must go."""
+
+    product: str
+    inside: tuple[tuple[PlacedProfile, int, int, bool], ...]  # instance, MiB, weighted MiB, held
+    standing: tuple[PlacedProfile, ...]
+    price_micros: int
+    emptied: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Product:
+    """One product's classes with their GPUs, and arrays of what each end takes."""
+
+    ends: Ends
+    gpus: list[list[FleetGpu]]
+    need: Array
+    moves: Array
+    load: Array  # MiB
+    disruption: Array  # MiB, infinite where an end is barred
+    layouts: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    used: Array
+    price: Array  # micros
+
+    def block(self, cost: str, sides: Iterable[str], scale: int) -> Block:
+        """These classes with a cost and sides, named as the arrays are."""
+        count = np.array([float(len(gpus)) for gpus in self.gpus])
+        barred = ~np.isfinite(self.disruption)
+        costs = np.where(barred, np.inf, getattr(self, cost) / scale)
+        held = tuple(np.where(barred, 0.0, getattr(self, side)) for side in sides)
+        return Block(self.ends, count, self.need, costs, held)
+
+
+Sides = list[tuple[str, int]]  # name of an array, and its limit
+
+
+class _Consolidation:
+    """One problem, read once; every point of the curve is a flow over the same classes.
+
+    Two readings: as the rules are (``loose``, for bounds), and with everything held that the
+    matching of replicas to seats cannot judge or found no seat for.
+    """
+
+    def __init__(self, problem: PlacementProblem, limits: Limits) -> None:
+        self.problem = problem
+        self.limits = limits
+        self.seen = _Seen(problem)
+        never = {d.name for d in problem.deployments if d.disturb == "never"}
+        self.loose = self._read(never, weighted=False)
+        self.held = never | {d.name for d in problem.deployments if d.near or d.survive}
+        running = {r.deployment for r in self.seen.replicas if r.mig is not None}
+        avoiding = {d.name for d in problem.deployments if d.disturb == "avoid"}
+        self.same = not running & (avoiding | (self.held - never))
+        self.products = self._read(self.held, weighted=True)
+        changing = {g.id for p in self.products for gpus in p.gpus for g in gpus}
+        self.fixed_price, self.fixed_gpus = self.seen.fixed_use(changing)
+
+    def _read(self, held: set[str], *, weighted: bool) -> list[_Product]:
+        names = sorted({g.gpu.name for g in self.seen.gpus.values()})
+        read = (_product(self.seen, name, held, weighted) for name in names)
+        return [product for product in read if product is not None]
+
+    # --- points
+
+    def asked(self, ask: Ask) -> Outcome:
+        """The outcome of one wish."""
+        for _ in range(ROUNDS):
+            sides: Sides = []
+            if ask.max_moves is not None:
+                sides.append(("moves", ask.max_moves))
+            if ask.max_load_mib is not None:
+                sides.append(("load", ask.max_load_mib))
+            price_bound = None
+            if ask.free_gpus is not None:
+                now = self.seen.used_gpus - self.fixed_gpus
+                sides.append(("used", max(0, now - ask.free_gpus)))
+            else:
+                price = self._minimise("price", sides)
+                if price is None:
+                    return _nothing()
+                price_bound = price.bound
+                sides.append(("price", price.value))
+            flow = self._minimise("disruption", sides)
+            if flow is None:
+                return _nothing()
+            found = self._placed(flow)
+            if isinstance(found, Placement):
+                return self._outcome(found, price_bound, flow.bound)
+            self.held |= found
+            self.same = False
+            self.products = self._read(self.held, weighted=True)
+        return _nothing(f"no seats found under the rules of {', '.join(sorted(self.held))}")
+
+    def curve(self, points: int) -> Iterator[Point]:
+        """Points of the curve, dearest first; what costs the same as the one before is left out."""
+        least = self._minimise("price", [])
+        if least is None:
+            return
+        now = self.seen.price_micros - self.fixed_price
+        steps = max(1, points - 1)
+        levels = [now - (now - least.value) * k // steps for k in range(steps)] + [least.value]
+        told: set[int] = set()
+        for level in levels:
+            flow = self._minimise("disruption", [("price", level)])
+            found = self._placed(flow) if flow is not None else None
+            if flow is None or not isinstance(found, Placement):
+                continue
+            bound = least.bound if level == least.value else None
+            point = self._point(found, self._outcome(found, bound, flow.bound))
+            if point.price_micros not in told:
+                told.add(point.price_micros)
+                yield point
+
+    def _point(self, found: Placement, outcome: Outcome) -> Point:
+        by_name = {o.name: o for o in outcome.objectives}
+        return Point(
+            by_name["price_per_hour"].value,
+            len({g for r in found.replicas for g in r.gpus}),
+            len(self.seen.moved(found)),
+            by_name["disruption"].value,
+            by_name["disruption"].bound,
+            outcome,
+        )
+
+    def _minimise(self, what: str, sides: Sides) -> Flow | None:
+        """The least of that array within the sides, with a bound that holds for all plans."""
+        blocks, scale = _blocks(self.products, what, sides)
+        limits = [limit for _, limit in sides]
+        flow = minimise(blocks, limits, seconds=self.limits.time_limit_s)
+        if flow is None:
+            return None
+        bound = flow.bound * scale
+        if not self._alike(sides):
+            loose, finer = _blocks(self.loose, what, sides)
+            bound = lower_bound(loose, limits) * finer
+        return replace(flow, value=flow.value * scale, bound=bound)
+
+    def _alike(self, sides: Sides) -> bool:
+        """Whether both readings ask for the same flow, so that its own bound holds."""
+        return self.same and all(
+            np.array_equal(getattr(mine, name), getattr(loose, name))
+            for mine, loose in zip(self.products, self.loose, strict=True)
+            for name, _ in sides
+        )
+
+    # --- from the flow to places
+
+    def _placed(self, flow: Flow) -> Placement | set[str]:
+        """Who is where at the end; or the deployments that found no seat."""
+        staying: list[Replica] = []
+        leaving: list[Replica] = []
+        seats: dict[tuple[str, str], list[tuple[FleetGpu, PlacedProfile]]] = defaultdict(list)
+        for product, takes in zip(self.products, flow.takes, strict=True):
+            left = [list(gpus) for gpus in product.gpus]
+            for c, end, count in takes:
+                layout = product.ends.layouts[product.layouts[c, end]]
+                for _ in range(count):
+                    gpu = left[c].pop(0)
+                    inside = self.seen.inside[gpu.id]
+                    staying += [r for p, r in inside.items() if p in layout]
+                    leaving += [r for p, r in inside.items() if p not in layout]
+                    for placed in layout:
+                        if placed not in inside:
+                            seats[gpu.gpu.name, placed.profile].append((gpu, placed))
+        chosen = {r.id for r in staying} | {r.id for r in leaving}
+        staying += [r for r in self.seen.replicas if r.id not in chosen]
+        seating = _Seating(self.seen, staying)
+        lost = seating.seat(leaving, seats)
+        if lost:
+            return {r.deployment for r in lost}
+        replicas = sorted(seating.placed, key=lambda r: replica_order(r.id))
+        return Placement(tuple(replicas), self.seen.empties(replicas))
+
+    def _outcome(self, found: Placement, price_bound: int | None, disruption_bound: int) -> Outcome:
+        price = self.seen.price_of(found)
+        bound = price if price_bound is None else self.fixed_price + price_bound
+        disruption = self.seen.disruption_mib(found)
+        objectives = [
+            *self.seen.unmet(found),
+            Objective("price_per_hour", price, min(bound, price)),
+            Objective("disruption", disruption, min(disruption_bound, disruption)),
+        ]
+        proved = all(o.proved for o in objectives)
+        return Outcome(
+            Termination.OPTIMAL if proved else Termination.LIMIT,
+            found,
+            (*objectives, Objective("stranded", self.seen.stranded(found), 0)),
+            stopped_by="proof" if proved else "effort",
+            notes=(KEEPS,),
+        )
+
+
+def _nothing(*notes: str) -> Outcome:
+    return Outcome(Termination.NOTHING_FOUND, stopped_by="effort", notes=(*notes, KEEPS))
+
+
+def _blocks(products: Sequence[_Product], what: str, sides: Sides) -> tuple[list[Block], int]:
+    """The products as blocks, costs divided by their common divisor, and that divisor."""
+    costs = [getattr(p, what) for p in products]
+    scale = gcd(*(int(v) for c in costs for v in np.unique(c[np.isfinite(c)])), 0) or 1
+    return [p.block(what, (name for name, _ in sides), scale) for p in products], scale
+
+
+def _product(seen: "_Seen", name: str, held: set[str], weighted: bool) -> _Product | None:
+    """The classes of one product; None where nothing of it runs in instances that may change."""
+    members: dict[_Class, list[FleetGpu]] = defaultdict(list)
+    for gpu in seen.gpus.values():
+        if gpu.gpu.name == name and seen.may_change(gpu):
+            members[seen.class_of(gpu, held)].append(gpu)
+    classes = sorted(members, key=lambda c: (c.inside, c.standing, c.price_micros, c.emptied))
+    profiles = tuple(sorted({one[0].profile for c in classes for one in c.inside}))
+    table = next(g.gpu.mig for g in seen.gpus.values() if g.gpu.name == name)
+    if not profiles or table is None:
+        return None
+    ends = ends_of(table, profiles)
+    at = {slot: i for i, slot in enumerate(ends.slots)}
+    one, load, effort, stand = (np.zeros((len(classes), len(ends.slots))) for _ in range(4))
+    need = np.zeros(len(profiles))
+    for row, c in enumerate(classes):
+        stand[row, [at[p] for p in c.standing if p in at]] = 1
+        for placed, mib, weighed, fixed in c.inside:
+            one[row, at[placed]], load[row, at[placed]] = 1, mib
+            effort[row, at[placed]] = HELD if fixed else weighed if weighted else mib
+            need[profiles.index(placed.profile)] += len(members[c])
+    disruption, layouts = ends.effort(effort, stand, CUT_MIB)
+    used = np.ones_like(disruption)
+    used[:, ends.empty] = 0
+    disruption[disruption >= HELD / 2] = np.inf
+    emptied = np.array([c.emptied for c in classes])
+    disruption[np.ix_(emptied, np.arange(len(ends.counts)) != ends.empty)] = np.inf
+
+    def gone(weights: Array) -> Array:
+        """What leaves: in the layout chosen, or for a bound the least in any."""
+        if not weighted:
+            return ends.effort(weights, stand, 0)[0]
+        kept = np.take_along_axis(weights @ ends.held.T, layouts, axis=1)
+        return weights.sum(axis=1, keepdims=True) - kept
+
+    prices = np.array([float(c.price_micros) for c in classes])
+    gpus = [members[c] for c in classes]
+    price = used * prices[:, None]
+    return _Product(ends, gpus, need, gone(one), gone(load), disruption, layouts, used, price)
+
+
+class _Seen:
+    """What runs now, indexed."""
+
+    def __init__(self, problem: PlacementProblem) -> None:
+        self.problem = problem
+        self.deployments = {d.name: d for d in problem.deployments}
+        self.gpus = {g.id: g for g in problem.fleet.gpus()}
+        current = problem.current or Placement()
+        self.replicas = [r for r in current.replicas if all(g in self.gpus for g in r.gpus)]
+        self.inside: dict[str, dict[PlacedProfile, Replica]] = defaultdict(dict)
+        self.plain: set[str] = set()
+        for replica in self.replicas:
+            for gpu in replica.gpus:
+                if replica.mig is not None:
+                    self.inside[gpu][replica.mig] = replica
+                else:
+                    self.plain.add(gpu)
+        self.standing: dict[str, set[PlacedProfile]] = defaultdict(set)
+        for gpu, inside in self.inside.items():
+            self.standing[gpu] |= set(inside)
+        for instance in current.instances:
+            self.standing[instance.gpu].add(instance.placed)
+        for name, one in self.gpus.items():
+            if one.device.layout and name not in self.standing and name not in self.plain:
+                self.standing[name] = set(one.device.layout)
+        self.ways = {r.id: self._way(r) for r in self.replicas}
+        used = {g for r in self.replicas for g in r.gpus}
+        self.used_gpus = len(used)
+        self.price_micros = sum(problem.fleet.price_micros(self.gpus[g].node) for g in used)
+
+    def _way(self, replica: Replica) -> Candidate | None:
+        product = self.gpus[replica.gpus[0]].gpu.name
+        offered = self.problem.candidates.get(replica.deployment, ())
+        agreeing = [c for c in offered if replica.runs_as(c, product)]
+        return min(
+            agreeing, key=lambda c: (c.running_only, c.config != replica.config), default=None
+        )
+
+    def load_mib(self, replica: Replica) -> int:
+        """Weights that its move must load."""
+        way = self.ways[replica.id]
+        return 0 if way is None else way.load_mib
+
+    def may_change(self, gpu: FleetGpu) -> bool:
+        """Whether instances may be created and destroyed there."""
+        free = Sharing.MIG in gpu.node.sharing and not gpu.node.layouts_fixed
+        return gpu.gpu.mig is not None and free and gpu.id not in self.plain
+
+    def class_of(self, gpu: FleetGpu, held: set[str]) -> _Class:
+        """What that GPU is, as far as the flow can tell."""
+        inside = []
+        for placed, replica in sorted(self.inside.get(gpu.id, {}).items()):
+            asked = self.deployments.get(replica.deployment)
+            factor = AVOID if asked is not None and asked.disturb == "avoid" else 1
+            fixed = replica.deployment in held and not gpu.cordoned
+            load = self.load_mib(replica)
+            inside.append((placed, load, factor * load, fixed))
+        return _Class(
+            gpu.gpu.name,
+            tuple(inside),
+            tuple(sorted(self.standing.get(gpu.id, ()))),
+            self.problem.fleet.price_micros(gpu.node),
+            gpu.cordoned,
+        )
+
+    def fixed_use(self, changing: set[str]) -> tuple[int, int]:
+        """Price and number of used GPUs that the flow does not touch."""
+        used = {g for r in self.replicas for g in r.gpus} - changing
+        return sum(self.problem.fleet.price_micros(self.gpus[g].node) for g in used), len(used)
+
+    # --- figures of a placement
+
+    def price_of(self, found: Placement) -> int:
+        """Price per hour of the GPUs in use."""
+        used = {g for r in found.replicas for g in r.gpus}
+        return sum(self.problem.fleet.price_micros(self.gpus[g].node) for g in used)
+
+    def moved(self, found: Placement) -> list[Replica]:
+        """The replicas that are elsewhere than now."""
+        before = {r.id: r for r in self.replicas}
+        return [r for r in found.replicas if before[r.id] != r]
+
+    def disruption_mib(self, found: Placement) -> int:
+        """Weights to load, and 1 GiB for each GPU on which an instance is created."""
+        moved = self.moved(found)
+        created = {r.gpus[0] for r in moved if r.mig not in self.standing.get(r.gpus[0], ())}
+        return sum(self.load_mib(r) for r in moved) + CUT_MIB * len(created)
+
+    def unmet(self, found: Placement) -> Iterator[Objective]:
+        """Missing shares by priority; rebalancing changes none of them."""
+        served: Counter[str] = Counter()
+        count: Counter[str] = Counter(r.deployment for r in found.replicas)
+        for replica in found.replicas:
+            deployment, way = self.deployments.get(replica.deployment), self.ways[replica.id]
+            if deployment is not None and way is not None:
+                served[replica.deployment] += capacity_mrps(deployment, way)
+        sums: Counter[int] = Counter()
+        for d in self.problem.deployments:
+            sums[d.priority] += missing_ppm(d, served[d.name], count[d.name])
+        for priority, ppm in sorted(sums.items(), reverse=True):
+            yield Objective("unmet", ppm, ppm, priority)
+
+    def stranded(self, found: Placement) -> int:
+        """The tie-break, as the search counts it."""
+        from optimizer.solver.search import stranded_mib
+
+        return stranded_mib(self.problem, found)
+
+    def empties(self, replicas: Sequence[Replica]) -> tuple[Instance, ...]:
+        """Instances of today that stand empty and in nobody's way at the end."""
+        held: dict[str, list[PlacedProfile]] = defaultdict(list)
+        for replica in replicas:
+            if replica.mig is not None:
+                held[replica.gpus[0]].append(replica.mig)
+        found = []
+        for gpu in sorted(self.standing):
+            table = self.gpus[gpu].gpu.mig if gpu in self.gpus else None
+            if table is None or gpu in self.plain:
+                continue
+            taken = held[gpu]
+            for placed in sorted(self.standing[gpu] - set(taken)):
+                if not table.faults([*taken, placed]):
+                    taken.append(placed)
+                    found.append(Instance(gpu, placed))
+        return tuple(found)
+
+
+@dataclass(slots=True, eq=False)
+class _Seating:
+    """Who sits where while leavers are given seats, and the rules that tell replicas apart."""
+
+    seen: _Seen
+    placed: list[Replica]
+    on_gpu: dict[str, Counter[str]] = field(default_factory=dict)
+    on_node: dict[str, Counter[str]] = field(default_factory=dict)
+    on_rack: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for replica in self.placed:
+            self._count(replica)
+
+    def _count(self, replica: Replica) -> None:
+        for gpu in replica.gpus:
+            self.on_gpu.setdefault(gpu, Counter())[replica.deployment] += 1
+        nodes = {self.seen.gpus[g].node.name: self.seen.gpus[g].node for g in replica.gpus}
+        for node in nodes.values():
+            self.on_node.setdefault(node.name, Counter())[replica.deployment] += 1
+        for rack in sorted({node.rack_domain for node in nodes.values()}):
+            self.on_rack.setdefault(rack, Counter())[replica.deployment] += 1
+
+    def seat(
+        self,
+        leaving: Sequence[Replica],
+        seats: Mapping[tuple[str, str], list[tuple[FleetGpu, PlacedProfile]]],
+    ) -> list[Replica]:
+        """Give each leaver a free instance of its profile; returns those that found none."""
+        lost = []
+        for replica in sorted(leaving, key=lambda r: (-self._strict(r), replica_order(r.id))):
+            assert replica.mig is not None
+            product = self.seen.gpus[replica.gpus[0]].gpu.name
+            free = seats[product, replica.mig.profile]
+            found = self._best(replica, free)
+            if found is None:
+                lost.append(replica)
+                continue
+            gpu, placed = free.pop(found)
+            moved = replace(replica, gpus=(gpu.id,), mig=placed)
+            self.placed.append(moved)
+            self._count(moved)
+        return lost
+
+    def _strict(self, replica: Replica) -> int:
+        d = self.seen.deployments.get(replica.deployment)
+        if d is None:
+            return 0
+        limits = (d.pin, d.isolate != "none", d.spread_node, d.spread_rack, d.avoid)
+        return sum(bool(limit) for limit in limits)
+
+    def _best(self, replica: Replica, free: Sequence[tuple[FleetGpu, PlacedProfile]]) -> int | None:
+        """The first free instance on another GPU that breaks no rule, else one on its own."""
+        second = None
+        for i, (gpu, _) in enumerate(free[:SEATS_TRIED]):
+            if self.fits(replica, gpu):
+                if gpu.id not in replica.gpus:
+                    return i
+                second = i if second is None else second
+        return second
+
+    def fits(self, replica: Replica, gpu: FleetGpu) -> bool:
+        """Whether the replica may join who is there."""
+        asked = self.seen.deployments.get(replica.deployment)
+        if asked is None:
+            return False
+        node = gpu.node
+        if asked.pin and not {gpu.id, node.name} & set(asked.pin):
+            return False
+        on_node = self.on_node.get(node.name, Counter())
+        if asked.spread_node is not None and on_node[asked.name] >= asked.spread_node:
+            return False
+        on_rack = self.on_rack.get(node.rack_domain, Counter())
+        if asked.spread_rack is not None and on_rack[asked.name] >= asked.spread_rack:
+            return False
+        if any(self._apart(asked, n, "gpu") for n in self.on_gpu.get(gpu.id, ())):
+            return False
+        if any(self._apart(asked, n, "node") for n in on_node):
+            return False
+        return self._host_holds(asked, gpu, on_node)
+
+    def _apart(self, asked: Deployment, name: str, place: str) -> bool:
+        """Whether isolation or avoidance keeps two deployments off one GPU, or off one node."""
+        other = self.seen.deployments.get(name)
+        if other is None or other.name == asked.name:
+            return False
+        strangers = asked.tenant != other.tenant
+        isolated = {asked.isolate, other.isolate}
+        if place == "node":
+            return "node" in isolated and strangers
+        avoid = other.name in asked.avoid or asked.name in other.avoid
+        return avoid or "gpu" in isolated or ("tenant" in isolated and strangers)
+
+    def _host_holds(self, asked: Deployment, gpu: FleetGpu, on_node: Counter[str]) -> bool:
+        node, known = gpu.node, self.seen.deployments
+        for room, need in (
+            (node.cpu_millicores, "host_cpu_millicores"),
+            (node.host_memory_mib, "host_memory_mib"),
+        ):
+            if room is None:
+                continue
+            taken = sum(n * getattr(known[d], need) for d, n in on_node.items() if d in known)
+            if taken + getattr(asked, need) > room:
+                return False
+        return True
