@@ -154,9 +154,11 @@ def model_fault(name: str, catalogue: Catalogue) -> str | None:
     """Why a name is no model, or None."""
     if huggingface.is_source(name):
         return catalogue.checkpoint_fault(name)
-    if catalogue.model(name) is not None or catalogue.models.faults:
+    if catalogue.model(name) is not None:
         return None
     names = catalogue.models.names()
+    if name in names:
+        return f'the card of "{name}" has faults; mend those first'
     message = unknown("model", name, names)
     return message if "did you mean" in message else unknown_among(name, catalogue)
 
@@ -224,7 +226,8 @@ def attention_fault(name: str, catalogue: Catalogue) -> str | None:
     if name in ATTENTION:
         return None
     known = set(ATTENTION)
-    for engine in catalogue.engine_cards():
+    cards = map(catalogue.engines.get, catalogue.engines.names())  # a faulty one is told elsewhere
+    for engine in filter(None, cards):
         known.update(k for row in engine.attention for k in row.attention)
     return None if name in known else unknown("attention kernel", name, sorted(known))
 

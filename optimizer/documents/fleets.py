@@ -135,6 +135,8 @@ def _named(raw: dict[str, Any]) -> Iterator[tuple[Path, tuple[str, ...]]]:
 def unknown_product(spelling: str, catalogue: Catalogue) -> str:
     """The fault of a product that nobody knows; shortened spellings are not guessed."""
     names = catalogue.gpus.names()
+    if spelling in names:
+        return f'the datasheet of "{spelling}" has faults; mend those first'
     if " " in spelling or spelling.lower().startswith("nvidia"):  # as nvidia-smi or a label has it
         return unknown("product", spelling, catalogue.gpus.spellings())
     message = unknown("product", spelling, names)

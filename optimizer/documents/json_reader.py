@@ -40,6 +40,8 @@ def _number(text: str) -> Any:
 
 def read_json(text: str) -> tuple[Any, Node | None, list[TextFault]]:
     """The value of a JSON text, its places where they were needed already, and its faults."""
+    if not text.strip():
+        return None, None, []
     try:
         value = json.loads(
             text,

@@ -1,6 +1,7 @@
 """Documents that are right: what becomes of each field."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -195,6 +196,36 @@ def test_a_card_beside_the_documents_comes_first(tmp_path):
     file = tmp_path / "fleet.yaml"
     file.write_text(f"{HEAD['Fleet']}nodes: [{{name: a, gpu: l40s, gpus: 2}}]\n")
     assert load([file], need=()).fleet.nodes[0].gpu.memory_gb == 24
-    (tmp_path / "gpus" / "l40s.yaml").write_text("kind: Gpu\nversion: 1\nname: l40s\nmemory: 24\n")
-    with pytest.raises(DocumentFaults, match=r"l40s\.yaml:4:1: memory: unknown field"):
-        load([file], need=())
+
+
+def test_a_broken_card_does_not_hide_other_faults(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, name, text in [
+        ("gpus", "l40s", "kind: Gpu\nversion: 1\nname: l40s\nmemory: 24\n"),
+        ("models", "tiny", "kind: Model\nversion: 1\nname: huge\n"),
+        ("engines", "vllm", "kind: Engine\nversion: 1\nname: vllm\nno: 1\n"),
+    ]:
+        Path(folder).mkdir()
+        Path(folder, f"{name}.yaml").write_text(text)
+    nodes = "[{name: a, gpu: l40s, gpus: 2}, {name: b, gpu: l40z, gpus: 2}]"
+    Path("fleet.yaml").write_text(f"{HEAD['Fleet']}nodes: {nodes}\n")
+    demand = "demand: {requests_per_second: 1, input_tokens: 9, output_tokens: 1}"
+    Path("workloads.yaml").write_text(
+        f"{HEAD['Workloads']}deployments:\n"
+        f"  - {{name: a, model: tiny, {demand}, allow: {{attention: [flash-9]}}}}\n"
+        f"  - {{name: b, model: tinny, {demand}}}\n"
+    )
+    with pytest.raises(DocumentFaults) as told:
+        load(["fleet.yaml", "workloads.yaml"])
+    said = str(told.value)
+    for expected in (
+        'fleet.yaml:3:24: nodes[0].gpu: the datasheet of "l40s" has faults; mend those first',
+        'fleet.yaml:3:55: nodes[1].gpu: no product "l40z"; did you mean "l40s"?',
+        "gpus/l40s.yaml:4:1: memory: unknown field",
+        'models/tiny.yaml:1:1: name: a file named tiny.yaml must hold "name: tiny"',
+        "engines/vllm.yaml:4:1: no: ",
+        'workloads.yaml:4:22: deployments[0].model: the card of "tiny" has faults; mend those',
+        'workloads.yaml:5:22: deployments[1].model: no model "tinny"',
+        'allow.attention[0]: no attention kernel "flash-9"',
+    ):
+        assert expected in said
