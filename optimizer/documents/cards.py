@@ -134,6 +134,7 @@ def model(raw: dict[str, Any]) -> ServedModel:
         vision_params=round((doc.vision_params_b or 0) * 1e9),
         aliases=tuple(doc.aliases),
         repacks=tuple((r.id, r.precision) for r in doc.repacks),
+        positions=tuple(sorted(doc.max_positions.items())),
         repack_keeps=tuple((r.id, tuple(sorted(r.keeps.items()))) for r in doc.repacks if r.keeps),
         unverified=tuple(doc.unverified),
     )

@@ -214,8 +214,11 @@ class Catalogue:
             return None
         repacks = {name.lower(): precision for name, precision in found.repacks}
         keeps = {name.lower(): classes for name, classes in found.repack_keeps}
+        longer = {name.lower(): length for name, length in found.positions}
         if spelling.lower() in keeps:
             found = replace(found, kept_16bit=keeps[spelling.lower()])
+        if spelling.lower() in longer:
+            found = replace(found, max_position_embeddings=longer[spelling.lower()])
         return found, repacks.get(spelling.lower())
 
     def checkpoint_fault(self, spelling: str) -> str | None:

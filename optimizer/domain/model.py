@@ -80,6 +80,7 @@ class ServedModel:
     aliases: tuple[str, ...] = ()
     repacks: tuple[tuple[str, str], ...] = ()  # (id, precision)
     repack_keeps: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()  # id: kept_16bit
+    positions: tuple[tuple[str, int], ...] = ()  # id: max_position_embeddings where it differs
     unverified: tuple[str, ...] = ()
 
     def __hash__(self) -> int:

@@ -129,6 +129,7 @@ class ModelDoc(Head):
     model_type: Text | None = None
     checkpoint_precision: Precision = "bf16"
     max_position_embeddings: Several | None = None
+    max_positions: dict[str, Several] = Field({}, description="of ids tuned for longer contexts")
     num_hidden_layers: Several = Field(description="layers")
     hidden_size: Several = Field(description="width")
     intermediate_size: Count | None = None
