@@ -125,6 +125,8 @@ def model(raw: dict[str, Any]) -> ServedModel:
         mlp_layers=doc.mlp_layers,
         local_rope=doc.local_rope,
         kept_16bit=tuple(sorted(doc.kept_16bit.items())),
+        quant_symmetric=doc.quantization_symmetric,
+        symmetric_repacks=tuple(r.id for r in doc.repacks if r.symmetric),
         quant_group=doc.quantization_group_size,
         checkpoint_kv_precision=doc.checkpoint_kv_precision,
         checkpoint_bytes=doc.checkpoint_bytes,

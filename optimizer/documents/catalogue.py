@@ -217,6 +217,8 @@ class Catalogue:
         longer = {name.lower(): length for name, length in found.positions}
         if spelling.lower() in keeps:
             found = replace(found, kept_16bit=keeps[spelling.lower()])
+        if spelling.lower() in (name.lower() for name in found.symmetric_repacks):
+            found = replace(found, quant_symmetric=True)
         if spelling.lower() in longer:
             found = replace(found, max_position_embeddings=longer[spelling.lower()])
         return found, repacks.get(spelling.lower())

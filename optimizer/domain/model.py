@@ -73,6 +73,7 @@ class ServedModel:
     ] = ()  # part of a class that a packed checkpoint leaves
     checkpoint_kv_precision: str | None = None  # where the checkpoint asks for one
     quant_group: int | None = None  # the checkpoint's group size, where it is not the usual one
+    quant_symmetric: bool = False  # the checkpoint's integers have no zero points
     rotary_positions: int | None = None  # of the rotary table, where longer than the context
     rope_scaling: str | None = None  # method by which max_position_embeddings was reached
     original_positions: int | None = None  # length trained before scaling
@@ -80,6 +81,7 @@ class ServedModel:
     aliases: tuple[str, ...] = ()
     repacks: tuple[tuple[str, str], ...] = ()  # (id, precision)
     repack_keeps: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()  # id: kept_16bit
+    symmetric_repacks: tuple[str, ...] = ()  # ids whose integers have no zero points
     positions: tuple[tuple[str, int], ...] = ()  # id: max_position_embeddings where it differs
     unverified: tuple[str, ...] = ()
 

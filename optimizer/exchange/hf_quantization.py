@@ -18,6 +18,7 @@ class Quantization:
     group: int | None = None
     kept: dict[str, float] = field(default_factory=dict)
     kv_precision: str | None = None
+    symmetric: bool = False  # integers without zero points
 
 
 def quantization_of(config: Config, facts: Facts) -> Quantization | None:
@@ -31,7 +32,8 @@ def quantization_of(config: Config, facts: Facts) -> Quantization | None:
         known = ", ".join(sorted(READERS))
         raise CannotImport(f'quantization method "{method}" is not known here; known: {known}')
     precision, group = reader(said)
-    return Quantization(precision, group, kept_classes(said, facts), _kv(said))
+    kept = kept_classes(said, facts)
+    return Quantization(precision, group, kept, _kv(said), _symmetric(said))
 
 
 def _bits(said: Config) -> int:
@@ -125,6 +127,14 @@ def _kv(said: Config) -> str | None:
         return "fp8" if scheme.get("type") == "float" else "int8"
     algorithm = said.get("kv_cache_quant_algo")
     return "fp8" if isinstance(algorithm, str) and algorithm.upper() == "FP8" else None
+
+
+def _symmetric(said: Config) -> bool:
+    """compressed-tensors store no zero points of symmetric weights; GPTQ stores them always."""
+    groups = said.get("config_groups")
+    first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+    weights = first.get("weights") if isinstance(first, Mapping) else None
+    return isinstance(weights, Mapping) and bool(weights.get("symmetric", True))
 
 
 IGNORE_LISTS = ("ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules")

@@ -74,6 +74,7 @@ def card_of(
     if packed is not None:
         card["kept_16bit"] = packed.kept
         card["quantization_group_size"] = packed.group
+        card["quantization_symmetric"] = packed.symmetric
         card["checkpoint_kv_precision"] = packed.kv_precision
     if total_bytes is not None and not (stored == "float32" and packed is None):
         card["checkpoint_bytes"] = total_bytes

@@ -253,7 +253,7 @@ def _terms(
     tp = settings.tp
     seqs = settings.max_num_seqs or row.max_num_seqs
     tokens = settings.max_num_batched_tokens or step_tokens(rule, row, settings.max_model_len)
-    packed = scheme(settings.precision, model.quant_group)
+    packed = scheme(settings.precision, model.quant_group, model.quant_symmetric)
     held = weights(model, packed, tp, settings.pp, settings.expert_parallel)
     beside = head_bytes(model, packed, settings.draft_layers, tp)
     beside += lora_bytes(model, extras, tp) + draft_weight_bytes(extras, tp)

@@ -1,6 +1,6 @@
 """Number formats: what a weight and a KV element take, and what stays in 16 bit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,14 @@ class Scheme:
         return self.linear_bytes - self.scale_bytes
 
 
-def _grouped(name: str, bits: int, group: int, risk: str | None = None) -> Scheme:
-    """Integers with a 16-bit scale and a zero point of their own width per group (GPTQ, AWQ)."""
-    scales = (2 + bits / 8) / group
+def _grouped(
+    name: str, bits: int, group: int, risk: str | None = None, *, symmetric: bool = False
+) -> Scheme:
+    """Integers with a 16-bit scale per group, and a zero point of their own width (GPTQ, AWQ).
+
+    Symmetric compressed-tensors have no zero points.
+    """
+    scales = (2 + (0 if symmetric else bits / 8)) / group
     return Scheme(name, bits / 8 + scales, group=group, scale_bytes=scales, risk=risk)
 
 
@@ -104,19 +109,20 @@ KV_BYTES = {name: kv.element_bytes for name, kv in KV_SCHEMES.items()}
 SIXTEEN_BIT = ("bf16", "fp16")
 
 
-def scheme(name: str, group: int | None = None) -> Scheme:
+def scheme(name: str, group: int | None = None, symmetric: bool = False) -> Scheme:
     """The scheme of that name; GGUF mixes read ``gguf:q4_k_m``. Raises KeyError.
 
-    ``group``: the checkpoint's own group size, where it is not the usual one.
+    ``group``: the checkpoint's own group size, where it is not the usual one; ``symmetric``: it
+    has no zero points.
     """
     if name.startswith("gguf:"):
         bits = _GGUF_BITS[name[5:].lower()]
         return Scheme(name, bits / 8, "all", risk=_TWO_BIT if bits < _THREE_BITS else _FOUR_BIT)
     found = SCHEMES[name]
-    if group is None or found.group in (1, group) or found.scope != "linear":
+    if found.group == 1 or (not symmetric and group in (None, found.group)):
         return found
     bits = round(found.packed_bytes * 8)
-    return replace(_grouped(name, bits, group), risk=found.risk)
+    return _grouped(name, bits, group or found.group, found.risk, symmetric=symmetric)
 
 
 def kv_scheme(name: str) -> KvScheme:

@@ -30,7 +30,9 @@ def draft_weight_bytes(extras: Extras, tp: int) -> float:
     draft = extras.draft_model
     if draft is None:
         return 0.0
-    return weights(draft, scheme(draft.checkpoint_precision, draft.quant_group), tp).total
+    return weights(
+        draft, scheme(draft.checkpoint_precision, draft.quant_group, draft.quant_symmetric), tp
+    ).total
 
 
 def draft_kv_bytes(extras: Extras, kv_bytes: float, tp: int) -> float:

@@ -139,3 +139,11 @@ def test_a_pipeline_stage_holds_at_most_the_whole(model: ServedModel, pp: int):
     stage, whole = weights(model, bf16, 1, pp).total, weights(model, bf16).total
     assert stage <= whole
     assert stage * pp >= (whole - weights(model, bf16).embedding) * 0.99
+
+
+def test_symmetric_checkpoints_have_no_zero_points():
+    """cpatonn's Qwen3 30B weighs 15.61 GiB in vLLM's log, 0.64 % less than with zero points."""
+    assert scheme("int4").linear_bytes == 0.5 + 2.5 / 128
+    assert scheme("int4", None, True).linear_bytes == 0.5 + 2 / 128
+    assert scheme("int4", 32, True).linear_bytes == 0.5 + 2 / 32
+    assert scheme("fp8", 128, True) == scheme("fp8")

@@ -115,6 +115,7 @@ class RepackDoc(Strict):
     id: Text
     precision: Precision
     scheme: Text | None = None
+    symmetric: bool = Field(False, description="integers without zero points")
     keeps: dict[Kept, Part] = Field({}, description="part of each class left in 16 bit")
 
 
@@ -183,6 +184,7 @@ class ModelDoc(Head):
     vision_params_b: Amount | None = None
     kept_16bit: dict[Kept, Part] = Field({}, description="part of each class left in 16 bit")
     quantization_group_size: Several | None = None
+    quantization_symmetric: bool = False
     checkpoint_kv_precision: KvPrecision | None = None
     checkpoint_bytes: Annotated[int, Field(gt=0)] | None = Field(
         None, description="of the safetensors files"
