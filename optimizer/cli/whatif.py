@@ -42,18 +42,51 @@ def _lost(kind: str) -> Any:
     )
 
 
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="PLAN",
+        help="The plan to compare with; made first without it.",
+        show_default=False,
+    ),
+]
+ScaleDemand = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scale-demand",
+        metavar="FACTOR",
+        help="All demand times this; tenant:NAME=FACTOR or deployment:NAME=FACTOR for one.",
+        rich_help_panel=QUICK,
+        show_default=False,
+    ),
+]
+Add = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--add",
+        metavar="FILE",
+        help="Deployments of another Workloads document come.",
+        rich_help_panel=QUICK,
+        show_default=False,
+    ),
+]
+Assign = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A field changes: deployments.chat.slo.tpot_ms=40; may be repeated.",
+        rich_help_panel=QUICK,
+        show_default=False,
+    ),
+]
+
+
 @guarded
 def whatif(
     documents: options.DocumentFiles,
-    baseline: Annotated[
-        Path | None,
-        typer.Option(
-            "--baseline",
-            metavar="PLAN",
-            help="The plan to compare with; made first without it.",
-            show_default=False,
-        ),
-    ] = None,
+    baseline: Baseline = None,
     fresh: Annotated[
         bool,
         typer.Option("--fresh", help="Plan scenarios from scratch, not from the baseline's plan."),
@@ -62,36 +95,9 @@ def whatif(
     lose_rack: Annotated[list[str] | None, _lost("rack")] = None,
     lose_zone: Annotated[list[str] | None, _lost("zone")] = None,
     lose_gpu: Annotated[list[str] | None, _lost("gpu")] = None,
-    scale_demand: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--scale-demand",
-            metavar="FACTOR",
-            help="All demand times this; tenant:NAME=FACTOR or deployment:NAME=FACTOR for one.",
-            rich_help_panel=QUICK,
-            show_default=False,
-        ),
-    ] = None,
-    add: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--add",
-            metavar="FILE",
-            help="Deployments of another Workloads document come.",
-            rich_help_panel=QUICK,
-            show_default=False,
-        ),
-    ] = None,
-    assign: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="A field changes: deployments.chat.slo.tpot_ms=40; may be repeated.",
-            rich_help_panel=QUICK,
-            show_default=False,
-        ),
-    ] = None,
+    scale_demand: ScaleDemand = None,
+    add: Add = None,
+    assign: Assign = None,
     output: options.Shown = Output.TABLE,
     out: Annotated[
         Path | None,
@@ -146,9 +152,9 @@ def whatif(
             "no scenarios; name a document of kind Scenarios, or ask one by flags (see --help)",
         )
     limits = limits_of(gap, time_limit, effort, seed)
-    asked, planned = _baseline(found, baseline, limits)
+    asked, planned = baseline_of(found, baseline, limits)
     ground = setting(asked, planned, limits, fresh=fresh)
-    with _progress() as report:
+    with progress_bar() as report:
         answers = evaluate(
             ground, found.scenarios, workers=workers, address=address, out=out, report=report
         )
@@ -166,24 +172,33 @@ def whatif(
     finish(Code.PARTLY if any(s["failed"] for s in data["scenarios"]) else Code.DONE)
 
 
-def _baseline(
+def baseline_of(
     documents: "Documents", baseline: Path | None, limits: "Limits"
 ) -> "tuple[Inputs, Planned]":
     """What scenarios start from: the plan named, else one made now."""
     from optimizer.documents import read_plan
     from optimizer.optimize import Planned, optimize, pose
+    from optimizer.verify import check_plan
 
     asked = inputs.inputs_of(documents, with_state=documents.state is not None)
     if baseline is not None:
+        plan = read_plan(baseline)
         problem, sizing = pose(asked)
-        return asked, Planned(read_plan(baseline), problem, sizing)
+        if violations := check_plan(problem, plan):
+            first = violations[0]
+            raise Stop(
+                Code.DRIFTED,
+                f"{baseline}: is no plan of these documents any more; make it anew",
+                f"{first.rule}: {first.subject}: {first.message}",
+            )
+        return asked, Planned(plan, problem, sizing)
     say("planning the baseline")
     with watching(asked.fleet.unit) as progress:
         return asked, optimize(asked, limits, progress=progress, version=inputs.version())
 
 
 @contextmanager
-def _progress() -> "Iterator[Callable[[Tally], None] | None]":
+def progress_bar() -> "Iterator[Callable[[Tally], None] | None]":
     """A live bar on a terminal: finished, failed, retried, time left."""
     console = stderr()
     if Verbosity.level < 0 or not console.is_terminal:

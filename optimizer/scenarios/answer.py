@@ -1,7 +1,7 @@
 """What a scenario's plan comes to, in few values: cheap to send, to store and to compare."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,16 +130,7 @@ def entry(answer: Answer) -> Json:
         "bound": _money(answer.bound_micros),
         "gpus_used": answer.gpus_used,
         "gpus_by_product": dict(answer.gpus_by_product),
-        "unmet": [
-            {
-                "deployment": one.deployment,
-                "missing_rps": rps(one.missing_mrps),
-                "missing_replicas": one.missing_replicas,
-                "reason": one.reason,
-                "smallest_fix": one.smallest_fix,
-            }
-            for one in answer.unmet
-        ],
+        "unmet": unmet_rows(answer.unmet),
         "unmet_proved": answer.unmet_proved,
         "moves": answer.moves,
         "tightest_slo": None
@@ -155,6 +146,20 @@ def entry(answer: Answer) -> Json:
         "differences": list(answer.differences),
         "reproducible": answer.reproducible,
     }
+
+
+def unmet_rows(unmet: Sequence[Unmet]) -> list[Json]:
+    """Unserved demand in people's units."""
+    return [
+        {
+            "deployment": one.deployment,
+            "missing_rps": rps(one.missing_mrps),
+            "missing_replicas": one.missing_replicas,
+            "reason": one.reason,
+            "smallest_fix": one.smallest_fix,
+        }
+        for one in unmet
+    ]
 
 
 def read_entry(data: Mapping[str, Any]) -> Answer:

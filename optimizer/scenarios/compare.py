@@ -49,16 +49,17 @@ def _unmet(before: Answer, now: Answer) -> Iterator[str]:
     was = {one.deployment: one for one in before.unmet}
     for one in now.unmet:
         old = was.pop(one.deployment, None)
-        if old is not None and _missing(old) == _missing(one):
+        if old is not None and missing(old) == missing(one):
             continue
-        since = "" if old is None else f" ({_missing(old)} in the baseline)"
+        since = "" if old is None else f" ({missing(old)} in the baseline)"
         fix = "" if one.smallest_fix is None else f"; {one.smallest_fix} would do"
-        yield f"{one.deployment} unmet {_missing(one)}{since} because {one.reason}{fix}"
+        yield f"{one.deployment} unmet {missing(one)}{since} because {one.reason}{fix}"
     for name in was:
         yield f"{name} is no longer short"
 
 
-def _missing(one: Unmet) -> str:
+def missing(one: Unmet) -> str:
+    """``3 req/s and 1 replica``."""
     rate = [words.rate(one.missing_mrps)] if one.missing_mrps else []
     replicas = [words.plural(one.missing_replicas, "replica")] if one.missing_replicas else []
     return " and ".join([*rate, *replicas])

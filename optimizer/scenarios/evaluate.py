@@ -6,8 +6,8 @@ workers, and ends by gap or deterministic effort. The time limit is a safety sto
 it cut short says so.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,6 +56,10 @@ class Tally:
 
 
 Report = Callable[[Tally], None]
+Work = Sequence[tuple[int, Scenario]]
+Done = Callable[[int, Answer], None]  # called as answers come
+Again = Callable[[int], None]  # a worker or node was lost: its scenario goes to another
+Run = Callable[[Work, Done, Again], None]
 
 
 def setting(inputs: Inputs, baseline: Planned, limits: Limits, *, fresh: bool = False) -> Setting:
@@ -157,12 +161,53 @@ def evaluate(
             tell(tally)
 
         left = [(i, s) for i, s in enumerate(scenarios) if i not in known]
-        if workers and left:
-            from optimizer.scenarios.fanout import on_ray
-
-            on_ray(setting, left, workers, address, done, again)
-        elif left:
-            planner = Planner(setting)
-            for index, scenario in left:
-                done(index, planner.answer(scenario))
+        if left:
+            with _answering(setting, workers, address) as run:
+                run(left, done, again)
     return tuple(answers[i] for i in range(len(scenarios)))
+
+
+@contextmanager
+def asking(
+    setting: Setting, *, workers: int = 0, address: str | None = None, report: Report | None = None
+) -> Iterator[Callable[[Sequence[Scenario]], tuple[Answer, ...]]]:
+    """What answers scenarios again and again, on one Ray. Raises LaunchRefused."""
+    tally = Tally(0, 0, 0, 0, 0)
+    with _answering(setting, workers, address) as run:
+
+        def ask(scenarios: Sequence[Scenario]) -> tuple[Answer, ...]:
+            answers: dict[int, Answer] = {}
+
+            def count(answer: Answer | None, **changed: int) -> None:
+                nonlocal tally
+                tally = replace(tally, answer=answer, **changed)
+                if report is not None:
+                    report(tally)
+
+            def done(index: int, answer: Answer) -> None:
+                answers[index] = answer
+                failed = tally.failed + (answer.failed is not None)
+                count(answer, finished=tally.finished + 1, failed=failed)
+
+            count(None, total=tally.total + len(scenarios))
+            run(tuple(enumerate(scenarios)), done, lambda _: count(None, retried=tally.retried + 1))
+            return tuple(answers[i] for i in range(len(scenarios)))
+
+        yield ask
+
+
+@contextmanager
+def _answering(setting: Setting, workers: int, address: str | None) -> Iterator[Run]:
+    if workers:
+        from optimizer.scenarios.fanout import on_ray
+
+        with on_ray(setting, workers, address) as run:
+            yield run
+        return
+    planner = Planner(setting)
+
+    def one_by_one(work: Work, done: Done, again: Again) -> None:
+        for index, scenario in work:
+            done(index, planner.answer(scenario))
+
+    yield one_by_one

@@ -1,8 +1,10 @@
 """Scenarios on Ray: the setting is sent once, and each task carries a scenario and no more."""
 
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,9 @@ from typing import Any
 from optimizer.domain.scenario import Scenario
 from optimizer.launch import LaunchRefused, head
 from optimizer.launch.run import new_run
-from optimizer.launch.session import session
+from optimizer.launch.session import SIGTERM_EXIT, session
 from optimizer.scenarios.answer import Answer
-from optimizer.scenarios.evaluate import Planner, Setting
+from optimizer.scenarios.evaluate import Again, Done, Planner, Run, Setting, Work
 
 TRIES = 3  # of a scenario whose worker or node is lost
 START_S = 60.0
@@ -21,40 +23,51 @@ POLL_S = 1.0
 # Over the safety stop of a search: sizing, judging, and a cluster that is slow to start workers.
 SILENCE_S = 180.0
 
-Work = Sequence[tuple[int, Scenario]]
 
-
-def on_ray(
-    setting: Setting,
-    work: Work,
-    workers: int,
-    address: str | None,
-    done: Callable[[int, Answer], None],
-    again: Callable[[int], None],
-) -> None:
-    """Answer each scenario once, ``workers`` at a time.
-
-    ``done`` is called as answers come, ``again`` where a worker or node was lost and its scenario
-    goes to another. Raises LaunchRefused.
-    """
+@contextmanager
+def on_ray(setting: Setting, workers: int, address: str | None) -> Iterator[Run]:
+    """What answers scenarios ``workers`` at a time, each once. Raises LaunchRefused."""
     with _cluster(address) as ray:
-        _Fanout(ray, setting, work, workers, own=address is None).run(done, again)
+        yield _Fanout(ray, setting, workers, own=address is None).run
 
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
     """Ray at ``address``, or a local one of our own that ends with this context or process."""
     if address is not None:
-        with session(address, None, ours=False) as ray:
+        with session(address, None, ours=False) as ray, _terminable():
             yield ray
         return
     with tempfile.TemporaryDirectory(prefix="fleetslice-whatif-") as folder:
         run = head.start(new_run("whatif", Path(folder)), {}, detach=False, deadline_s=START_S)
         try:
-            with session(str(run.address), run.token_path, ours=True) as ray:
+            with session(str(run.address), run.token_path, ours=True) as ray, _terminable():
                 yield ray
         finally:
             head.end(run)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is taken as Ctrl-C: an exit raised in Ray's own code would lose its exit code."""
+    heard = []
+
+    def interrupt(number: int, frame: object) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if heard:
+            raise SystemExit(SIGTERM_EXIT) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(slots=True)
@@ -67,10 +80,10 @@ class _Try:
 class _Fanout:
     """The tasks of one evaluation."""
 
-    def __init__(self, ray: Any, setting: Setting, work: Work, workers: int, own: bool) -> None:
+    def __init__(self, ray: Any, setting: Setting, workers: int, own: bool) -> None:
         self.ray = ray
         self.workers = workers
-        self.waiting = [_Try(index, scenario, 1) for index, scenario in reversed(work)]
+        self.waiting: list[_Try] = []
         self.pending: dict[Any, _Try] = {}
         self.box = [ray.put(setting)]
         self.patience_s = setting.limits.time_limit_s + SILENCE_S
@@ -80,8 +93,9 @@ class _Fanout:
         # Retries are ours: Ray's own are silent, and a scenario that kills its worker must end.
         self.task = ray.remote(_answer).options(num_cpus=share, max_retries=0)
 
-    def run(self, done: Callable[[int, Answer], None], again: Callable[[int], None]) -> None:
+    def run(self, work: Work, done: Done, again: Again) -> None:
         """Until every scenario has its answer."""
+        self.waiting = [_Try(index, scenario, 1) for index, scenario in reversed(work)]
         heard = time.monotonic()
         try:
             while self.waiting or self.pending:
@@ -98,15 +112,14 @@ class _Fanout:
         finally:
             for reference in self.pending:
                 self.ray.cancel(reference, force=True)
+            self.pending.clear()
 
     def _submit(self) -> None:
         while self.waiting and len(self.pending) < self.workers:
             one = self.waiting.pop()
             self.pending[self.task.remote(self.box, one.scenario)] = one
 
-    def _collect(
-        self, reference: Any, done: Callable[[int, Answer], None], again: Callable[[int], None]
-    ) -> None:
+    def _collect(self, reference: Any, done: Done, again: Again) -> None:
         one = self.pending.pop(reference)
         try:
             answer = self.ray.get(reference)

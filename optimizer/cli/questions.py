@@ -1,0 +1,415 @@
+"""Commands that ask a question of many scenarios and give a short answer."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optimizer.cli import options
+from optimizer.cli.codes import Code
+from optimizer.cli.options import Output
+from optimizer.cli.planning import limits_of, tell_notes
+from optimizer.cli.terminal import (
+    Stop,
+    check_writable,
+    finish,
+    guarded,
+    refuse_output,
+    show_data,
+    stdout,
+    write_result,
+)
+from optimizer.cli.whatif import WORKERS, Add, Baseline, ScaleDemand, baseline_of, progress_bar
+
+if TYPE_CHECKING:
+    from optimizer.documents import Documents
+    from optimizer.domain.scenario import Scenario
+    from optimizer.optimize import Planned
+    from optimizer.scenarios.buy import Offer
+    from optimizer.scenarios.evaluate import Setting
+    from optimizer.scenarios.questions import Ask
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What a question is asked about, and whom."""
+
+    found: "Documents"
+    planned: "Planned"
+    setting: "Setting"
+    ask: "Ask"
+
+    @property
+    def unit(self) -> str:
+        return self.setting.fleet.unit
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The flags that all questions share."""
+
+    baseline: Path | None
+    output: Output
+    out: Path | None
+    ascii: bool
+    gap: float
+    time_limit: float
+    effort: float
+    seed: int
+    workers: int
+    address: str | None
+
+    @contextmanager
+    def ground(
+        self, documents: Sequence[Path], scenario: dict[str, Any] | None = None
+    ) -> Iterator[_Ground]:
+        """Documents read, the baseline planned, and Ray started. Raises DocumentFaults, Stop."""
+        from optimizer.scenarios.evaluate import asking, setting
+        from optimizer.scenarios.quick import load_with
+
+        refuse_output(self.output, Output.TABLE, Output.JSON, Output.YAML)
+        check_writable(self.out)
+        found = load_with(documents, scenario)
+        tell_notes(found)
+        limits = limits_of(self.gap, self.time_limit, self.effort, self.seed)
+        inputs, planned = baseline_of(found, self.baseline, limits)
+        if planned.plan.status in ("infeasible", "nothing_found"):
+            raise Stop(Code.UNMET, "there is no baseline: fleetslice plan says why")
+        ground = setting(inputs, planned, limits)
+        with (
+            progress_bar() as report,
+            asking(ground, workers=self.workers, address=self.address, report=report) as ask,
+        ):
+            yield _Ground(found, planned, ground, ask)
+
+    def show(self, data: Mapping[str, Any]) -> None:
+        """The answer, in the form asked for."""
+        from optimizer.report.questions import render_question
+
+        if self.output is Output.TABLE:
+            render_question(data, stdout(), ascii=self.ascii)
+        else:
+            show_data({k: v for k, v in data.items() if k != "rows"}, self.output)
+        write_result(self.out, {k: v for k, v in data.items() if k != "rows"})
+
+
+def _answered(answer: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The answer. Raises Stop where a scenario that it turns on has none."""
+    from optimizer.scenarios.questions import Unanswered
+    from optimizer.scenarios.scenario import ScenarioFault
+
+    try:
+        return answer()
+    except ScenarioFault as fault:
+        raise Stop(Code.USAGE, str(fault)) from None
+    except Unanswered as reason:
+        raise Stop(Code.ERROR, str(reason)) from None
+
+
+@guarded
+def quote(
+    documents: options.DocumentFiles,
+    add: Add = None,
+    baseline: Baseline = None,
+    output: options.Shown = Output.TABLE,
+    out: options.OutFile = None,
+    ascii: options.Ascii = False,
+    gap: options.Gap = options.GAP,
+    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
+    effort: options.Effort = options.EFFORT,
+    seed: options.Seed = 0,
+) -> None:
+    """Price a new customer on this fleet: what the whole plan costs more.
+
+    Exits with 3 when it does not fit.
+
+    \b
+    Examples:
+      fleetslice quote clusters/lab-64.yaml workloads/prod.yaml --add customer.yaml
+    """
+    from optimizer.domain.scenario import AddDeployments
+    from optimizer.scenarios.evaluate import Planner
+    from optimizer.scenarios.questions import quote as quoted
+    from optimizer.scenarios.quick import quick
+    from optimizer.scenarios.told import quote_data
+
+    if not add:
+        raise Stop(Code.USAGE, "who is to be quoted? name a Workloads document with --add FILE")
+    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, 0, None)
+    with asked.ground(documents, quick(add=add)) as ground:
+        new = ground.found.scenarios[-1].changes
+        deployments = [d for c in new if isinstance(c, AddDeployments) for d in c.deployments]
+        names = [d.name for d in deployments]
+        planner = Planner(ground.setting)
+        data = _answered(lambda: quote_data(quoted(planner, deployments), ground.unit, names))
+    asked.show(data)
+    finish(Code.DONE if data["fits"] else Code.UNMET)
+
+
+@guarded
+def headroom(
+    documents: options.DocumentFiles,
+    deployment: Annotated[
+        str | None, typer.Option("--deployment", metavar="NAME", help="Only this one grows.")
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", metavar="NAME", help="Only this tenant grows.")
+    ] = None,
+    most: Annotated[
+        float, typer.Option("--most", min=1.0, help="The largest growth asked about.")
+    ] = 8.0,
+    within: Annotated[
+        float,
+        typer.Option("--within", min=0.001, help="Width of the bracket that ends the search."),
+    ] = 0.02,
+    baseline: Baseline = None,
+    output: options.Shown = Output.TABLE,
+    out: options.OutFile = None,
+    ascii: options.Ascii = False,
+    gap: options.Gap = options.GAP,
+    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
+    effort: options.Effort = options.EFFORT,
+    seed: options.Seed = 0,
+    workers: options.Workers = WORKERS,
+    address: options.Address = None,
+) -> None:
+    """Find how far demand can grow before somebody goes unserved.
+
+    \b
+    Examples:
+      fleetslice headroom clusters/lab-64.yaml workloads/prod.yaml
+      fleetslice headroom clusters/lab-64.yaml workloads/prod.yaml --tenant acme --within 0.1
+    """
+    from optimizer.domain.units import PPM
+    from optimizer.scenarios.questions import headroom as found
+    from optimizer.scenarios.told import headroom_data
+
+    if deployment is not None and tenant is not None:
+        raise Stop(Code.USAGE, "--deployment and --tenant go not together; keep one of the two")
+    kind = "deployment" if deployment else "tenant" if tenant else "all"
+    name = deployment or tenant
+    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, workers, address)
+    width = round(within * PPM)
+    with asked.ground(documents) as ground:
+        data = _answered(
+            lambda: headroom_data(
+                found(
+                    ground.setting,
+                    ground.ask,
+                    kind,
+                    name,
+                    most_ppm=round(most * PPM),
+                    within_ppm=width,
+                ),
+                kind,
+                name,
+            )
+        )
+    asked.show(data)
+
+
+@guarded
+def survive(
+    documents: options.DocumentFiles,
+    baseline: Baseline = None,
+    output: options.Shown = Output.TABLE,
+    out: options.OutFile = None,
+    ascii: options.Ascii = False,
+    gap: options.Gap = options.GAP,
+    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
+    effort: options.Effort = options.EFFORT,
+    seed: options.Seed = 0,
+    workers: options.Workers = WORKERS,
+    address: options.Address = None,
+) -> None:
+    """Lose every node, rack and zone in turn, and say what goes unmet.
+
+    Once with all other replicas where they are, once planned anew. Exits with 3 when a loss leaves
+    somebody short at once.
+
+    \b
+    Examples:
+      fleetslice survive clusters/lab-64.yaml workloads/prod.yaml --baseline lab-64.plan.json
+    """
+    from optimizer.scenarios.questions import survive as losses
+    from optimizer.scenarios.told import survive_data
+
+    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, workers, address)
+    with asked.ground(documents) as ground:
+        problem, placement = ground.planned.problem, ground.planned.plan.placement
+        data = _answered(lambda: survive_data(losses(problem, placement, ground.ask), ground.unit))
+    asked.show(data)
+    if any(loss["planned_anew"]["failed"] for loss in data["losses"]):
+        finish(Code.PARTLY)
+    finish(Code.UNMET if any(loss["short_at_once"] for loss in data["losses"]) else Code.DONE)
+
+
+@guarded
+def retire(
+    documents: options.DocumentFiles,
+    baseline: Baseline = None,
+    output: options.Shown = Output.TABLE,
+    out: options.OutFile = None,
+    ascii: options.Ascii = False,
+    gap: options.Gap = options.GAP,
+    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
+    effort: options.Effort = options.EFFORT,
+    seed: options.Seed = 0,
+    workers: options.Workers = WORKERS,
+    address: options.Address = None,
+) -> None:
+    """Find nodes that can be switched off with nobody served less.
+
+    \b
+    Examples:
+      fleetslice retire clusters/lab-64.yaml workloads/prod.yaml
+    """
+    from optimizer.scenarios.questions import retire as retired
+    from optimizer.scenarios.told import retire_data
+
+    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, workers, address)
+    with asked.ground(documents) as ground:
+        placement = ground.planned.plan.placement
+        data = _answered(
+            lambda: retire_data(retired(ground.setting, placement, ground.ask), ground.unit)
+        )
+    asked.show(data)
+
+
+@guarded
+def sensitivity(
+    documents: options.DocumentFiles,
+    baseline: Baseline = None,
+    output: options.Shown = Output.TABLE,
+    out: options.OutFile = None,
+    ascii: options.Ascii = False,
+    gap: options.Gap = options.GAP,
+    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
+    effort: options.Effort = options.EFFORT,
+    seed: options.Seed = 0,
+    workers: options.Workers = WORKERS,
+    address: options.Address = None,
+) -> None:
+    """Price every rule that a deployment states: its SLO, spread, pin, what it may use.
+
+    Each is dropped alone, and the whole planned again. A "?" marks a price that is not proved.
+
+    \b
+    Examples:
+      fleetslice sensitivity clusters/lab-64.yaml workloads/prod.yaml --gap 0.01
+    """
+    from optimizer.scenarios.questions import sensitivity as priced
+    from optimizer.scenarios.told import sensitivity_data
+
+    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, workers, address)
+    with asked.ground(documents) as ground:
+        data = _answered(lambda: sensitivity_data(priced(ground.setting, ground.ask), ground.unit))
+    asked.show(data)
+
+
+@guarded
+def buy(
+    documents: options.DocumentFiles,
+    offer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--offer",
+            metavar="NxGPU=PRICE",
+            help="Nodes of N GPUs at this price an hour each: 8xh200-141gb-sxm=27.20.",
+            show_default=False,
+        ),
+    ] = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="Nodes of each offer at most.")] = 4,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            "--scenario", metavar="NAME", help="Of a Scenarios document.", show_default=False
+        ),
+    ] = None,
+    scale_demand: ScaleDemand = None,
+    add: Add = None,
+    baseline: Baseline = None,
+    output: options.Shown = Output.TABLE,
+    out: options.OutFile = None,
+    ascii: options.Ascii = False,
+    gap: options.Gap = options.GAP,
+    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
+    effort: options.Effort = options.EFFORT,
+    seed: options.Seed = 0,
+    workers: options.Workers = WORKERS,
+    address: options.Address = None,
+) -> None:
+    """Find the cheapest new nodes with which everybody is served.
+
+    Today's demand, or a scenario's. Exits with 3 when all that is offered does not do.
+
+    \b
+    Examples:
+      fleetslice buy clusters/lab-64.yaml workloads/prod.yaml --scale-demand 1.5 \\
+          --offer 8xh200-141gb-sxm=27.20 --offer 8xl40s=6.80
+    """
+    from optimizer.scenarios.buy import buy as bought
+    from optimizer.scenarios.evaluate import Planner
+    from optimizer.scenarios.quick import quick, scaling
+    from optimizer.scenarios.told import buy_data
+
+    flags = quick(scale=[scaling(text) for text in scale_demand or ()], add=add or ())
+    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, workers, address)
+    with asked.ground(documents, flags) as ground:
+        wanted = _wanted(ground.found, scenario, with_flags=flags is not None)
+        offers = _offers(ground.found, offer or (), most)
+        planner = Planner(ground.setting)
+        data = _answered(
+            lambda: buy_data(bought(planner, ground.ask, offers, wanted), offers, ground.unit)
+        )
+    asked.show(data)
+    finish(Code.DONE if data["serves"] else Code.UNMET)
+
+
+def _wanted(found: "Documents", name: str | None, *, with_flags: bool) -> "Scenario":
+    """The scenario to serve: the one named, then what the flags say, together."""
+    from optimizer.documents.faults import unknown
+    from optimizer.domain.scenario import Scenario
+
+    known = {one.name: one for one in found.scenarios}
+    if name is not None and name not in known:
+        raise Stop(Code.USAGE, f"--scenario: {unknown('scenario', name, known)}")
+    parts = [known[name]] if name is not None else []
+    parts += [found.scenarios[-1]] if with_flags else []
+    return Scenario(
+        ", ".join(p.name for p in parts) or "as it is", tuple(c for p in parts for c in p.changes)
+    )
+
+
+def _offers(found: "Documents", texts: Sequence[str], most: int) -> "list[Offer]":
+    """Nodes that can be had. Raises Stop."""
+    from optimizer.documents.faults import unknown
+    from optimizer.domain.fleet import Node, Sharing
+    from optimizer.domain.units import MICROS, scaled
+    from optimizer.scenarios.buy import Offer
+
+    if not texts:
+        raise Stop(Code.USAGE, "what can be had? say --offer 8xh200-141gb-sxm=27.20")
+    offers = []
+    for text in texts:
+        what, _, price = text.partition("=")
+        count, _, product = what.partition("x")
+        try:
+            gpus, micros = int(count), scaled(float(price), MICROS)
+        except ValueError:
+            gpus, micros = 0, 0
+        if gpus < 1 or micros <= 0:
+            raise Stop(Code.USAGE, f'--offer "{text}": must read NxGPU=PRICE, as 8xl40s=6.80')
+        gpu = found.catalogue.gpu(product)
+        if gpu is None:
+            told = unknown("GPU product", product, found.catalogue.gpus.names())
+            raise Stop(Code.USAGE, f"--offer: {told}")
+        modes = (Sharing.MIG, Sharing.WHOLE) if gpu.mig else (Sharing.WHOLE, Sharing.SHARED)
+        like = Node(
+            f"new-{gpus}x{product}", gpu, gpus, sharing=modes, nvlink_domain=gpu.nvlink_domain
+        )
+        offers.append(Offer(like, micros, most))
+    return offers

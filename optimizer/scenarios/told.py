@@ -1,0 +1,243 @@
+"""Answers to questions as plain data: sentences, the rows of a table, and the numbers."""
+
+from collections.abc import Sequence
+
+from optimizer.domain import words
+from optimizer.domain.plan import Unmet
+from optimizer.domain.units import PPM, money, rps
+from optimizer.scenarios.answer import Answer, Json, entry, unmet_rows
+from optimizer.scenarios.buy import Offer, Purchase
+from optimizer.scenarios.compare import missing
+from optimizer.scenarios.questions import Headroom, Loss, Quote, Retired, RulePrice, Short
+
+HOURS_A_MONTH = 730  # 8,760 hours of a year over twelve
+
+
+def quote_data(quote: Quote, unit: str, names: Sequence[str]) -> Json:
+    """``quote -o json``."""
+    who = ", ".join(names)
+    says = [f"{who}: {_more(quote.marginal_micros, unit)}{_month(quote.marginal_micros, unit)}"]
+    if quote.proved:
+        says[0] += "; exact, the difference of two proved plans."
+    else:
+        low, high = (words.price(p, unit) for p in (quote.at_least_micros, quote.at_most_micros))
+        says[0] += f"; the best plans differ by {low} to {high}."
+    paid = words.price(quote.average_micros, unit)
+    says.append(
+        f"By the GPUs that it uses it would pay {paid}{_month(quote.average_micros, unit)}."
+    )
+    if not quote.fits:
+        says.append("It does not fit:")
+        says += [_short_of(one) for one in quote.unmet]
+    return {
+        "question": "quote",
+        "unit": unit,
+        "says": says,
+        "fits": quote.fits,
+        "price_per_hour": money(quote.marginal_micros),
+        "price_per_month": money(quote.marginal_micros * HOURS_A_MONTH),
+        "price_per_hour_at_least": money(quote.at_least_micros),
+        "price_per_hour_at_most": money(quote.at_most_micros),
+        "proved": quote.proved,
+        "average_price_per_hour": money(quote.average_micros),
+        "average_price_per_month": money(quote.average_micros * HOURS_A_MONTH),
+        "moves": quote.moves,
+        "unmet": unmet_rows(quote.unmet),
+        "rows": [
+            {"replica": r.id, "where": words.place(r), "how": words.settings(r.config)}
+            for r in quote.replicas
+        ],
+    }
+
+
+def headroom_data(found: Headroom, kind: str, name: str | None) -> Json:
+    """``headroom -o json``."""
+    whom = "All demand" if name is None else f"Demand of {kind} {name}"
+    says = [f"{whom} can grow to {_factor(found.fits_ppm)} today's."]
+    if found.breaks_ppm is None:
+        says[0] = f"{whom} can grow to {_factor(found.fits_ppm)} today's, the most asked about."
+    else:
+        how = "no plan serves all" if found.proved else "no plan that serves all was found"
+        says.append(f"At {_factor(found.breaks_ppm)} {how}:")
+        says += [_short_of(one) for one in found.first]
+    return {
+        "question": "headroom",
+        "says": says,
+        "kind": kind,
+        "name": name,
+        "fits": found.fits_ppm / PPM,
+        "breaks": None if found.breaks_ppm is None else found.breaks_ppm / PPM,
+        "proved": found.proved,
+        "unmet": unmet_rows(found.first),
+        "rows": [],
+    }
+
+
+def survive_data(losses: Sequence[Loss], unit: str) -> Json:
+    """``survive -o json``: who is short at once, and after planning anew."""
+    at_once = sum(bool(loss.short) for loss in losses)
+    after = sum(bool(loss.answer.unmet) or not loss.answer.planned for loss in losses)
+    lost = words.plural(len(losses), "single loss").replace("losss", "losses")
+    says = [
+        f"Of {lost}, {at_once} leave somebody short until replicas move, "
+        f"and {after} after all has been planned anew."
+    ]
+    return {
+        "question": "survive",
+        "unit": unit,
+        "says": says,
+        "losses": [
+            {
+                "kind": loss.kind,
+                "name": loss.name,
+                "replicas": list(loss.replicas),
+                "deployments": list(loss.deployments),
+                "short_at_once": [
+                    {
+                        "deployment": one.deployment,
+                        "missing_rps": rps(one.missing_mrps),
+                        "missing_replicas": one.missing_replicas,
+                    }
+                    for one in loss.short
+                ],
+                "planned_anew": entry(loss.answer),
+            }
+            for loss in losses
+        ],
+        "rows": [
+            {
+                "lost": f"{loss.kind} {loss.name}",
+                "replicas": len(loss.replicas),
+                "short at once": _shorts(loss.short),
+                "short after planning anew": _outcome(loss.answer),
+                "price": "" if loss.answer.price_micros is None else _price(loss.answer, unit),
+            }
+            for loss in losses
+        ],
+    }
+
+
+def retire_data(found: Retired, unit: str) -> Json:
+    """``retire -o json``."""
+    if found.nodes:
+        count = words.plural(len(found.nodes), "node")
+        says = [f"{count} can be switched off together: {', '.join(found.nodes)}."]
+        if found.answer is not None and found.answer.moves:
+            says.append(f"That takes {words.plural(found.answer.moves, 'move')} first.")
+    else:
+        says = ["Every node is needed."]
+    return {
+        "question": "retire",
+        "says": says,
+        "nodes": list(found.nodes),
+        "without_them": None if found.answer is None else entry(found.answer),
+        "needed": [{"node": name, "without_it": entry(answer)} for name, answer in found.needed],
+        "rows": [{"node": name, "without it": _outcome(answer)} for name, answer in found.needed],
+    }
+
+
+def buy_data(found: Purchase, offers: Sequence[Offer], unit: str) -> Json:
+    """``buy -o json``."""
+    counts = found.counts or tuple(0 for _ in offers)
+    bought = [(o, n) for o, n in zip(offers, counts, strict=True) if n]
+    if found.counts is None:
+        says = ["All that is offered together does not do:"]
+        says += [_short_of(one) for one in found.answer.unmet] or [_outcome(found.answer)]
+    elif not bought:
+        says = ["Nothing need be bought: all is served."]
+    else:
+        mix = " and ".join(f"{n} x {o.node.name}" for o, n in bought)
+        says = [
+            f"Buy {mix}: {words.price(found.price_micros, unit)}{_month(found.price_micros, unit)}."
+        ]
+        says.append(
+            "No cheaper mix of the offers does."
+            if found.proved
+            else f"Any mix that does costs {words.price(found.at_least_micros, unit)} at least."
+        )
+    return {
+        "question": "buy",
+        "unit": unit,
+        "says": says,
+        "serves": found.counts is not None,
+        "nodes": {o.node.name: n for o, n in bought},
+        "price_per_hour": money(found.price_micros),
+        "price_per_hour_at_least": money(found.at_least_micros),
+        "proved": found.proved,
+        "mixes_tried": found.tried,
+        "plan": entry(found.answer),
+        "rows": [],
+    }
+
+
+def sensitivity_data(rules: Sequence[RulePrice], unit: str) -> Json:
+    """``sensitivity -o json``."""
+    dear = [r for r in rules if r.saved_micros > 0]
+    says = [f"{words.plural(len(rules), 'rule')} asked, {len(dear)} cost something."]
+    return {
+        "question": "sensitivity",
+        "unit": unit,
+        "says": says,
+        "rules": [
+            {
+                "deployment": r.deployment,
+                "rule": r.rule,
+                "said": r.said,
+                "price_per_hour": money(r.saved_micros),
+                "would_be_served": list(r.serves_more),
+                "proved": r.proved,
+            }
+            for r in rules
+        ],
+        "rows": [
+            {
+                "deployment": r.deployment,
+                "rule": r.rule,
+                "says": r.said,
+                "costs": words.price(r.saved_micros, unit) + ("" if r.proved else " ?"),
+                "without it": f"{', '.join(r.serves_more)} served" if r.serves_more else "",
+            }
+            for r in rules
+        ],
+    }
+
+
+def _more(micros: int, unit: str) -> str:
+    word = "more" if micros >= 0 else "less"
+    return f"{words.price(abs(micros), unit)} {word}"
+
+
+def _month(micros: int, unit: str) -> str:
+    """Only money adds up over a month."""
+    if unit == words.GPUS:
+        return ""
+    return f" ({money(abs(micros) * HOURS_A_MONTH):,.2f} {unit} a month)"
+
+
+def _factor(ppm: int) -> str:
+    return f"{words.number(ppm / PPM, 3)} times"
+
+
+def _price(answer: Answer, unit: str) -> str:
+    return words.price(answer.price_micros or 0, unit)
+
+
+def _short_of(one: Unmet) -> str:
+    fix = f"; {one.smallest_fix} would do" if one.smallest_fix else ""
+    return f"{one.deployment} misses {missing(one)}: {one.reason}{fix}"
+
+
+def _shorts(shorts: Sequence[Short]) -> str:
+    return ", ".join(
+        f"{s.deployment} {missing(Unmet(s.deployment, s.missing_mrps, s.missing_replicas, ''))}"
+        for s in shorts
+    )
+
+
+def _outcome(answer: Answer) -> str:
+    """Who is short in a scenario, or why there is no plan."""
+    if answer.failed is not None:
+        return answer.failed
+    if not answer.planned:
+        return "; ".join(answer.differences)
+    return ", ".join(f"{one.deployment} {missing(one)}" for one in answer.unmet)

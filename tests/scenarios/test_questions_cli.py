@@ -1,0 +1,150 @@
+"""The commands that ask scenarios, as a user meets them; serial, on a fleet of three nodes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from optimizer.cli.app import run
+
+FLEET = """\
+kind: Fleet
+version: 1
+name: toy
+nodes:
+  - {name: "big-{1..2}", gpu: a100-80gb-sxm, gpus: 2, rack: r1, price_per_gpu_hour: 2.0}
+  - {name: small-1, gpu: l40s, gpus: 2, rack: r2, price_per_gpu_hour: 0.5}
+"""
+WORKLOADS = """\
+kind: Workloads
+version: 1
+name: toy
+deployments:
+  - {name: slices, tenant: acme, needs: {mig_profile: 3g.40gb}, replicas: {min: 2}}
+  - {name: vision, tenant: globex, needs: {memory_gib: 20},
+     allow: {gpus: [l40s]}, spread: {node: 2}}
+"""
+CUSTOMER = """\
+kind: Workloads
+version: 1
+name: customer
+deployments:
+  - {name: new, tenant: initech, needs: {gpus: 1}, allow: {gpus: [a100-80gb-sxm]}}
+"""
+SCENARIOS = """\
+kind: Scenarios
+version: 1
+scenarios:
+  - {name: lost, changes: [{lose: {node: small-1}}]}
+  - {name: misspelt, changes: [{lose: {node: small-9}}]}
+  - {name: dearer, changes: [{price: {gpu: a100-80gb-sxm, by: 2.0}}]}
+"""
+
+
+@pytest.fixture
+def fleetslice(tmp_path, monkeypatch, capsys):
+    """Runs a command in a folder with the documents; exit code, stdout as JSON."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "fleet": FLEET,
+        "workloads": WORKLOADS,
+        "customer": CUSTOMER,
+        "scenarios": SCENARIOS,
+    }.items():
+        Path(f"{name}.yaml").write_text(text, encoding="utf-8")
+
+    def called(command: str, *flags: str, output: str = "json"):
+        argv = [command, "fleet.yaml", "workloads.yaml", *flags, "--effort", "5", "-o", output]
+        monkeypatch.setattr(sys, "argv", ["fleetslice", *argv])
+        code = run()
+        said = capsys.readouterr()
+        return code, json.loads(said.out) if output == "json" and said.out else said.out, said.err
+
+    return called
+
+
+def test_whatif_answers_what_it_can_and_exits_with_6(fleetslice):
+    code, data, _ = fleetslice("whatif", "scenarios.yaml", "--workers", "0")
+    assert code == 6
+    rows = {row["name"]: row for row in data["scenarios"]}
+    assert data["baseline"]["price_per_hour"] == 2.5
+    assert rows["lost"]["unmet"][0]["deployment"] == "vision"
+    assert rows["dearer"]["differences"] == ["price up 2.00 USD/h"]
+    assert 'did you mean "small-1"?' in rows["misspelt"]["failed"]
+
+
+def test_whatif_by_flags_and_as_a_table(fleetslice):
+    flags = ("--workers", "0", "--lose-node", "big-1", "--scale-demand", "tenant:acme=2")
+    code, text, _ = fleetslice("whatif", *flags, output="table")
+    assert code == 0
+    assert "lose big-1, acme x2" in text
+    assert "USD/h" in text
+
+
+def test_a_wrong_flag_is_wrong_usage(fleetslice):
+    code, _, told = fleetslice("whatif", "--lose-rack", "r7")
+    assert code == 2
+    assert told.startswith('the command line: scenarios[0].changes[0].lose.rack: no rack "r7"')
+
+
+def test_quote(fleetslice):
+    code, data, _ = fleetslice("quote", "--add", "customer.yaml")
+    assert code == 0
+    assert (data["price_per_hour"], data["price_per_month"], data["proved"]) == (2.0, 1460.0, True)
+
+
+def test_headroom(fleetslice):
+    flags = ("--tenant", "acme", "--workers", "0", "--within", "0.3")
+    code, data, _ = fleetslice("headroom", *flags)
+    assert code == 0
+    assert data["fits"] <= 4.0 < data["breaks"]  # four GPUs hold eight 3g.40gb
+    assert data["breaks"] - data["fits"] <= 0.3
+    assert data["proved"]
+
+
+def test_survive(fleetslice):
+    code, data, _ = fleetslice("survive", "--workers", "0")
+    assert code == 3
+    left = {loss["name"]: len(loss["planned_anew"]["unmet"]) for loss in data["losses"]}
+    assert left == {"big-1": 0, "big-2": 0, "small-1": 1, "r1": 1, "r2": 1}
+
+
+def test_retire(fleetslice):
+    code, data, _ = fleetslice("retire", "--workers", "0")
+    assert code == 0
+    assert len(data["nodes"]) == 1
+    assert data["nodes"][0].startswith("big-")
+
+
+def test_sensitivity(fleetslice):
+    code, data, _ = fleetslice("sensitivity", "--workers", "0")
+    assert code == 0
+    assert {(r["deployment"], r["rule"]) for r in data["rules"]} == {
+        ("vision", "allow.gpus"),
+        ("vision", "spread"),
+    }
+
+
+def test_buy(fleetslice):
+    offers = ("--offer", "1xa100-80gb-sxm=3", "--offer", "4xa100-80gb-sxm=7", "--workers", "0")
+    code, data, _ = fleetslice("buy", "--scale-demand", "tenant:acme=5", *offers)
+    assert code == 0
+    assert (data["nodes"], data["price_per_hour"]) == ({"new-1xa100-80gb-sxm": 1}, 3.0)
+    assert data["proved"]
+
+
+@pytest.mark.parametrize("offer", ["a100-80gb-sxm=3", "1xa100-80gb=3", "1xa100-80gb-sxm=free"])
+def test_a_wrong_offer_is_wrong_usage(fleetslice, offer):
+    code, _, told = fleetslice("buy", "--offer", offer, "--workers", "0")
+    assert code == 2
+    assert "--offer" in told
+
+
+def test_a_baseline_of_other_documents_is_refused(fleetslice):
+    assert fleetslice("plan", "--out", "plan.json")[0] == 0
+    fleet = Path("fleet.yaml")
+    fleet.write_text(fleet.read_text().replace("0.5", "0.75"), encoding="utf-8")
+    code, _, told = fleetslice("survive", "--baseline", "plan.json", "--workers", "0")
+    assert code == 5
+    assert "make it anew" in told
