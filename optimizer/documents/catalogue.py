@@ -20,9 +20,16 @@ from optimizer.documents.schema import schema_of
 from optimizer.domain.engine import EngineCard
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
-from optimizer.exchange import huggingface
 
 T = TypeVar("T")
+
+
+HUB = "hf:"
+
+
+def names_checkpoint(spelling: str) -> bool:
+    """Whether a model is named as a file, a folder or ``hf:NAME`` and not by the catalogue."""
+    return spelling.startswith((HUB, "./", "../", "/", "~")) or spelling.endswith(".json")
 
 
 class Shelf(Generic[T]):
@@ -207,7 +214,7 @@ class Catalogue:
 
         A path to a ``config.json`` or its folder, or ``hf:NAME``, is read from there.
         """
-        if huggingface.is_source(spelling):
+        if names_checkpoint(spelling):
             return self._checkpoint(spelling)
         found = self.models.find(spelling)
         if found is None:
@@ -225,7 +232,7 @@ class Catalogue:
 
     def checkpoint_fault(self, spelling: str) -> str | None:
         """Why a file, folder or hub name is no model that can be sized, or None."""
-        if huggingface.is_source(spelling):
+        if names_checkpoint(spelling):
             self._checkpoint(spelling)
         return self._checkpoint_faults.get(spelling)
 
@@ -239,8 +246,10 @@ class Catalogue:
         return self._checkpoints[spelling]
 
     def _card(self, spelling: str) -> dict[str, Any]:
-        if spelling.startswith(huggingface.REMOTE):
-            return huggingface.remote_card(spelling.removeprefix(huggingface.REMOTE))
+        from optimizer.exchange import huggingface  # here: few documents name a checkpoint
+
+        if spelling.startswith(HUB):
+            return huggingface.remote_card(spelling.removeprefix(HUB))
         path = Path(spelling).expanduser()
         near = [folder / path for folder in self._near if (folder / path).exists()]
         return huggingface.model_card(near[0] if near else path)

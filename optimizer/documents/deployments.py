@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optimizer.documents import look
-from optimizer.documents.catalogue import Catalogue
+from optimizer.documents.catalogue import Catalogue, names_checkpoint
 from optimizer.documents.contradictions import contradictions
 from optimizer.documents.faults import Fault, Path, shown, unknown, way_out
 from optimizer.documents.fleets import FleetReading, place_fault, unknown_product
@@ -25,7 +25,6 @@ from optimizer.domain.workload import (
     Slo,
     Workloads,
 )
-from optimizer.exchange import huggingface
 
 Say = Callable[..., Fault]
 
@@ -152,7 +151,7 @@ def _model_faults(raw: dict[str, Any], catalogue: Catalogue, say: Say) -> Iterat
 
 def model_fault(name: str, catalogue: Catalogue) -> str | None:
     """Why a name is no model, or None."""
-    if huggingface.is_source(name):
+    if names_checkpoint(name):
         return catalogue.checkpoint_fault(name)
     if catalogue.model(name) is not None:
         return None

@@ -14,17 +14,11 @@ from typing import Any
 from optimizer.exchange.hf_config import CannotImport, Config, facts_of, text_part
 from optimizer.exchange.hf_quantization import quantization_of
 
-__all__ = ["REMOTE", "CannotImport", "is_source", "model_card", "remote_card"]
+__all__ = ["CannotImport", "model_card", "remote_card"]
 
-REMOTE = "hf:"
 INDEX = "model.safetensors.index.json"
 _LONGEST_HEADER = 100 << 20  # safetensors' own limit
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "bf16", "half": "fp16"}
-
-
-def is_source(spelling: str) -> bool:
-    """Whether a model is named as a file, a folder or ``hf:NAME`` and not by the catalogue."""
-    return spelling.startswith((REMOTE, "./", "../", "/", "~")) or spelling.endswith(".json")
 
 
 def model_card(source: Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import types
 import pytest
 
 from optimizer.documents import catalogue
+from optimizer.documents.catalogue import names_checkpoint
 from optimizer.exchange.hf_config import FAMILIES, CannotImport, facts_of
-from optimizer.exchange.huggingface import card_of, is_source, model_card, remote_card
+from optimizer.exchange.huggingface import card_of, model_card, remote_card
 from optimizer.sizing.kvcache import kv_cache_bytes_per_token
 from optimizer.sizing.precision import scheme
 from optimizer.sizing.weights import parameters, weights
@@ -399,7 +400,7 @@ def test_what_contradicts_itself_is_refused(tmp_path):
     ],
 )
 def test_sources_are_told_from_names(spelling, source):
-    assert is_source(spelling) is source
+    assert names_checkpoint(spelling) is source
 
 
 def test_names_on_the_hub_need_its_package(monkeypatch):
