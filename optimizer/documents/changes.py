@@ -245,6 +245,7 @@ def _add_node(stage: Stage, entry: Entry, say: Say) -> tuple[str, ...]:
         say,
         lambda name: f'node "{name}" is in the fleet already; choose another name',
     )
+    stage.gone -= set(names)
     if known is not None:
         known.sure = fleet.sure
         stage.priced_at += [(name, partial(say, ("price_per_gpu_hour",))) for name in names[:1]]

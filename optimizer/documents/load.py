@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as File
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimizer.documents.catalogue import Catalogue
 from optimizer.documents.deployments import WorkloadsReading, read_workloads
@@ -13,7 +13,6 @@ from optimizer.documents.fleets import FleetReading, read_fleet
 from optimizer.documents.plan_read import plan_of
 from optimizer.documents.policies import read_policy
 from optimizer.documents.reading import RawDocument, Reading, read
-from optimizer.documents.scenarios import ScenariosReading, read_scenarios
 from optimizer.documents.states import StateReading, read_plan_as_state, read_state
 from optimizer.documents.supported import KINDS_NOT_SUPPORTED_YET
 from optimizer.domain.fleet import Fleet
@@ -23,6 +22,9 @@ from optimizer.domain.plan import Plan, PlanInput
 from optimizer.domain.policy import Policy
 from optimizer.domain.scenario import Scenario
 from optimizer.domain.workload import Workloads
+
+if TYPE_CHECKING:
+    from optimizer.documents.scenarios import ScenariosReading
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -107,8 +109,8 @@ class _Loader:
             workloads=workloads.workloads if workloads else None,
             state=state.placement if state else None,
             state_fleet=state.fleet_name if state else None,
-            scenarios=tuple(scenarios.scenarios),
-            bad_scenarios=tuple(scenarios.bad),
+            scenarios=tuple(scenarios.scenarios) if scenarios else (),
+            bad_scenarios=tuple(scenarios.bad) if scenarios else (),
             plan=plan,
             policy=policy,
             inputs=self._inputs(),
@@ -190,9 +192,13 @@ class _Loader:
 
     def _scenarios(
         self, fleet: FleetReading | None, workloads: WorkloadsReading | None
-    ) -> ScenariosReading:
+    ) -> "ScenariosReading | None":
         """Every scenario; one that is faulty is a fault of the load only where that is asked."""
         documents = self.reading.of("Scenarios")
+        if not documents:
+            return None
+        from optimizer.documents.scenarios import read_scenarios  # here: few commands read them
+
         found = read_scenarios(documents, self.catalogue, fleet, workloads)
         self.faults += found.told() if self.strict_scenarios else found.faults
         return found

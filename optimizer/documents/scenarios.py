@@ -224,7 +224,10 @@ def _sayer(document: RawDocument, base: Path) -> Say:
 def _family_faults(raw: Entry, say: Say) -> Iterator[Fault]:
     """Exactly one kind of family; changes go with ``for_each``."""
     given = [f for f in _FAMILIES if raw.get(f) is not None]
-    if not given and not any(f in raw for f in _FAMILIES):
+    nulls = [f for f in _FAMILIES if f in raw]
+    if not given and nulls:
+        yield say((nulls[0],), "is empty; give a value")
+    elif not given:
         yield say((), f"says nothing; give one of {', '.join(_FAMILIES)}")
     for more in given[1:]:
         yield say((more,), f"goes not together with {given[0]}; keep one of the two", key=True)
