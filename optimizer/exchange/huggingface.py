@@ -13,8 +13,9 @@ from typing import Any
 
 from optimizer.exchange.hf_config import CannotImport, Config, facts_of, text_part
 from optimizer.exchange.hf_quantization import quantization_of
+from optimizer.exchange.imported import CannotRead, File, Import, Imported, Input
 
-__all__ = ["CannotImport", "model_card", "remote_card"]
+__all__ = ["CannotImport", "import_huggingface", "model_card", "remote_card"]
 
 INDEX = "model.safetensors.index.json"
 _LONGEST_HEADER = 100 << 20  # safetensors' own limit
@@ -80,6 +81,37 @@ def card_of(
     return {k: v for k, v in card.items() if v is not None}
 
 
+def import_huggingface(given: Input) -> Import:
+    """Model cards out of configs; an index beside a config (by folder) gives its exact bytes."""
+    configs: list[tuple[File, Config]] = []
+    totals: dict[str | None, int | None] = {}
+    for file in given.files:
+        found = next(iter(given.parse(file)), None)
+        if isinstance(found, Mapping) and "weight_map" in found:
+            totals[_folder(file)] = _total(found)
+        elif isinstance(found, Mapping) and ("model_type" in found or "architectures" in found):
+            configs.append((file, found))
+    if not configs:
+        raise CannotRead("no config.json among the files given: none names a model_type")
+    documents, reasons = [], []
+    for file, config in configs:
+        name = file.folder or (file.stem if file.stem != "config" else given.name)
+        try:
+            card = card_of(config, _plain(name), totals.get(_folder(file)))
+        except CannotImport as error:
+            reasons.append(file.at(1, str(error)))
+            continue
+        unsaid = tuple(f"{fact} is estimated, not said" for fact in card.get("unverified", ()))
+        documents.append(Imported(card, unsaid))
+    if reasons:
+        raise CannotRead(*reasons)
+    return Import("huggingface", tuple(documents))
+
+
+def _folder(file: File) -> str:
+    return file.name.replace("\\", "/").rpartition("/")[0]
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text("utf-8"))
@@ -105,7 +137,11 @@ def stored_bytes(folder: Path) -> int | None:
 
 
 def _index_bytes(index: Path) -> int | None:
-    metadata = _read_json(index).get("metadata")
+    return _total(_read_json(index))
+
+
+def _total(index: Config) -> int | None:
+    metadata = index.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, Mapping) else None
     return int(total) if isinstance(total, int | float) and total > 0 else None
 

@@ -10,7 +10,13 @@ import pytest
 from optimizer.documents import catalogue
 from optimizer.documents.catalogue import names_checkpoint
 from optimizer.exchange.hf_config import FAMILIES, CannotImport, facts_of
-from optimizer.exchange.huggingface import card_of, model_card, remote_card
+from optimizer.exchange.huggingface import (
+    card_of,
+    import_huggingface,
+    model_card,
+    remote_card,
+)
+from optimizer.exchange.imported import CannotRead, File, Input
 from optimizer.sizing.kvcache import kv_cache_bytes_per_token
 from optimizer.sizing.precision import scheme
 from optimizer.sizing.weights import parameters, weights
@@ -500,3 +506,30 @@ def test_what_a_nested_config_leaves_out_is_its_class_default():
 )
 def test_spellings_of_older_configs(config, billions):
     assert parameters(served(config)[0]).total / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+def given(**texts):
+    """Files of a folder named ``mine`` as the importer gets them."""
+    files = tuple(
+        File(f"mine/{name}.json", json.dumps(data), "mine") for name, data in texts.items()
+    )
+    return Input(files=files, gpus=(), parse=lambda file: [json.loads(file.text)])
+
+
+def test_a_config_and_its_index_become_a_model_document():
+    index = {"metadata": {"total_size": 1234}, "weight_map": {}}
+    (found,) = import_huggingface(given(config=LLAMA, index=index, generation_config={})).documents
+    assert (found.kind, found.data["name"], found.data["checkpoint_bytes"]) == (
+        "Model",
+        "mine",
+        1234,
+    )
+    assert found.data["num_hidden_layers"] == 32
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [({}, "no config.json"), ({"model_type": "rwkv7"}, "mine/config.json:1: ")]
+)
+def test_what_is_no_config_is_refused(data, said):
+    with pytest.raises(CannotRead, match=said):
+        import_huggingface(given(config=data))
