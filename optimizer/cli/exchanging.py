@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,16 @@ def export(
     namespace: Annotated[
         str, typer.Option("--namespace", help="Kubernetes namespace.")
     ] = "default",
+    pods: Annotated[
+        Path | None,
+        typer.Option(
+            "--pods",
+            metavar="FILE",
+            help="What runs now (kubectl get nodes,pods -A -o json): pods that no engine of ours "
+            "serves are written as they are, on the plan's nodes and devices.",
+            show_default=False,
+        ),
+    ] = None,
     documents: options.With = None,
 ) -> None:
     """Write a plan in other people's formats.
@@ -67,6 +78,8 @@ def export(
     if to not in EXPORTERS:
         raise Stop(Code.USAGE, unknown("format", to, EXPORTERS))
     source = _source(plan, documents, image or [], namespace)
+    if pods is not None:
+        source = replace(source, pods=_running(pods))
     try:
         found = EXPORTERS[to](source)
     except CannotExport as refusal:
@@ -89,6 +102,15 @@ def _source(plan: Path, documents: list[Path] | None, image: list[str], namespac
             raise Stop(Code.USAGE, f"--image {one}: write ENGINE=IMAGE, as vllm=my/vllm:1")
         images[engine] = name
     return Source(found, given.fleet, known, images, namespace)
+
+
+def _running(pods: Path) -> "Mapping[str, Any]":
+    from optimizer.exchange import CannotRead, Input, running_pods
+
+    try:
+        return running_pods(Input(tuple(_given([pods])), _products([pods]), _parsed))
+    except CannotRead as refusal:
+        raise Stop(Code.USAGE, *refusal.reasons) from None
 
 
 def _write(found: "Export", plan: Path, out_dir: Path | None) -> None:
@@ -126,7 +148,7 @@ def import_(
         str,
         typer.Argument(
             metavar="FROM",
-            help="nvidia-smi.",
+            help="kubernetes or nvidia-smi.",
             show_default=False,
         ),
     ],
@@ -180,6 +202,7 @@ def import_(
     Examples:
       nvidia-smi -L > n1.txt; sudo nvidia-smi mig -lgi >> n1.txt
       fleetslice import nvidia-smi n1.txt --out-dir cluster
+      kubectl get nodes,pods -A -o json | fleetslice import kubernetes - --out-dir cluster
     """
     from optimizer.documents.faults import unknown
     from optimizer.exchange import IMPORTERS, CannotRead, Input

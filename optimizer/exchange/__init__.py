@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from optimizer.exchange import (
+    huggingface,
+    kube_import,
     kubernetes,
     listings,
     mig_parted,
@@ -13,6 +15,7 @@ from optimizer.exchange import (
 )
 from optimizer.exchange.artifact import Artifact, CannotExport, Export, Source
 from optimizer.exchange.imported import CannotRead, File, Import, Imported, Input
+from optimizer.exchange.kube_import import running_pods
 
 EXPORTERS: dict[str, Callable[[Source], Export]] = {
     "csv": listings.export_csv,
@@ -27,6 +30,8 @@ EXPORTERS: dict[str, Callable[[Source], Export]] = {
     "ray-serve": ray_serve.export,
 }
 IMPORTERS: dict[str, Callable[[Input], Import]] = {
+    "huggingface": huggingface.import_huggingface,
+    "kubernetes": kube_import.import_kubernetes,
     "nvidia-smi": smi_import.import_nvidia_smi,
 }
 
@@ -42,4 +47,5 @@ __all__ = [
     "Imported",
     "Input",
     "Source",
+    "running_pods",
 ]

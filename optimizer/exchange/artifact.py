@@ -40,7 +40,8 @@ class Export:
 class Source:
     """What an exporter is given: the plan, and the documents that it was made from.
 
-    ``images`` are container images by engine; ``namespace`` is Kubernetes'.
+    ``images`` are container images by engine; ``namespace`` is Kubernetes'; ``pods`` are running
+    pods by deployment, for what no engine of ours serves.
     """
 
     plan: Plan
@@ -48,7 +49,13 @@ class Source:
     known: Known
     images: Mapping[str, str] = field(default_factory=dict)
     namespace: str = "default"
+    pods: Mapping[str, Document] = field(default_factory=dict)
 
     def product(self, name: str) -> Gpu | None:
         """The datasheet of that product, where the fleet has one."""
         return self.known.gpus.get(name)
+
+    def strategy(self, node: str) -> str:
+        """How the device plugin of a node offers MIG: its label, else mixed."""
+        labels = next((n.labels for n in self.fleet.nodes if n.name == node), ())
+        return dict(labels).get("nvidia.com/mig.strategy", "mixed")

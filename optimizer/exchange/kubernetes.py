@@ -3,25 +3,33 @@
 from typing import Any
 
 from optimizer.exchange.artifact import Artifact, Document, Export, Source
+from optimizer.exchange.kube_pods import owner_text, pod_spec
 from optimizer.exchange.serving import PORT, Group, groups, image
 
 FORMAT = "apps/v1, policy/v1, resource.k8s.io/v1"
 NAME, PART_OF = "app.kubernetes.io/name", "app.kubernetes.io/part-of"
+DEPLOYMENT, GROUP = "fleetslice.io/deployment", "fleetslice.io/group"
 TENANT = "fleetslice.io/tenant"
 PROFILE = "device.attributes['gpu.nvidia.com'].profile == '{profile}'"
 
 
 def export(source: Source) -> Export:
     """One manifest with all that Kubernetes can carry; notes say what it cannot."""
-    found, notes = groups(source)
+    found, notes = groups(source, pods=True)
     documents: list[Document] = [_deployment(source, g) for g in found]
-    for name in dict.fromkeys(g.deployment for g in found):
+    ours = dict.fromkeys(g.deployment for g in found if g.served is not None)
+    for name in ours:
         documents += [_service(source, name), _budget(source, name)]
     claims = [
         _claim(source, p) for p in sorted({g.first.mig.profile for g in found if g.first.mig})
     ]
     told = [*notes]
-    if any(g.first.mig for g in found):
+    for name in dict.fromkeys(g.deployment for g in found if g.served is None):
+        told.append(
+            f"{name}: once its new pods are ready, delete {owner_text(source.pods[name])}, which "
+            "ran it; its Service and disruption budget stay"
+        )
+    if any(g.first.mig and g.strategy != "single" for g in found):
         told.append(
             "slices are asked of the device plugin (strategy mixed), which may give a replica any "
             "slice of its profile on its node; dra.yaml has claim templates for clusters with DRA"
@@ -40,11 +48,20 @@ def _meta(source: Source, name: str, tenant: str | None = None) -> dict[str, Any
 
 
 def _deployment(source: Source, group: Group) -> Document:
-    labels = {NAME: group.deployment, "fleetslice.io/group": group.name}
+    labels = {DEPLOYMENT: group.deployment, GROUP: group.name}
+    meta = _meta(source, group.name, group.tenant)
+    selects = {"kubernetes.io/hostname": group.node}
+    if group.served is None:  # its own labels stay: its Service selects by them
+        pod = source.pods[group.deployment]
+        meta["namespace"] = pod["metadata"].get("namespace", source.namespace)
+        own, spec = pod_spec(pod, group.resource, selects)
+    else:
+        own = {NAME: group.deployment}
+        spec = {"nodeSelector": selects, "containers": [container(source, group)]}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _meta(source, group.name, group.tenant),
+        "metadata": meta,
         "spec": {
             "replicas": len(group.replicas),
             "selector": {"matchLabels": labels},
@@ -54,11 +71,8 @@ def _deployment(source: Source, group: Group) -> Document:
                 "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
             },
             "template": {
-                "metadata": {"labels": {**labels, TENANT: group.tenant}},
-                "spec": {
-                    "nodeSelector": {"kubernetes.io/hostname": group.node},
-                    "containers": [container(source, group)],
-                },
+                "metadata": {"labels": {**own, **labels, TENANT: group.tenant}},
+                "spec": spec,
             },
         },
     }

@@ -1,7 +1,7 @@
 """Replicas grouped by how and where they run, as cluster manifests want them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from optimizer.domain.placement import Replica, replica_order
@@ -23,8 +23,9 @@ class Group:
     node: str
     product: str
     replicas: tuple[Replica, ...]
-    command: EngineCommand
-    model_id: str
+    strategy: str = "mixed"
+    served: EngineCommand | None = None  # None: what runs there is no engine of ours
+    model_id: str = ""
 
     @property
     def first(self) -> Replica:
@@ -32,15 +33,24 @@ class Group:
         return self.replicas[0]
 
     @property
+    def command(self) -> EngineCommand:
+        """The engine's command line."""
+        assert self.served is not None
+        return self.served
+
+    @property
     def resource(self) -> tuple[str, int]:
-        """The device plugin's name of what one replica takes (mixed strategy), and how many."""
-        if self.first.mig is not None:
+        """The device plugin's name of what one replica takes, and how many."""
+        if self.first.mig is not None and self.strategy != "single":
             return f"nvidia.com/mig-{self.first.mig.profile.replace('+', '.')}", 1
         return "nvidia.com/gpu", len(self.first.gpus)
 
 
-def groups(source: Source) -> tuple[list[Group], list[str]]:
-    """Every group of the plan, and a note on each replica that a manifest cannot carry."""
+def groups(source: Source, *, pods: bool = False) -> tuple[list[Group], list[str]]:
+    """Every group of the plan, and a note on each replica that a manifest cannot carry.
+
+    With ``pods``, deployments without an engine are carried where a running pod shows how.
+    """
     tenants = {d.name: d.tenant for d in source.plan.deployments}
     gpus = {g.id: g for g in source.plan.gpus}
     found: list[Group] = []
@@ -48,7 +58,7 @@ def groups(source: Source) -> tuple[list[Group], list[str]]:
     for name, run in groupby(_ordered(source.plan), lambda r: r.deployment):
         able = []
         for replica in run:
-            why = cannot(source, replica)
+            why = cannot(source, replica, pods=pods)
             if why is None:
                 able.append(replica)
             else:
@@ -80,17 +90,19 @@ def _group(
 ) -> Group:
     first = replicas[0]
     gpu = gpus[first.gpus[0]]
-    command = engine_command(first, gpu, source.known)
-    return Group(
+    group = Group(
         name=name.replace("_", "-").replace(".", "-").lower(),
         deployment=first.deployment,
         tenant=tenant,
         node=first.nodes[0],
         product=gpu.gpu,
         replicas=replicas,
-        command=command.on(PORT),
-        model_id=_model_id(source, first),
+        strategy=source.strategy(first.nodes[0]),
     )
+    if first.config.engine is None:
+        return group
+    command = engine_command(first, gpu, source.known).on(PORT)
+    return replace(group, served=command, model_id=_model_id(source, first))
 
 
 def _model_id(source: Source, replica: Replica) -> str:
@@ -101,12 +113,17 @@ def _model_id(source: Source, replica: Replica) -> str:
     return checkpoint(model, replica.config.precision).id
 
 
-def cannot(source: Source, replica: Replica) -> str | None:
+def cannot(source: Source, replica: Replica, *, pods: bool = False) -> str | None:
     """Why no manifest can carry the replica; None when one can."""
     if replica.share is not None:
         return "it takes a share of a GPU, and Kubernetes hands out whole devices and MIG slices"
     if len(replica.nodes) > 1:
         return f"it spans the nodes {' and '.join(replica.nodes)}"
+    if replica.config.engine is None:
+        if pods and replica.deployment in source.pods:
+            return None
+        way = "; give what runs now with --pods FILE (kubectl get nodes,pods -A -o json)"
+        return f"no engine serves it{way if pods else ''}"
     gpus = {g.id: g for g in source.plan.gpus}
     try:
         engine_command(replica, gpus[replica.gpus[0]], source.known)

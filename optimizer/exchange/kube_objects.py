@@ -1,0 +1,204 @@
+"""Kubernetes objects as ``kubectl get -o json|yaml`` prints them: the facts that placing needs."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optimizer.exchange.imported import CannotRead, File, Input
+
+Object = Mapping[str, Any]
+GPU = "nvidia.com/gpu"
+MIG = "nvidia.com/mig-"
+SHARED = ".shared"
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
+_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
+_QUANTITY = re.compile(r"([0-9.]+)(m|[kMGTP]i?|Ki)?$")
+_PROFILE = re.compile(r"(\d+g\.\d+gb)(?:\.?)(.*)$")
+
+
+def objects(given: Input) -> tuple[list[Object], list[File]]:
+    """Every object of the files, lists opened; and the files that hold none of Kubernetes'."""
+    found: list[Object] = []
+    others: list[File] = []
+    reasons: list[str] = []
+    for file in given.files:
+        if not looks_like_objects(file.text):
+            others.append(file)
+            continue
+        try:
+            for value in _values(file, given):
+                found += _opened(file, value)
+        except CannotRead as refusal:
+            reasons += refusal.reasons
+    if reasons:
+        raise CannotRead(*reasons)
+    return found, others
+
+
+def looks_like_objects(text: str) -> bool:
+    """Whether a text is JSON, or YAML that says ``apiVersion`` or ``items``."""
+    start = text.lstrip("\ufeff \t\r\n")
+    return start[:1] in ("{", "[") or bool(re.search(r"^(?:- )?(apiVersion|items):", start, re.M))
+
+
+def _values(file: File, given: Input) -> Sequence[Any]:
+    if file.text.lstrip()[:1] not in ("{", "["):
+        return given.parse(file)
+    try:
+        return [json.loads(file.text)]
+    except json.JSONDecodeError as error:
+        raise CannotRead(file.at(error.lineno, f"broken JSON: {error.msg}")) from None
+
+
+def _opened(file: File, value: Any) -> Iterator[Object]:
+    values = value if isinstance(value, list) else [value]
+    for one in values:
+        if not isinstance(one, Mapping):
+            raise CannotRead(f"{file.name}: holds something that is no Kubernetes object")
+        kind, items = str(one.get("kind", "")), one.get("items")
+        if isinstance(items, list):
+            inside = kind.removesuffix("List")
+            for item in items:
+                if isinstance(item, Mapping):
+                    yield {"kind": inside, **item}
+        elif kind:
+            yield one
+        else:
+            raise CannotRead(f"{file.name}: an object without kind")
+
+
+def at(value: Any, *path: str) -> Any:
+    """What stands at a path of field names; None where the path breaks off."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def text(value: Any, *path: str) -> str | None:
+    """The text at a path; numbers as text."""
+    found = at(value, *path)
+    return None if found is None or isinstance(found, Mapping | list) else str(found)
+
+
+def mapping(value: Any, *path: str) -> Mapping[str, Any]:
+    """The mapping at a path, or an empty one."""
+    found = at(value, *path)
+    return found if isinstance(found, Mapping) else {}
+
+
+def entries(value: Any, *path: str) -> list[Mapping[str, Any]]:
+    """The mappings of the list at a path."""
+    found = at(value, *path)
+    return [f for f in found if isinstance(f, Mapping)] if isinstance(found, list) else []
+
+
+def count(value: Any) -> int:
+    """A whole number of devices; 0 where there is none."""
+    plain = str(value if value is not None else "").strip()
+    return int(plain) if plain.isdigit() else 0
+
+
+def quantity(value: Any) -> float | None:
+    """``191450m``, ``1056270540Ki`` as a number; None where it is none."""
+    found = _QUANTITY.match(str(value if value is not None else ""))
+    if not found or found[1].count(".") > 1:
+        return None
+    number = float(found[1])
+    return number / 1000 if found[2] == "m" else number * _UNITS[found[2] or ""]
+
+
+def profile_of(resource: str) -> str:
+    """``3g.40gb`` of ``nvidia.com/mig-3g.40gb``; Kubernetes writes ``.me`` for ``+me``."""
+    found = _PROFILE.match(resource.removeprefix(MIG))
+    if not found:
+        return resource.removeprefix(MIG)
+    base, rest = found[1], found[2]
+    return base if not rest else f"{base}{rest}" if rest[0] == "-" else f"{base}+{rest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one pod holds: whole GPUs or slices by resource, and host CPU and memory."""
+
+    devices: tuple[tuple[str, int], ...]
+    cores: float
+    gib: float
+
+
+def asked(pod: Object) -> Asked:
+    """The sum over its containers; an init container counts where it asks for more."""
+    totals: dict[str, float] = {}
+    for container in entries(pod, "spec", "containers"):
+        for name, amount in _amounts(container).items():
+            totals[name] = totals.get(name, 0.0) + amount
+    for container in entries(pod, "spec", "initContainers"):
+        for name, amount in _amounts(container).items():
+            totals[name] = max(totals.get(name, 0.0), amount)
+    devices = sorted(
+        (name, int(amount)) for name, amount in totals.items() if is_device(name) and amount >= 1
+    )
+    return Asked(tuple(devices), totals.get("cpu", 0.0), totals.get("memory", 0.0) / 2**30)
+
+
+def _amounts(container: Object) -> dict[str, float]:
+    both = {
+        **mapping(container, "resources", "limits"),
+        **mapping(container, "resources", "requests"),
+    }
+    return {name: amount for name, v in both.items() if (amount := quantity(v)) is not None}
+
+
+def is_device(resource: str) -> bool:
+    """Whether a resource is a GPU or a part of one."""
+    return resource.removesuffix(SHARED) == GPU or resource.startswith(MIG)
+
+
+def matches(labels: Mapping[str, Any], pod: Object) -> bool:
+    """Whether a node with these labels is one that the pod asks for by selector or affinity."""
+    wanted = mapping(pod, "spec", "nodeSelector")
+    if any(str(labels.get(k)) != str(v) for k, v in wanted.items()):
+        return False
+    terms = entries(
+        mapping(
+            pod,
+            "spec",
+            "affinity",
+            "nodeAffinity",
+            "requiredDuringSchedulingIgnoredDuringExecution",
+        ),
+        "nodeSelectorTerms",
+    )
+    return not terms or any(
+        all(_holds(labels, e) for e in entries(term, "matchExpressions")) for term in terms
+    )
+
+
+def _holds(labels: Mapping[str, Any], expression: Object) -> bool:
+    have = labels.get(str(expression.get("key")))
+    values = [str(v) for v in expression.get("values") or ()]
+    match expression.get("operator"):
+        case "In":
+            return have is not None and str(have) in values
+        case "NotIn":
+            return have is None or str(have) not in values
+        case "Exists":
+            return have is not None
+        case "DoesNotExist":
+            return have is None
+    return True  # Gt and Lt compare numbers of labels that GPUs do not carry
+
+
+def owner(pod: Object) -> str:
+    """The name of what made the pod: a Deployment, StatefulSet, Job and so on."""
+    labels = mapping(pod, "metadata", "labels")
+    for reference in entries(pod, "metadata", "ownerReferences"):
+        name = str(reference.get("name", ""))
+        hashed = labels.get("pod-template-hash")
+        if reference.get("kind") == "ReplicaSet" and hashed:
+            return name.removesuffix(f"-{hashed}")
+        if reference.get("kind") == "Job":
+            return re.sub(r"-\d{6,}$", "", name)
+        return name
+    return str(at(pod, "metadata", "name") or "pod")
