@@ -28,6 +28,7 @@ SPARE_MIB = 512  # and 2 %: what a start needs free beside the budget (notes on 
 SPARE_PERCENT = 2
 GROUP_SPARE_MIB = 1024  # communicators of a group vary more than anyone has logged
 HIGHEST_FRACTION = 0.95
+PCIE_GROUP_MIB = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,11 +280,23 @@ def _terms(
         tokens=tokens,
         weights_mib=_up(held.total + beside),
         activation_mib=_up(peak),
-        runtime_mib=by_tp(rule.non_torch_mib, tp),
+        runtime_mib=non_torch_mib(rule, gpu, tp),
         graphs_mib=cuda_graph_mib(model, rule, min(largest, 2 * seqs), settings.eager),
         before_mib=before + WORKSPACE_MIB.get(settings.attention, 0) + extras.other_mib,
         held=held,
     )
+
+
+def non_torch_mib(rule: MemoryRule, gpu: Gpu, tp: int) -> int:
+    """Outside PyTorch's allocator: libraries, and in a group the communicator's buffers.
+
+    Cards carry what was logged over NVLink; over PCIe a group takes 0.5 GiB more than one GPU at
+    most (F: two and four RTX 3090 and 4090, club-3090 issues 104 and 127, vllm issue 13061).
+    """
+    over_nvlink = by_tp(rule.non_torch_mib, tp)
+    if tp == 1 or gpu.nvlink_gbs:
+        return over_nvlink
+    return min(over_nvlink, by_tp(rule.non_torch_mib, 1) + PCIE_GROUP_MIB)
 
 
 def step_tokens(rule: MemoryRule, row: Defaults, max_model_len: int) -> int:

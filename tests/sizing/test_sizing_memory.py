@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimizer.documents import catalogue
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
 from optimizer.domain.workload import Extras
@@ -16,8 +17,19 @@ from optimizer.sizing.memory import (
     defaults_for,
     longest_context,
     memory_budget,
+    non_torch_mib,
 )
-from sizing_examples import A100, DEEPSEEK_V3, H100, LLAMA_8B, LLAMA_70B, QWEN3_30B_A3B, T4, vllm
+from sizing_examples import (
+    A100,
+    DEEPSEEK_V3,
+    H100,
+    L40S,
+    LLAMA_8B,
+    LLAMA_70B,
+    QWEN3_30B_A3B,
+    T4,
+    vllm,
+)
 
 LOGGED = Settings("bf16", max_model_len=8192, max_num_seqs=1024, max_num_batched_tokens=8192)
 
@@ -137,3 +149,20 @@ def test_a_longer_context_lowers_concurrency(model: ServedModel, length: int, mo
     long = budget(model, replace(LOGGED, max_model_len=length + more, tp=8))
     assert long.max_concurrency <= short.max_concurrency
     assert long.least_mib >= short.least_mib
+
+
+def test_communicators_take_less_over_pcie():
+    """Two RTX 3090, vLLM 0.20.2, Qwen3.6 27B: at most 0.77 GiB are left for what is no tensor."""
+    rule = vllm().range_of("0.20.2").memory
+    assert non_torch_mib(rule, H100, 2) == 2140
+    assert non_torch_mib(rule, L40S, 2) == non_torch_mib(rule, L40S, 8) == 256 + 512
+    assert non_torch_mib(rule, L40S, 1) == non_torch_mib(rule, H100, 1) == 256
+
+
+def test_blocks_of_a_hybrid_hold_a_whole_state():
+    """Qwen3.8 27B with FP8 KV: vLLM sets blocks of 1,568 tokens, 0.13 % over the state's page."""
+    qwen = catalogue().model("qwen3.8-27b")[0]
+    b = budget(qwen, replace(LOGGED, precision="nvfp4", kv_precision="fp8"))
+    assert {g.block_tokens for g in b.layout.groups} == {1568}
+    state = next(k.state_bytes for k in b.layout.kinds if k.span == "state")
+    assert 1568 * 2048 / state == pytest.approx(1.0013, abs=1e-4)
