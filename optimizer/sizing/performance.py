@@ -8,6 +8,7 @@ Constants are the engine card's, fitted on published measurements. Seconds throu
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
@@ -31,6 +32,9 @@ PCIE_GBS = {3: 15.75, 4: 31.5, 5: 63.0, 6: 126.0}  # 16 lanes, one direction (PC
 ROUNDS_PER_USER = 8
 _P99 = NormalDist().inv_cdf(0.99)
 _STEPS = 14  # halvings: 2^-14 of the batch is far under the model's error
+_CLOSE = 1e-3  # as near as a latency must come to its limit
+_FAR_BEYOND = 3.0  # logarithms: waiting without end counts as e^3 times a limit,
+_NEGLIGIBLE = 1e-9  # and a state without limits as far inside
 _BUSIEST = 0.98  # of the prefill budget: beyond, waiting times mean nothing
 
 
@@ -100,6 +104,15 @@ class StepModel:
         step = self.products(share) + share * sequence + self.comm_base_s + self.host_s
         return step * self.stages
 
+    def decode_and_prompt(
+        self, batch: float, sequence: float, new: float, chunk: float
+    ) -> tuple[float, float]:
+        """A decoding step, and what the products of a prompt add to the steps that it shares."""
+        share = max(1.0, batch / self.stages)
+        part, alone = min(new, chunk), self.products(share)
+        step = alone + share * sequence + self.comm_base_s + self.host_s
+        return step * self.stages, (self.products(share, part) - alone) * new / part
+
     def attention(self, tokens: float, cached: float = 0.0) -> float:
         """What a prompt takes beside its products, its first part cached: attention, exchange."""
         new = max(1.0, tokens - cached)
@@ -107,12 +120,6 @@ class StepModel:
         pairs = new * context * self.attention_s
         pairs += sum(new * min(context, w) * s for w, s in self.window_attention_s)
         return pairs + new * self.comm_token_s
-
-    def prompt_products(self, new: float, batch: float, chunk: float) -> float:
-        """What the products of a prompt add to steps that ``batch`` sequences share."""
-        part, beside = min(new, chunk), batch / self.stages
-        added = self.products(beside, part) - self.products(beside)
-        return added * new / part
 
     def prefill_batch(self, tokens: float, length: float) -> float:
         """A step of nothing but prompts of that length, as embedding models run."""
@@ -273,16 +280,8 @@ class Batching:
     front_end_s: float
     attention_s: float  # what one prompt takes beside its products
     sequence_s: float  # what one running sequence adds to a step
-
-    @property
-    def new_tokens(self) -> float:
-        """Prompt tokens that the prefix cache does not hold."""
-        return max(1.0, self.load.input_tokens * (1 - self.load.prefix_hit_rate))
-
-    def prompt_s(self, batch: float) -> float:
-        """What one prompt adds to the steps that it shares with ``batch`` sequences."""
-        products = self.step.prompt_products(self.new_tokens, batch, self.chunk)
-        return products + self.attention_s
+    new_tokens: float  # of a prompt: those that the prefix cache does not hold
+    in_flight: bool = True  # else a batch runs to its end before the next begins
 
     def at_batch(self, batch: float) -> Outlook:
         """The steady state that keeps ``batch`` sequences running.
@@ -291,10 +290,12 @@ class Batching:
         part of every step); TTFT = front end + pm + chunks x step + step/2 + the queue's wait
         lambda S^2 (ca^2 + cs^2)/(2 (1 - lambda S)), S = pm + step x I/C (Kingman).
         """
-        load, prompt = self.load, self.prompt_s(batch)
-        step = self.step.decode(batch, self.sequence_s)
+        if not self.in_flight:
+            return self._whole_batches(batch)
+        load, new = self.load, self.new_tokens
+        step, products = self.step.decode_and_prompt(batch, self.sequence_s, new, self.chunk)
+        prompt = products + self.attention_s
         rate = batch / (load.output_tokens * step + batch * prompt)
-        new = self.new_tokens
         service = prompt + step * new / self.chunk
         busy = rate * service
         wait = math.inf
@@ -302,22 +303,44 @@ class Batching:
             spread = load.arrival_cv**2 + load.length_cv**2
             wait = rate * service**2 * spread / (2 * (1 - busy))
         chunks = math.ceil(new / self.chunk)
-        ttft = self.front_end_s + prompt + chunks * step + step / 2 + wait
+        ttft = self.front_end_s + prompt + (chunks + 0.5) * step + wait
         tpot = step / (1 - rate * prompt)
         return Outlook(rate, batch, tpot * 1e3, ttft * 1e3, rate * load.output_tokens)
 
+    def _whole_batches(self, batch: float) -> Outlook:
+        """Static and dynamic batching: prompts together, then outputs, then the next batch.
+
+        A request waits for half of the batch before its own, or for the busy part of the time
+        where one at a time is enough.
+        """
+        first, whole, step = self._one_batch(max(1.0, batch))
+        rate = batch / whole
+        wait = min(1.0, batch) * whole / 2
+        tokens = self.load.output_tokens
+        return Outlook(rate, batch, step * 1e3, (first + wait) * 1e3, rate * tokens)
+
+    def _one_batch(self, batch: float) -> tuple[float, float, float]:
+        """Seconds to the first tokens of one batch, to its end, and of one of its steps."""
+        step = self.step.decode(batch, self.sequence_s)
+        prompts = self.step.products(0.0, batch * self.new_tokens) + batch * self.attention_s
+        return (
+            self.front_end_s + prompts + step,
+            prompts + (self.load.output_tokens + 1) * step,
+            step,
+        )
+
     def at_rate(self, rate: float) -> Outlook | None:
         """The steady state at an arrival rate; None beyond what the batch limit can carry."""
-        if self.at_batch(self.batch_limit).rate < rate:
+        most, least = self.at_batch(self.batch_limit), self.at_batch(self.batch_limit * _NEGLIGIBLE)
+        if most.rate < rate:
             return None
-        low, high = 0.0, self.batch_limit
-        for _ in range(2 * _STEPS):
-            middle = (low + high) / 2
-            if self.at_batch(middle).rate < rate:
-                low = middle
-            else:
-                high = middle
-        return self.at_batch(high)
+        if least.rate >= rate:
+            return least
+
+        def excess(state: Outlook) -> float:
+            return state.rate / rate - 1
+
+        return self._edge(excess, least, most, _CLOSE / 100)
 
     def offline(self) -> Outlook:
         """All requests queued at once: the batch limit is always full."""
@@ -347,10 +370,7 @@ class Batching:
         """One fixed batch: all prompts first, then all outputs; in waves beyond the limit."""
         together = min(float(batch), self.batch_limit)
         waves = math.ceil(batch / together)
-        step = self.step.decode(together, self.sequence_s)
-        prompts = self.step.products(0.0, together * self.new_tokens) + together * self.attention_s
-        first = self.front_end_s + prompts + step
-        whole = prompts + (self.load.output_tokens + 1) * step
+        first, whole, step = self._one_batch(together)
         rate = batch / (waves * whole)
         ttft = first + (waves - 1) / 2 * whole
         return Outlook(rate, together, step * 1e3, ttft * 1e3, rate * self.load.output_tokens)
@@ -358,12 +378,15 @@ class Batching:
     def _unqueued(self, batch: float, users: float) -> Outlook:
         """A closed loop's state: nobody waits for a place, but all have started at once."""
         state = self.at_batch(batch)
-        step = self.step.decode(batch, self.sequence_s)
-        chunks = math.ceil(self.new_tokens / self.chunk)
-        packed = self.step.prompt_products(self.chunk, batch, self.chunk)
-        one_of_many = packed * self.new_tokens / self.chunk + self.attention_s
+        if not self.in_flight:
+            return state
+        new, chunk = self.new_tokens, self.chunk
+        step, products = self.step.decode_and_prompt(batch, self.sequence_s, new, chunk)
+        _, full_chunk = self.step.decode_and_prompt(batch, self.sequence_s, chunk, chunk)
+        one_of_many = full_chunk * new / chunk + self.attention_s
         start = users / 2 / ROUNDS_PER_USER * one_of_many
-        ttft = self.front_end_s + self.prompt_s(batch) + (chunks + 0.5) * step + start
+        ttft = self.front_end_s + products + self.attention_s
+        ttft += (math.ceil(new / chunk) + 0.5) * step + start
         return replace(state, ttft_ms=ttft * 1e3)
 
     def _users(self, batch: float, users: float) -> float:
@@ -380,23 +403,49 @@ class Batching:
         tpot_limit = math.inf if tpot_ms is None else tpot_ms / ratios[1]
         ttft_limit = math.inf if ttft_ms is None else ttft_ms / ratios[0]
 
-        def inside(state: Outlook) -> bool:
+        def excess(state: Outlook) -> float:
+            """How far beyond a limit, as a logarithm; below zero inside."""
             if math.isinf(state.ttft_ms):
-                return False
-            return state.tpot_ms <= tpot_limit and state.ttft_ms <= ttft_limit
+                return _FAR_BEYOND
+            worst = max(state.tpot_ms / tpot_limit, state.ttft_ms / ttft_limit, _NEGLIGIBLE)
+            return min(_FAR_BEYOND, math.log(worst))
 
-        best = self.at_batch(self.batch_limit)
-        if inside(best):
+        best, least = self.at_batch(self.batch_limit), self.at_batch(self.batch_limit / 2**_STEPS)
+        if excess(best) <= 0:
             return best
-        low, high, found = 0.0, self.batch_limit, None
-        for _ in range(_STEPS):
-            middle = (low + high) / 2
-            state = self.at_batch(middle)
-            if inside(state):
-                low, found = middle, state
+        if excess(least) > 0:
+            return None
+        return self._edge(excess, least, best, _CLOSE)
+
+    def _edge(
+        self,
+        excess: Callable[[Outlook], float],
+        inside: Outlook,
+        beyond: Outlook,
+        close: float,
+    ) -> Outlook:
+        """The last state inside, to within ``close``: false position (Illinois).
+
+        It aims at half of that below the edge, so that it lands inside.
+        """
+        low, high = excess(inside) + close / 2, excess(beyond) + close / 2
+        side = 0
+        for _ in range(2 * _STEPS):
+            part = low / (low - high) if low < 0 else 0.5
+            width = beyond.concurrency - inside.concurrency
+            state = self.at_batch(inside.concurrency + width * part)
+            found = excess(state)
+            if found <= 0:
+                inside, low = state, found + close / 2
+                high /= 1 + (side < 0)  # the same end moved twice: draw the next guess to the other
+                side = -1
+                if found > -close:
+                    break
             else:
-                high = middle
-        return found
+                beyond, high = state, found + close / 2
+                low /= 1 + (side > 0)
+                side = 1
+        return inside
 
     @property
     def ratios(self) -> tuple[float, float]:
@@ -410,7 +459,12 @@ class Batching:
 
 
 def continuous(
-    step: StepModel, load: Load, batch_limit: float, chunk: int, front_end_s: float
+    step: StepModel,
+    load: Load,
+    batch_limit: float,
+    chunk: int,
+    front_end_s: float,
+    in_flight: bool = True,
 ) -> Batching:
     """The batching of a replica under that load.
 
@@ -426,6 +480,8 @@ def continuous(
         front_end_s,
         attention_s=step.attention(load.input_tokens, cached),
         sequence_s=step.sequence(context),
+        new_tokens=max(1.0, load.input_tokens - cached),
+        in_flight=in_flight,
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from optimizer.domain.config import Prediction
 from optimizer.domain.engine import EngineCard
@@ -169,9 +170,11 @@ def size_way(
     return _capacity(model, card, room, way, budget, how, demand, slo, extras)
 
 
+@lru_cache(maxsize=65536)
 def _budget(
     model: ServedModel, card: EngineCard, room: Room, way: Way, extras: Extras
 ) -> MemoryBudget:
+    """The same for deployments of one model: a fleet asks many times."""
     settings = Settings(
         precision=way.precision,
         kv_precision=way.kv_precision,
@@ -244,8 +247,10 @@ def serving_of(
     chunk = budget.max_num_batched_tokens
     blocks = budget.layout.blocks_per_request(max(1, math.ceil(held)), chunk)
     limit = min(float(budget.max_num_seqs), budget.free_blocks / blocks if blocks else math.inf)
-    kind = Embedding if model.task == "embed" else continuous
-    return kind(step, load, limit, chunk, host.front_end_ms / 1e3)
+    front_end = host.front_end_ms / 1e3
+    if model.task == "embed":
+        return Embedding(step, load, limit, chunk, front_end)
+    return continuous(step, load, limit, chunk, front_end, card.batching == "in-flight")
 
 
 def _capacity(
@@ -272,9 +277,10 @@ def _capacity(
         seqs = next((s for s in SEQUENCES if s >= wanted), SEQUENCES[-1])
         if seqs < budget.max_num_seqs:
             budget = _budget(model, card, room, replace(way, max_num_seqs=seqs), extras)
-            serving = serving_of(model, card, room, way, budget, how, load)
-            assert serving is not None
-            best = serving.largest(ttft, tpot) or best
+            if best.concurrency >= serving.batch_limit:  # the KV cache was the limit and has grown
+                grown = serving_of(model, card, room, way, budget, how, load)
+                assert grown is not None
+                serving, best = grown, grown.largest(ttft, tpot) or best
     rate = best.rate * card.guard
     bound = binding(serving, best, budget, ttft, tpot)
     return Sized(_settled(way, budget), budget, how, serving, rate, bound)
