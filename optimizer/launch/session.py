@@ -34,9 +34,16 @@ def ray_environment(token_path: Path | None, *, ours: bool) -> dict[str, str]:
 
 
 @contextmanager
-def session(address: str, token_path: Path | None, *, ours: bool) -> Iterator[Any]:
+def session(
+    address: str,
+    token_path: Path | None,
+    *,
+    ours: bool,
+    runtime_env: Mapping[str, Any] | None = None,
+) -> Iterator[Any]:
     """The ``ray`` module, connected to ``address``. Raises LaunchRefused when none answers.
 
+    ``runtime_env`` is Ray's, of all that this connection starts.
     Ray's notices go to stderr, whatever they are printed to. SIGTERM ends the process with exit
     code 143 after all clean-up. A connection that this process has already is used and kept.
     """
@@ -51,7 +58,7 @@ def session(address: str, token_path: Path | None, *, ours: bool) -> Iterator[An
             yield ray
             return
         _forget_tokens()
-        _connect(ray, address)
+        _connect(ray, address, runtime_env)
         with _on_sigterm():
             try:
                 yield ray
@@ -59,7 +66,7 @@ def session(address: str, token_path: Path | None, *, ours: bool) -> Iterator[An
                 ray.shutdown()
 
 
-def _connect(ray: Any, address: str) -> None:
+def _connect(ray: Any, address: str, runtime_env: Mapping[str, Any] | None) -> None:
     import logging
 
     try:
@@ -68,6 +75,7 @@ def _connect(ray: Any, address: str) -> None:
             namespace=NAMESPACE,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            runtime_env=None if runtime_env is None else dict(runtime_env),
         )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,5 +1,6 @@
 """Scenarios on Ray: the setting is sent once, and each task carries a scenario and no more."""
 
+import platform
 import signal
 import tempfile
 import threading
@@ -7,9 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import optimizer
 from optimizer.domain.scenario import Scenario
 from optimizer.launch import LaunchRefused, head
 from optimizer.launch.run import new_run
@@ -35,7 +38,7 @@ def on_ray(setting: Setting, workers: int, address: str | None) -> Iterator[Run]
 def _cluster(address: str | None) -> Iterator[Any]:
     """Ray at ``address``, or a local one of our own that ends with this context or process."""
     if address is not None:
-        with session(address, None, ours=False) as ray, _terminable():
+        with session(address, None, ours=False, runtime_env=_code()) as ray, _terminable():
             yield ray
         return
     with tempfile.TemporaryDirectory(prefix="fleetslice-whatif-") as folder:
@@ -45,6 +48,16 @@ def _cluster(address: str | None) -> Iterator[Any]:
                 yield ray
         finally:
             head.end(run)
+
+
+def _code() -> dict[str, Any]:
+    """This package, for a cluster that has Ray and our libraries but not us."""
+    return {"py_modules": [str(Path(optimizer.__file__).parent)]}
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    """What must be the same everywhere: another solver gives other answers."""
+    return tuple((name, version(name)) for name in ("numpy", "ortools"))
 
 
 @contextmanager
@@ -85,7 +98,7 @@ class _Fanout:
         self.workers = workers
         self.waiting: list[_Try] = []
         self.pending: dict[Any, _Try] = {}
-        self.box = [ray.put(setting)]
+        self.box = [ray.put(setting), _versions()]
         self.patience_s = setting.limits.time_limit_s + SILENCE_S
         cpus = float(ray.cluster_resources().get("CPU", 0.0))
         # More workers than cores share those of our own Ray; a cluster decides for itself.
@@ -148,8 +161,10 @@ def _answer(box: list[Any], scenario: Scenario) -> Answer:
     """On a worker: fetch the setting once, then answer. The box keeps Ray from fetching it anew."""
     import ray
 
-    reference = box[0]
+    reference, wanted = box
     if reference not in _planners:
+        if (there := _versions()) != wanted:
+            raise RuntimeError(f"node {platform.node()} has {there}, but {wanted} is asked")
         _planners.clear()
         _planners[reference] = Planner(ray.get(reference))
     return _planners[reference].answer(scenario)
