@@ -148,7 +148,7 @@ def import_(
         str,
         typer.Argument(
             metavar="FROM",
-            help="kubernetes or nvidia-smi.",
+            help="csv, kubernetes, mig-parted, nvidia-smi or openb.",
             show_default=False,
         ),
     ],

@@ -8,9 +8,12 @@ from optimizer.exchange import (
     kubernetes,
     listings,
     mig_parted,
+    mig_parted_import,
     nvidia_smi,
+    openb,
     platforms,
     ray_serve,
+    sheet,
     smi_import,
 )
 from optimizer.exchange.artifact import Artifact, CannotExport, Export, Source
@@ -31,8 +34,11 @@ EXPORTERS: dict[str, Callable[[Source], Export]] = {
 }
 IMPORTERS: dict[str, Callable[[Input], Import]] = {
     "huggingface": huggingface.import_huggingface,
+    "csv": sheet.import_csv,
     "kubernetes": kube_import.import_kubernetes,
+    "mig-parted": mig_parted_import.import_mig_parted,
     "nvidia-smi": smi_import.import_nvidia_smi,
+    "openb": openb.import_openb,
 }
 
 __all__ = [
