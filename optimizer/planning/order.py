@@ -2,9 +2,14 @@
 
 A list schedule over a simulated fleet. A replica starts once its place is free, its old copy
 drains once the new one serves, an instance is cut or destroyed only while nobody is in it, and a
-deployment never serves less than it does now or asks, whichever is less. Where moves wait for
-each other in a circle, one of them makes a stop at a free place; without one, a replica is
-drained first if the rest carry the demand; else the circle is left as it is, and named.
+deployment never serves less than it does now or asks, whichever is less. Those with the longest
+way behind them go first; a node loads so many replicas at once, the fleet so many in all.
+
+Where moves wait for each other in a circle, some are taken aside to free places first. A whole
+part of moves that hang together is opened only when there is room for all whom it takes aside, and
+after the parts it waits for: so no part holds room that another needs to go on (the banker's
+rule). Where no room is enough, one at a time makes a stop at any free place; without one, a replica
+is drained first if the rest carry the demand; else the circle is left as it is, and named.
 """
 
 import heapq
@@ -13,18 +18,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from optimizer.domain import words
+from optimizer.domain.fleet import FleetGpu
 from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.placement import Instance, Placement, Replica, replica_order
 from optimizer.domain.plan import Move, Step
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.units import ceil_div
+from optimizer.planning.circles import aside, circular, components, tails
 from optimizer.planning.layout import layouts_after, standing
 from optimizer.planning.match import Matcher
-from optimizer.planning.places import places
+from optimizer.planning.places import free_places, places
 from optimizer.planning.rooms import Act, Rooms
 
 LOAD_MIB_PER_S = 2048  # of one load from storage; assumed, not measured
-LOADS_PER_NODE = 2
 START_S = 30  # process, CUDA context and graph capture beside the loading; assumed
 SECONDS = {
     "create_instance": 2,
@@ -36,6 +42,22 @@ SECONDS = {
 }
 
 
+# A new copy takes traffic and the old one goes: what follows every load.
+HAND_OVER_S = SECONDS["shift_traffic"] + SECONDS["drain"] + SECONDS["stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much may be done at once: loads on one node and in the fleet; and for how long."""
+
+    loads_per_node: int = 2
+    loads_at_once: int | None = None
+    window_s: int | None = None
+
+
+DEFAULT_PACE = Pace()
+
+
 @dataclass(frozen=True, slots=True)
 class Ordered:
     """Steps in an order that works, and the replicas whose moves found none (``left``)."""
@@ -45,17 +67,26 @@ class Ordered:
     notes: tuple[str, ...] = ()
 
 
-def order(problem: PlacementProblem, placement: Placement, moves: tuple[Move, ...]) -> Ordered:
+def order(
+    problem: PlacementProblem,
+    placement: Placement,
+    moves: tuple[Move, ...],
+    pace: Pace = DEFAULT_PACE,
+) -> Ordered:
     """Steps that carry out the moves, make-before-break, with start times and dependencies.
 
     Any order of execution that respects ``after`` keeps rooms and floors; played one by one as
-    listed they do too.
+    listed they do too. What does not end inside the window is left, as if it had not been asked.
     """
     left: dict[str, str] = {}
     while True:
-        run = _Schedule(problem, placement, [m for m in moves if m.replica not in left], left)
+        todo = [m for m in moves if m.replica not in left]
+        run = _Schedule(problem, placement, todo, left, pace)
         run.play()
-        left |= run.left
+        late = run.late()
+        left |= {**run.left, **late}
+        if late:
+            continue
         # Who stays may serve more than planned for the end: a floor is then higher than was kept.
         if not run.left or not (run.spoiled or run.floors != run.floors_with(left)):
             break
@@ -88,6 +119,7 @@ class _Task:
     final: Replica | None  # where it ends; differs from target while it makes a stop elsewhere
     rank: int = 0
     state: str = "waiting"  # waiting | draining (for the floor) | running | done
+    needs: list[_Draft] = field(default_factory=list)  # what its start must follow
     begun: bool = False
     broke: bool = False  # drained before its new copy runs
     last: _Draft | None = None  # what its next step must follow
@@ -99,6 +131,15 @@ class _Task:
     @property
     def deployment(self) -> str:
         return self.move.replica.rpartition("/")[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Moves that wait in circles: whom to take aside, and the parts that must be opened before."""
+
+    number: int
+    aside: list[_Task]
+    behind: frozenset[int]
 
 
 @dataclass(slots=True)
@@ -124,9 +165,11 @@ class _Schedule:
         placement: Placement,
         moves: Iterable[Move],
         left: Iterable[str] = (),
+        pace: Pace = DEFAULT_PACE,
     ) -> None:
         self.problem = problem
         self.placement = placement
+        self.pace = pace
         self.matcher = Matcher(problem)
         self.rooms = Rooms(problem, problem.current, standing(problem))
         self.ends = Rooms(problem, placement, layouts_after(problem, placement))
@@ -137,8 +180,13 @@ class _Schedule:
         self.floors = self.floors_with(left)
         self.now = 0
         self.events: list[tuple[int, int, str, _Task]] = []
-        self.loads: dict[str, list[int]] = defaultdict(lambda: [0] * LOADS_PER_NODE)
+        self.begun = 0  # events so far, to keep their order
+        self.ready: list[tuple[int, _Task]] = []  # with a place, waiting to load; by rank
+        self.parked: dict[str, list[_Task]] = defaultdict(list)  # of those, by full node
+        self.loading: dict[str, int] = defaultdict(int)  # by node; "" for the fleet
         self.waiting_on: dict[str, dict[int, _Task]] = defaultdict(dict)  # node -> tasks by rank
+        self.waiting_for: dict[Replica, list[_Task]] = defaultdict(list)  # who must leave first
+        self.parts: list[_Part] = []  # closed yet, each after those it waits for
         self.draining: dict[str, dict[int, _Task]] = defaultdict(dict)  # deployment -> tasks
         self.leaving: dict[Replica, _Task] = {}
         self.busy_until: dict[str, int] = defaultdict(int)  # GPU being cut or cleared
@@ -147,6 +195,8 @@ class _Schedule:
         self.raised: dict[str, list[_Draft]] = defaultdict(list)  # shifts that add capacity
         self.left: dict[str, str] = {}
         self.spoiled = False
+        self.quiet: dict[str, FleetGpu] = {}  # GPUs that no move touches
+        self.spare: dict[tuple[object, ...], list[FleetGpu]] = {}  # of those, with room for a shape
 
     # --- what is known at the start
 
@@ -192,26 +242,39 @@ class _Schedule:
 
     def play(self) -> None:
         """Run until every task is done or left."""
-        self._rank()
         for task in self.tasks:
             if task.source is not None:
                 self.leaving[task.source] = task
+        self._rank()
+        for task in self.tasks:
             if task.source is None and task.target is None:
                 task.state = "done"
             else:
                 self._enqueue(task)
+        self._open_parts()
         for task in self.tasks:
             self._try(task)
         while True:
+            self._load_ready()
             while self.events:
-                self.now, _, kind, task = heapq.heappop(self.events)
-                if kind == "serves":
-                    self._serves(task)
-                else:
-                    self._stopped(task)
+                self._next_moment()
             if not self._unstick():
                 self._stand(self.empties)
                 return
+
+    def _next_moment(self) -> None:
+        """All that happens at one time, then new loads where there is room for them."""
+        self.now = self.events[0][0]
+        acts = {
+            "placed": lambda t: heapq.heappush(self.ready, (t.rank, t)),
+            "loaded": self._loaded,
+            "serves": self._serves,
+            "stopped": self._stopped,
+        }
+        while self.events and self.events[0][0] == self.now:
+            _, _, kind, task = heapq.heappop(self.events)
+            acts[kind](task)
+        self._load_ready()
 
     def _stand(self, empties: Iterable[Instance]) -> None:
         """Cut the instances that shall stand empty and do not yet."""
@@ -223,27 +286,53 @@ class _Schedule:
                 self._prepare(like)
 
     def _rank(self) -> None:
-        """Those whose place others want go first, then the longest loads."""
-        wanted: set[Replica] = set()
+        """In a window what saves most first, then the longest way to the end."""
+        waits: dict[_Task, list[_Task]] = {}
         for task in self.tasks:
-            if task.target is not None:
-                blocked = self.rooms.blocked(task.target)
-                wanted.update(blocked.every, *blocked.some)
-        self.tasks.sort(
-            key=lambda t: (t.source not in wanted, -t.move.load_mib, replica_order(t.name))
-        )
+            ahead = self.rooms.blocked(task.target).every if task.target is not None else ()
+            waits[task] = [self.leaving[r] for r in ahead if r in self.leaving]
+        self.tasks.sort(key=lambda t: replica_order(t.name))
+        self._cut_parts(waits)
+        gone = {t for part in self.parts for t in part.aside}
+        straight = {t: [w for w in ahead if w not in gone] for t, ahead in waits.items()}
+        tail = tails(self.tasks, straight, self._length_s)
+        value = self._value() if self.pace.window_s is not None else {}
+        self.tasks.sort(key=lambda t: (-value.get(t.name, 0.0), -tail[t], replica_order(t.name)))
         for rank, task in enumerate(self.tasks):
             task.rank = rank
+
+    def _length_s(self, task: _Task) -> float:
+        """From its start to the end of its old copy."""
+        return self._load_s(task.target) + HAND_OVER_S if task.target is not None else HAND_OVER_S
+
+    def _load_s(self, target: Replica) -> int:
+        return START_S + ceil_div(self.matcher.load_mib(target), LOAD_MIB_PER_S)
+
+    def _value(self) -> dict[str, float]:
+        """By replica, the price per hour that its GPUs save when freed, per MiB that this loads."""
+        used = {g for r in self.placement.replicas for g in r.gpus}
+        load: dict[str, int] = defaultdict(int)
+        for task in self.tasks:
+            for gpu in task.source.gpus if task.source is not None else ():
+                load[gpu] += 1 + task.move.load_mib
+        fleet, gpus = self.problem.fleet, self.rooms.gpus
+        return {
+            t.name: sum(
+                fleet.price_micros(gpus[g].gpu.node) / load[g]
+                for g in t.source.gpus
+                if g not in used
+            )
+            for t in self.tasks
+            if t.source is not None
+        }
 
     def _enqueue(self, task: _Task) -> None:
         """Wait for room, or, without a target, for the moment when its capacity can go."""
         if task.target is None:
             task.state = "draining"
             self.draining[task.deployment][task.rank] = task
-            return
-        task.state = "waiting"
-        for node in self._watched(task.target):
-            self.waiting_on[node][task.rank] = task
+        else:
+            task.state = "waiting"
 
     def _watched(self, target: Replica) -> list[str]:
         """Nodes on which a stop may make room for the target."""
@@ -254,10 +343,18 @@ class _Schedule:
         return [n.name for n in self.problem.fleet.nodes if n.rack_domain in racks]
 
     def _try(self, task: _Task) -> None:
-        """Take the next step if nothing stands in the way."""
+        """Take the next step if nothing stands in the way, else wait for who does."""
         if task.state == "waiting" and task.target is not None:
-            if not self.rooms.blocked(task.target):
-                self._start(task, task.target)
+            blocked = self.rooms.blocked(task.target)
+            if not blocked:
+                self._claim(task, task.target)
+                return
+            ahead = next((r for r in blocked.every if r in self.leaving), None)
+            if ahead is not None:
+                self.waiting_for[ahead].append(task)
+            elif not blocked.every:
+                for node in self._watched(task.target):
+                    self.waiting_on[node][task.rank] = task
         elif task.state == "draining" and task.source is not None:
             after = self._without(task.source)
             if after.carries(self._floor(task.source)):
@@ -269,29 +366,49 @@ class _Schedule:
     def _without(self, replica: Replica) -> _Level:
         return self.serving[replica.deployment].shifted(-self.matcher.capacity_mrps(replica), -1)
 
-    def _start(self, task: _Task, target: Replica) -> None:
-        for node in self._watched(target):
-            self.waiting_on[node].pop(task.rank, None)
-        task.state, task.begun = "running", True
+    def _claim(self, task: _Task, target: Replica) -> None:
+        """Take the place and make it ready; loading begins when node and fleet have a turn."""
+        self._dequeue(task)
+        task.target, task.state, task.begun = target, "running", True
         before = self._stops_before(target)
         ready, made = self._prepare(target)
-        load_mib = self.matcher.load_mib(target)
-        nodes = target.nodes
-        begin = max([ready, *(min(self.loads[n]) for n in nodes)])
-        seconds = START_S + ceil_div(load_mib, LOAD_MIB_PER_S)
-        for node in nodes:
-            slots = self.loads[node]
-            slots[slots.index(min(slots))] = begin + seconds
+        task.needs = [*before, *made]
+        self.rooms.take(target)
+        self._at(ready, "placed", task)
+
+    def _load_ready(self) -> None:
+        """Begin loads in order of rank, as many as node and fleet may at once."""
+        most = self.pace.loads_at_once
+        while self.ready and (most is None or self.loading[""] < most):
+            _, task = heapq.heappop(self.ready)
+            assert task.target is not None
+            full = [n for n in task.target.nodes if self.loading[n] >= self.pace.loads_per_node]
+            if full:
+                self.parked[full[0]].append(task)
+            else:
+                self._start(task, task.target)
+
+    def _start(self, task: _Task, target: Replica) -> None:
         because = task.move.reason
         if target is not task.final:
             because = "a stop on its way: the moves wait for each other in a circle"
-        start = self._draft("start", target, begin, because, [*before, *made], seconds)
+        seconds = self._load_s(target)
+        start = self._draft("start", target, self.now, because, task.needs, seconds)
         _follow(start, task.last)
-        end = begin + seconds
-        shift = self._draft("shift_traffic", target, end, "it is up", [start])
-        task.last = shift
-        self.rooms.take(target)
+        end = self.now + seconds
+        task.last = self._draft("shift_traffic", target, end, "it is up", [start])
+        for node in ("", *target.nodes):
+            self.loading[node] += 1
+        self._at(end, "loaded", task)
         self._at(end + SECONDS["shift_traffic"], "serves", task)
+
+    def _loaded(self, task: _Task) -> None:
+        """Its turn is over: others may load."""
+        assert task.target is not None
+        for node in ("", *task.target.nodes):
+            self.loading[node] -= 1
+            for other in self.parked.pop(node, ()):
+                heapq.heappush(self.ready, (other.rank, other))
 
     def _prepare(self, target: Replica) -> tuple[int, list[_Draft]]:
         """Cut or clear the place; when it is ready, and the steps a start must wait for."""
@@ -414,9 +531,13 @@ class _Schedule:
             self._try(task)
         else:
             self._arrived(task)
+        for waiting in sorted(self.waiting_for.pop(source, ()), key=lambda t: t.rank):
+            self._try(waiting)
         for node in source.nodes:
             for _, waiting in sorted(self.waiting_on[node].items()):
                 self._try(waiting)
+        if source.gpus[0] in self.quiet:
+            self._open_parts()
 
     def _arrived(self, task: _Task) -> None:
         """At its end, or at a stop on its way, from where it goes on."""
@@ -430,7 +551,8 @@ class _Schedule:
         self._try(task)
 
     def _at(self, time: int, kind: str, task: _Task) -> None:
-        heapq.heappush(self.events, (time, len(self.drafts), kind, task))
+        self.begun += 1
+        heapq.heappush(self.events, (time, self.begun, kind, task))
 
     def _draft(
         self,
@@ -447,6 +569,80 @@ class _Schedule:
         return draft
 
     # --- circles
+
+    def _cut_parts(self, waits: dict[_Task, list[_Task]]) -> None:
+        """The parts of moves that wait in circles, whom each takes aside, and whom it waits for."""
+        touched = {
+            g for t in self.tasks for r in (t.source, t.final) if r is not None for g in r.gpus
+        }
+        self.quiet = {
+            g.id: g for g in self.problem.fleet.gpus() if g.id not in touched and not g.cordoned
+        }
+        behind: dict[_Task, frozenset[int]] = {}
+        for component in components(self.tasks, waits):
+            inside = set(component)
+            outside = {w for t in component for w in waits[t] if w not in inside}
+            parts = frozenset().union(*(behind[w] for w in outside))
+            if circular(component, waits):
+                number = len(self.parts)
+                chosen = aside(component, waits, lambda t: 1.0 + t.move.load_mib)
+                self.parts.append(_Part(number, chosen, parts))
+                parts |= {number}
+            behind |= dict.fromkeys(component, parts)
+        for part in self.parts:
+            for task in part.aside:
+                self._quiet_place(task)  # while nothing moves: remembers who has room
+
+    def _open_parts(self) -> None:
+        """Take aside whom the next parts need aside, as long as there is room for all of a part."""
+        closed = {part.number for part in self.parts}
+        while self.parts:
+            part = next((p for p in self.parts if not p.behind & closed), None)
+            places = None if part is None else self._room_for(part)
+            if part is None or places is None:
+                return
+            self.parts.remove(part)
+            closed.discard(part.number)
+            for task, place in places:
+                if task.state == "waiting" and not task.begun:
+                    self._claim(task, place)
+
+    def _room_for(self, part: "_Part") -> list[tuple[_Task, Replica]] | None:
+        """Places on GPUs that no move touches for all whom the part takes aside; None: too few."""
+        found: list[tuple[_Task, Replica]] = []
+        created: list[Replica] = []
+        for task in part.aside:
+            place = self._quiet_place(task)
+            if place is None:
+                break
+            if place.mig is not None and place.mig not in self.rooms.gpus[place.gpus[0]].instances:
+                created.append(place)
+            self.rooms.take(place)
+            found.append((task, place))
+        for _, place in found:
+            self.rooms.release(place)
+        for place in created:
+            assert place.mig is not None
+            del self.rooms.gpus[place.gpus[0]].instances[place.mig]
+        return found if len(found) == len(part.aside) else None
+
+    def _quiet_place(self, task: _Task) -> Replica | None:
+        source = task.source
+        product = None if source is None else self.matcher.product(source)
+        if source is None or product is None or self.matcher.candidate(source) is None:
+            return None
+        free = free_places(self._spare(source, product), self.rooms, source, product)
+        return next((place for place, _ in free if not self.ends.blocked(place)), None)
+
+    def _spare(self, source: Replica, product: str) -> list[FleetGpu]:
+        """The quiet GPUs that had room for that shape before anything moved."""
+        deployment = self.matcher.deployments.get(source.deployment)
+        key = (product, source.shape.key, deployment.pin if deployment is not None else ())
+        if key not in self.spare:
+            fits = free_places(self.quiet.values(), self.rooms, source, product)
+            gpus = {gpu for place, _ in fits for gpu in place.gpus}
+            self.spare[key] = [g for g in self.quiet.values() if g.id in gpus]
+        return self.spare[key]
 
     def _unstick(self) -> bool:
         """When nothing moves: break a circle or leave a move out; false when all is done."""
@@ -516,10 +712,7 @@ class _Schedule:
         self.left[task.name] = why
         self.spoiled = self.spoiled or task.begun
         task.state = "done"
-        self.draining[task.deployment].pop(task.rank, None)
-        if task.target is not None:
-            for node in self._watched(task.target):
-                self.waiting_on[node].pop(task.rank, None)
+        self._dequeue(task)
         if task.source is not None:
             self.leaving.pop(task.source, None)
 
@@ -532,11 +725,9 @@ class _Schedule:
         candidate = self.matcher.candidate(source)
         if product is None or candidate is None:
             return False
-        for place in places(self.problem.fleet, self.rooms, source, product):
+        for place in places(self.problem.fleet.gpus(), self.rooms, source, product):
             if not self.ends.blocked(place):
-                self._dequeue(task)
-                task.target = place
-                self._start(task, place)
+                self._claim(task, place)
                 return True
         return False
 
@@ -559,6 +750,15 @@ class _Schedule:
         return True
 
     # --- the result
+
+    def late(self) -> dict[str, str]:
+        """The moves that do not end inside the window, and why that leaves them out."""
+        window = self.pace.window_s
+        if window is None:
+            return {}
+        ends = {t.name: t.last.start_s + t.last.seconds for t in self.tasks if t.last is not None}
+        told = f"it would end after the window of {window} s"
+        return {name: told for name, end in ends.items() if end > window}
 
     def steps(self) -> tuple[Step, ...]:
         """The drafts by start time, numbered."""

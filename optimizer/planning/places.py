@@ -1,42 +1,50 @@
 """Free places: where one more replica of a shape could start, now and without being in the way."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
 
 from optimizer.domain.config import Shape
-from optimizer.domain.fleet import Fleet, FleetGpu, Sharing
+from optimizer.domain.fleet import FleetGpu, Sharing
 from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.placement import Replica
 from optimizer.planning.rooms import Rooms
 
 
-def places(fleet: Fleet, rooms: Rooms, like: Replica, product: str) -> Iterator[Replica]:
-    """Copies of a replica, each in a place of its shape that is free, in fleet order.
+def places(
+    gpus: Iterable[FleetGpu], rooms: Rooms, like: Replica, product: str
+) -> Iterator[Replica]:
+    """Copies of a replica, each in a place of its shape that is free, in the order of the GPUs.
 
     Places in instances that stand come before those that must be cut first.
     """
-    deployment = rooms.deployments.get(like.deployment)
-    if deployment is None:
-        return
-    shape = like.shape
-    usable = [
-        g
-        for g in fleet.gpus()
-        if g.gpu.name == product and rooms.allows(deployment, g, shape.sharing)
-    ]
     later = []
-    for copy in _every(usable, like, shape):
-        if rooms.blocked(copy):
-            continue
-        if not rooms.changes_layout(copy):
-            yield copy
-        elif not any(g.node.layouts_fixed for g in usable if g.id in copy.gpus):
+    for copy, cut in free_places(gpus, rooms, like, product):
+        if cut:
             later.append(copy)
+        else:
+            yield copy
     yield from later
 
 
-def _every(usable: list[FleetGpu], like: Replica, shape: Shape) -> Iterator[Replica]:
+def free_places(
+    gpus: Iterable[FleetGpu], rooms: Rooms, like: Replica, product: str
+) -> Iterator[tuple[Replica, bool]]:
+    """Each free place in the order of the GPUs, and whether it must be cut first."""
+    deployment = rooms.deployments.get(like.deployment)
+    if deployment is None:
+        return
+    sharing = like.shape.sharing
+    usable = (g for g in gpus if g.gpu.name == product and rooms.allows(deployment, g, sharing))
+    for copy in _every(usable, like, like.shape):
+        if rooms.blocked(copy):
+            continue
+        cut = rooms.changes_layout(copy)
+        if not cut or not any(rooms.gpus[g].gpu.node.layouts_fixed for g in copy.gpus):
+            yield copy, cut
+
+
+def _every(usable: Iterable[FleetGpu], like: Replica, shape: Shape) -> Iterator[Replica]:
     if shape.sharing is Sharing.MIG:
         yield from _slots(usable, like)
     elif shape.sharing is Sharing.SHARED:
@@ -45,7 +53,7 @@ def _every(usable: list[FleetGpu], like: Replica, shape: Shape) -> Iterator[Repl
         yield from _groups(usable, like, shape.gpus)
 
 
-def _slots(usable: list[FleetGpu], like: Replica) -> Iterator[Replica]:
+def _slots(usable: Iterable[FleetGpu], like: Replica) -> Iterator[Replica]:
     if like.mig is None:
         return
     for gpu in usable:
@@ -55,7 +63,7 @@ def _slots(usable: list[FleetGpu], like: Replica) -> Iterator[Replica]:
             yield replace(like, gpus=(gpu.id,), mig=placed)
 
 
-def _groups(usable: list[FleetGpu], like: Replica, count: int) -> Iterator[Replica]:
+def _groups(usable: Iterable[FleetGpu], like: Replica, count: int) -> Iterator[Replica]:
     """Neighbouring GPUs of one node; where NVLink joins pairs, a group of two is such a pair."""
     for _, members in groupby(usable, lambda g: g.node.name):
         here = list(members)

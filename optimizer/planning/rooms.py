@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from optimizer.domain.fleet import FleetGpu, Sharing
-from optimizer.domain.gpu import PlacedProfile, Use
+from optimizer.domain.gpu import Gpu, PlacedProfile, Use
 from optimizer.domain.placement import Placement, Replica
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
@@ -57,9 +57,12 @@ class Rooms:
         self, problem: PlacementProblem, placement: Placement | None, layouts: Layouts
     ) -> None:
         self.deployments = {d.name: d for d in problem.deployments}
+        # Whether anybody minds whom it meets at all.
+        self.apart = any(d.avoid or d.isolate != "none" for d in problem.deployments)
         self.nodes = {n.name: n for n in problem.fleet.nodes}
         self.gpus = {g.id: _Held(g) for g in problem.fleet.gpus()}
         self.on_node: dict[str, list[Replica]] = {n: [] for n in self.nodes}
+        self.legal: dict[tuple[object, ...], bool] = {}  # by product and layout, once asked
         for gpu, layout in layouts.items():
             self.gpus[gpu].instances = dict.fromkeys(layout)
         for replica in placement.replicas if placement is not None else ():
@@ -124,22 +127,30 @@ class Rooms:
         else:
             yield from held.plain
             yield from self._same_slices(held, replica.mig)
-        yield from (r for r in held.occupants() if self.strangers(r, replica))
+        if self.apart:
+            yield from (r for r in held.occupants() if self.strangers(r, replica))
 
     def _same_slices(self, held: _Held, placed: PlacedProfile) -> Iterator[Replica]:
-        table = held.gpu.gpu.mig
         inside = {p: r for p, r in held.instances.items() if r is not None}
-        if table is None or (placed not in inside and legal(table, (*inside, placed))):
+        if held.gpu.gpu.mig is None:
+            return
+        if placed not in inside and self._legal(held.gpu.gpu, (*sorted(inside), placed)):
             return
         apart = []
         for other, replica in sorted(inside.items()):
-            if other == placed or not legal(table, (other, placed)):
+            if other == placed or not self._legal(held.gpu.gpu, (other, placed)):
                 yield replica
             else:
                 apart.append(other)
-        if not legal(table, [*apart, placed]):
+        if not self._legal(held.gpu.gpu, (*apart, placed)):
             # Together they are too many of one profile or hand out an engine twice.
             yield from (inside[p] for p in apart)
+
+    def _legal(self, gpu: Gpu, layout: tuple[PlacedProfile, ...]) -> bool:
+        key = (gpu.name, *layout)
+        if key not in self.legal:
+            self.legal[key] = gpu.mig is not None and legal(gpu.mig, layout)
+        return self.legal[key]
 
     def _share_fits(self, held: _Held, share: Use) -> bool:
         taken = sum((r.share for r in held.plain if r.share is not None), Use())
@@ -163,7 +174,8 @@ class Rooms:
         if node.host_memory_mib is not None and memory > node.host_memory_mib:
             yield tuple(here)
         yield from self._too_close(name, replica, deployment)
-        yield from ((r,) for r in here if self.node_strangers(r, replica))
+        if self.apart:
+            yield from ((r,) for r in here if self.node_strangers(r, replica))
 
     def _too_close(
         self, name: str, replica: Replica, deployment: Deployment
@@ -188,7 +200,7 @@ class Rooms:
 
     def strangers(self, a: Replica, b: Replica) -> bool:
         """Whether isolation or anti-affinity keeps the two off one GPU."""
-        if a.deployment == b.deployment:
+        if a.deployment == b.deployment or not self.apart:
             return False
         one, two = self.deployments.get(a.deployment), self.deployments.get(b.deployment)
         for mine, other, name in ((one, two, b.deployment), (two, one, a.deployment)):
@@ -202,8 +214,10 @@ class Rooms:
 
     def node_strangers(self, a: Replica, b: Replica) -> bool:
         """Whether isolation by node keeps the two off one node."""
+        if a.deployment == b.deployment or not self.apart:
+            return False
         one, two = self.deployments.get(a.deployment), self.deployments.get(b.deployment)
-        if a.deployment == b.deployment or "node" not in {
+        if "node" not in {
             one.isolate if one else "",
             two.isolate if two else "",
         }:

@@ -126,8 +126,8 @@ class _Case:
         return Replica(f"{name}/{number}", name, gpus, mig, shape.share, way.config)
 
     def _free(self, way: Candidate) -> Replica | None:
-        fleet = self.problem.fleet
-        return next(places(fleet, self.rooms, self._like(way), way.gpu), None)
+        gpus = self.problem.fleet.gpus()
+        return next(places(gpus, self.rooms, self._like(way), way.gpu), None)
 
     def _fit(self, way: Candidate, count: int) -> bool:
         """Whether so many more find room, one beside the other."""

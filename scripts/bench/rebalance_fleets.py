@@ -137,3 +137,79 @@ def _deployment(
         pin=tuple(sorted({r.nodes[0] for r in mine})) if 0.5 <= kind < 0.54 else (),
         disturb="never" if 0.54 <= kind < 0.58 else "avoid" if 0.58 <= kind < 0.62 else "allowed",
     )
+
+
+def relayout(
+    gpus: int, *, spares: int = 2, fill: float = 0.97, seed: int = 1
+) -> tuple[PlacementProblem, Placement]:
+    """Full layouts that change places in rings of six GPUs, half of the rings; ``spares`` are empty.
+
+    Every replica of a ring goes to a random instance of its profile on the next GPU of the ring or
+    any other: the moves wait for each other in circles.
+    """
+    dice = random.Random(seed)
+    product = a100()
+    assert product.mig is not None
+    every = list(product.mig.layouts(NAMES))
+    full = [a for a in every if not any(set(a) < set(b) for b in every)]
+    layouts = [dice.choice(full) for _ in range(gpus)]
+    now = [
+        (gpu, slot) for gpu, layout in enumerate(layouts) for slot in layout if dice.random() < fill
+    ]
+    target = dict(enumerate(now))
+    ring_of = list(range(gpus))
+    dice.shuffle(ring_of)
+    for first in range(0, gpus, 6):
+        ring = ring_of[first : first + 6]
+        if len(ring) < 2 or dice.random() < 0.5:
+            continue
+        seats: dict[str, list[tuple[int, PlacedProfile]]] = {}
+        for gpu, following in zip(ring, [*ring[1:], ring[0]], strict=True):
+            for slot in layouts[gpu]:
+                seats.setdefault(slot.profile, []).append((following, slot))
+        for number, (gpu, slot) in enumerate(now):
+            if gpu in ring:
+                free = seats[slot.profile]
+                target[number] = free.pop(dice.randrange(len(free)))
+    return _relaid(product, gpus + spares, now, target, dice)
+
+
+def _relaid(
+    product: Gpu,
+    gpus: int,
+    now: Sequence[tuple[int, PlacedProfile]],
+    target: dict[int, tuple[int, PlacedProfile]],
+    dice: random.Random,
+) -> tuple[PlacementProblem, Placement]:
+    nodes = [f"n{i:05d}" for i in range(-(-gpus // GPUS_PER_NODE))]
+
+    def replica(number: int, gpu: int, slot: PlacedProfile) -> Replica:
+        id = f"{nodes[gpu // GPUS_PER_NODE]}/{gpu % GPUS_PER_NODE}"
+        name = f"d{number:05d}"
+        return Replica(f"{name}/0", name, (id,), slot, None, ReplicaConfig())
+
+    before = [replica(number, gpu, slot) for number, (gpu, slot) in enumerate(now)]
+    after = [replica(number, *target[number]) for number in range(len(now))]
+    ways = {
+        one.deployment: (
+            Candidate(
+                one.deployment,
+                product.name,
+                Shape(Sharing.MIG, 1, slot.profile),
+                Use(),
+                load_mib=GIB * dice.randint(2, 40),
+            ),
+        )
+        for one, (_, slot) in zip(before, now, strict=True)
+    }
+    machines = tuple(
+        Node(name, product, min(GPUS_PER_NODE, gpus - i * GPUS_PER_NODE), sharing=(Sharing.MIG,))
+        for i, name in enumerate(nodes)
+    )
+    problem = PlacementProblem(
+        Fleet(f"relayout-{gpus}", machines),
+        tuple(Deployment(one.deployment) for one in before),
+        ways,
+        Placement(tuple(before)),
+    )
+    return problem, Placement(tuple(after))

@@ -71,7 +71,7 @@ def _fill(dice: random.Random, asked: PlacementProblem, names: list[str], fill: 
             way.shape.share,
             way.config,
         )
-        free = list(places(asked.fleet, rooms, like, way.gpu))
+        free = list(places(asked.fleet.gpus(), rooms, like, way.gpu))
         if not free or dice.random() > fill:
             continue
         chosen = dice.choice(free)
