@@ -131,7 +131,7 @@ def whatif(
     """
     from optimizer.report import render_whatif
     from optimizer.scenarios.answer import Answer
-    from optimizer.scenarios.compare import comparison
+    from optimizer.scenarios.compare import comparison, in_order
     from optimizer.scenarios.evaluate import evaluate, setting
     from optimizer.scenarios.quick import load_with, quick, scaling
 
@@ -162,7 +162,7 @@ def whatif(
         Answer(name, failed="; ".join(str(fault) for fault in faults))
         for name, faults in found.bad_scenarios
     ]
-    data = comparison(ground.before, [*answers, *bad])
+    data = comparison(ground.before, in_order([*answers, *bad], found.scenario_names))
     if output is Output.TABLE:
         render_whatif(data, stdout(), ascii=ascii)
     else:

@@ -48,6 +48,7 @@ class Documents:
     state_fleet: str | None = None
     scenarios: tuple[Scenario, ...] = ()
     bad_scenarios: tuple[tuple[str, tuple[Fault, ...]], ...] = ()
+    scenario_names: tuple[str, ...] = ()  # of all, in document order
     policy: Policy | None = None
     prices: dict[str, Any] | None = None
     plan: Plan | None = None
@@ -111,6 +112,7 @@ class _Loader:
             state_fleet=state.fleet_name if state else None,
             scenarios=tuple(scenarios.scenarios) if scenarios else (),
             bad_scenarios=tuple(scenarios.bad) if scenarios else (),
+            scenario_names=tuple(scenarios.order) if scenarios else (),
             plan=plan,
             policy=policy,
             inputs=self._inputs(),

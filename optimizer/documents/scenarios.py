@@ -46,6 +46,7 @@ class ScenariosReading:
     faults: list[Fault] = field(default_factory=list)
     scenarios: list[Scenario] = field(default_factory=list)
     bad: list[tuple[str, tuple[Fault, ...]]] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)  # of all names, the bad ones too
     places: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def told(self) -> Iterator[Fault]:
@@ -209,9 +210,11 @@ class _Reader:
             self._bad(name, stage.faults)
         elif stage.clean:
             self.reading.scenarios.append(Scenario(name, changes))
+            self.reading.order.append(name)
 
     def _bad(self, name: str, faults: list[Fault]) -> None:
         self.reading.bad.append((name, tuple(sorted(set(faults)))))
+        self.reading.order.append(name)
 
 
 def _sayer(document: RawDocument, base: Path) -> Say:

@@ -1,6 +1,6 @@
 """A scenario's plan beside the baseline's: what is different, in short sentences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from optimizer.domain import words
@@ -15,6 +15,12 @@ def comparison(baseline: Summary, answers: Sequence[Answer]) -> Json:
         "baseline": entry(baseline.answer),
         "scenarios": [entry(answer) for answer in answers],
     }
+
+
+def in_order(answers: Iterable[Answer], names: Sequence[str]) -> list[Answer]:
+    """The answers in the order of ``names``; of one name, as they are given."""
+    place = {name: i for i, name in reversed(list(enumerate(names)))}
+    return sorted(answers, key=lambda a: place.get(a.name, len(names)))
 
 
 def compared(before: Summary, after: Summary) -> Answer:

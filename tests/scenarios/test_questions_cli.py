@@ -67,6 +67,7 @@ def fleetslice(tmp_path, monkeypatch, capsys):
 def test_whatif_answers_what_it_can_and_exits_with_6(fleetslice):
     code, data, _ = fleetslice("whatif", "scenarios.yaml", "--workers", "0")
     assert code == 6
+    assert [row["name"] for row in data["scenarios"]] == ["lost", "misspelt", "dearer"]
     rows = {row["name"]: row for row in data["scenarios"]}
     assert data["baseline"]["price_per_hour"] == 2.5
     assert rows["lost"]["unmet"][0]["deployment"] == "vision"
