@@ -24,6 +24,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 POLL_S = 0.05
 CANNOT_RUN = 127
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,9 +35,12 @@ def main(argv: Sequence[str]) -> int:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake = _wake_on_signals()
     guard = os.getpid()
+    # A signal that comes before the child has put our handlers off would be lost on it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     engine = os.fork()
     if engine == 0:
         _become(command, guard)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     status = _watch(engine, wake)
     if status is None:
         status = _end(engine, grace_s)
@@ -65,7 +69,7 @@ def _wake_on_signals() -> int:
     def noted(number: int, frame: FrameType | None) -> None:
         """The wake-up pipe tells."""
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+    for number in (*ENDING, signal.SIGCHLD):
         signal.signal(number, noted)
     return reading
 
@@ -73,8 +77,9 @@ def _wake_on_signals() -> int:
 def _become(command: list[str], guard: int) -> None:
     """In the child: turn into the engine, which dies with the guard."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+    for number in (*ENDING, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != guard:  # it died before the line above
         os._exit(CANNOT_RUN)

@@ -116,7 +116,7 @@ import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork() == 0:
     os.setsid()
-os.write(1, b"up\n")
+os.write(1, bytes([117, 112, 10]))
 time.sleep(600)
 """
 
@@ -141,6 +141,13 @@ def test_a_guard_leaves_nothing_behind(how, tmp_path):
             process.send_signal(signal.SIGTERM)
         process.wait(20)
     assert left_behind(str(script)) == []
+
+
+def test_a_guard_that_is_given_up_at_once_ends_its_engine_without_waiting():
+    argv = [sys.executable, "-I", "-S", guard.__file__, "600", "sleep", "600"]
+    for _ in range(5):
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+        assert process.wait(60) == 128 + signal.SIGTERM
 
 
 def test_a_guard_exits_as_its_engine_did():
