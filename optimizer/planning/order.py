@@ -196,7 +196,9 @@ class _Schedule:
         self.left: dict[str, str] = {}
         self.spoiled = False
         self.quiet: dict[str, FleetGpu] = {}  # GPUs that no move touches
-        self.spare: dict[tuple[object, ...], list[FleetGpu]] = {}  # of those, with room for a shape
+        # Of those, by shape, where there may be room; and where there was none when last looked at.
+        self.spare: dict[tuple[object, ...], dict[str, FleetGpu]] = {}
+        self.shut: dict[str, list[tuple[tuple[object, ...], FleetGpu]]] = defaultdict(list)
 
     # --- what is known at the start
 
@@ -537,6 +539,7 @@ class _Schedule:
             for _, waiting in sorted(self.waiting_on[node].items()):
                 self._try(waiting)
         if source.gpus[0] in self.quiet:
+            self._reopen(source.gpus[0])
             self._open_parts()
 
     def _arrived(self, task: _Task) -> None:
@@ -621,6 +624,7 @@ class _Schedule:
             found.append((task, place))
         for _, place in found:
             self.rooms.release(place)
+            self._reopen(place.gpus[0])
         for place in created:
             assert place.mig is not None
             del self.rooms.gpus[place.gpus[0]].instances[place.mig]
@@ -631,18 +635,41 @@ class _Schedule:
         product = None if source is None else self.matcher.product(source)
         if source is None or product is None or self.matcher.candidate(source) is None:
             return None
-        free = free_places(self._spare(source, product), self.rooms, source, product)
-        return next((place for place, _ in free if not self.ends.blocked(place)), None)
-
-    def _spare(self, source: Replica, product: str) -> list[FleetGpu]:
-        """The quiet GPUs that had room for that shape before anything moved."""
-        deployment = self.matcher.deployments.get(source.deployment)
-        key = (product, source.shape.key, deployment.pin if deployment is not None else ())
+        key = self._like(source, product)
         if key not in self.spare:
             fits = free_places(self.quiet.values(), self.rooms, source, product)
             gpus = {gpu for place, _ in fits for gpu in place.gpus}
-            self.spare[key] = [g for g in self.quiet.values() if g.id in gpus]
-        return self.spare[key]
+            self.spare[key] = {g.id: g for g in self.quiet.values() if g.id in gpus}
+        open_gpus = self.spare[key]
+        if len(source.gpus) > 1:
+            return self._first_free(open_gpus.values(), source, product)
+        for gpu in list(open_gpus.values()):
+            place = self._first_free((gpu,), source, product)
+            if place is not None:
+                return place
+            del open_gpus[gpu.id]
+            self.shut[gpu.id].append((key, gpu))
+        return None
+
+    def _first_free(
+        self, gpus: Iterable[FleetGpu], source: Replica, product: str
+    ) -> Replica | None:
+        free = free_places(gpus, self.rooms, source, product)
+        return next((place for place, _ in free if not self.ends.blocked(place)), None)
+
+    def _reopen(self, gpu: str) -> None:
+        """A GPU aside has room again: look at it anew."""
+        for key, known in self.shut.pop(gpu, ()):
+            self.spare[key][gpu] = known
+
+    def _like(self, source: Replica, product: str) -> tuple[object, ...]:
+        """Replicas of one key find the same GPUs free."""
+        asked = self.matcher.deployments.get(source.deployment)
+        if asked is None:
+            return (product, source.shape.key)
+        host = asked.host_cpu_millicores or asked.host_memory_mib
+        picky = self.rooms.apart or host or asked.spread_node or asked.spread_rack or asked.pin
+        return (product, source.shape.key, asked.name if picky else "")
 
     def _unstick(self) -> bool:
         """When nothing moves: break a circle or leave a move out; false when all is done."""
