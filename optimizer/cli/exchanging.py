@@ -25,7 +25,7 @@ def export(
         typer.Argument(
             metavar="TO",
             help="csv, dynamo, engines, kserve, kuberay, kubernetes, mig-parted, nvidia-smi, "
-            "prometheus or ray-serve.",
+            "prometheus, ray-serve or triton.",
             show_default=False,
         ),
     ],
@@ -124,6 +124,7 @@ def _write(found: "Export", plan: Path, out_dir: Path | None) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
     for artifact in found.artifacts:
         path = out_dir / artifact.name
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, _text(artifact, heading))
         if artifact.executable:
             os.chmod(path, 0o755)
@@ -148,7 +149,7 @@ def import_(
         str,
         typer.Argument(
             metavar="FROM",
-            help="csv, kubernetes, mig-parted, nvidia-smi or openb.",
+            help="csv, huggingface, kubernetes, mig-parted, nvidia-smi or openb.",
             show_default=False,
         ),
     ],

@@ -55,6 +55,8 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
 def _text(dumper: Any, value: str) -> Any:
     style = None if resolve(value) == value else '"'
+    if "\n" in value.rstrip("\n"):
+        style = "|"  # a text of several lines stays legible
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

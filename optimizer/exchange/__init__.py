@@ -15,6 +15,7 @@ from optimizer.exchange import (
     ray_serve,
     sheet,
     smi_import,
+    triton,
 )
 from optimizer.exchange.artifact import Artifact, CannotExport, Export, Source
 from optimizer.exchange.imported import CannotRead, File, Import, Imported, Input
@@ -31,6 +32,7 @@ EXPORTERS: dict[str, Callable[[Source], Export]] = {
     "nvidia-smi": nvidia_smi.export,
     "prometheus": listings.export_prometheus,
     "ray-serve": ray_serve.export,
+    "triton": triton.export,
 }
 IMPORTERS: dict[str, Callable[[Input], Import]] = {
     "huggingface": huggingface.import_huggingface,

@@ -130,8 +130,9 @@ def _pods(found: list[kube.Object], nodes: Mapping[str, KubeNode], told: Told) -
         labels = kube.mapping(raw, "metadata", "labels")
         space = str(kube.at(raw, "metadata", "namespace") or "default")
         ours = DEPLOYMENT in labels
-        deployment = str(labels[DEPLOYMENT]) if ours else kube.owner(raw)
-        tenant = str(labels.get(TENANT) or space)
+        true = kube.mapping(raw, "metadata", "annotations")
+        deployment = str(true.get(DEPLOYMENT) or labels[DEPLOYMENT]) if ours else kube.owner(raw)
+        tenant = str(true.get(TENANT) or labels.get(TENANT) or space)
         pods.append(_Pod(name, deployment, tenant, node, shape, asked, ours, raw))
     return _renamed(pods)
 

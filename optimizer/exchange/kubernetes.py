@@ -3,6 +3,7 @@
 from typing import Any
 
 from optimizer.exchange.artifact import Artifact, Document, Export, Source
+from optimizer.exchange.kube_names import dns_label, label_value
 from optimizer.exchange.kube_pods import owner_text, pod_spec
 from optimizer.exchange.serving import PORT, Group, groups, image
 
@@ -40,23 +41,30 @@ def export(source: Source) -> Export:
     return Export(FORMAT, tuple(artifacts), tuple(told))
 
 
-def _meta(source: Source, name: str, tenant: str | None = None) -> dict[str, Any]:
-    labels = {PART_OF: "fleetslice", NAME: name}
+def _meta(source: Source, name: str, deployment: str, tenant: str | None = None) -> dict[str, Any]:
+    labels = {PART_OF: "fleetslice", NAME: label_value(deployment)}
     if tenant is not None:
-        labels[TENANT] = tenant
+        labels[TENANT] = label_value(tenant)
     return {"name": name, "namespace": source.namespace, "labels": labels}
 
 
+def _true_names(group: Group) -> dict[str, Any]:
+    """Annotations that keep the names which a label's value cannot hold."""
+    true = {DEPLOYMENT: group.deployment, TENANT: group.tenant}
+    changed = {k: v for k, v in true.items() if label_value(v) != v}
+    return {"annotations": changed} if changed else {}
+
+
 def _deployment(source: Source, group: Group) -> Document:
-    labels = {DEPLOYMENT: group.deployment, GROUP: group.name}
-    meta = _meta(source, group.name, group.tenant)
+    labels = {DEPLOYMENT: label_value(group.deployment), GROUP: group.name}
+    meta = _meta(source, group.name, group.deployment, group.tenant)
     selects = {"kubernetes.io/hostname": group.node}
     if group.served is None:  # its own labels stay: its Service selects by them
         pod = source.pods[group.deployment]
         meta["namespace"] = pod["metadata"].get("namespace", source.namespace)
         own, spec = pod_spec(pod, group.resource, selects)
     else:
-        own = {NAME: group.deployment}
+        own = {NAME: label_value(group.deployment)}
         spec = {"nodeSelector": selects, "containers": [container(source, group)]}
     return {
         "apiVersion": "apps/v1",
@@ -71,7 +79,10 @@ def _deployment(source: Source, group: Group) -> Document:
                 "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
             },
             "template": {
-                "metadata": {"labels": {**own, **labels, TENANT: group.tenant}},
+                "metadata": {
+                    "labels": {**own, **labels, TENANT: label_value(group.tenant)},
+                    **_true_names(group),
+                },
                 "spec": spec,
             },
         },
@@ -110,8 +121,11 @@ def _service(source: Source, name: str) -> Document:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _meta(source, name),
-        "spec": {"selector": {NAME: name}, "ports": [{"port": 80, "targetPort": PORT}]},
+        "metadata": _meta(source, dns_label(name), name),
+        "spec": {
+            "selector": {NAME: label_value(name)},
+            "ports": [{"port": 80, "targetPort": PORT}],
+        },
     }
 
 
@@ -121,11 +135,11 @@ def _budget(source: Source, name: str) -> Document:
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": _meta(source, name),
+        "metadata": _meta(source, dns_label(name), name),
         # A budget of all replicas would block every drain of a node.
         "spec": {
             "minAvailable": max(0, min(floor, running - 1)),
-            "selector": {"matchLabels": {NAME: name}},
+            "selector": {"matchLabels": {NAME: label_value(name)}},
         },
     }
 

@@ -10,6 +10,7 @@ from optimizer.domain.plan import GpuPlan
 from optimizer.exchange.artifact import Artifact, Document, Export, Source
 
 FORMAT = "mig-parted v1"
+PREFIX = "plan-"
 OPERATOR_KEY = "config.yaml"  # the key that the operator's MIG manager reads
 
 
@@ -22,7 +23,7 @@ def export(source: Source) -> Export:
             configs[config_name(node)] = entries
     document = {"version": "v1", "mig-configs": configs}
     commands = "\n".join(
-        f"kubectl label node {name.removeprefix('plan-')} nvidia.com/mig.config={name} --overwrite"
+        f"kubectl label node {name.removeprefix(PREFIX)} nvidia.com/mig.config={name} --overwrite"
         for name in configs
     )
     return Export(
@@ -31,6 +32,7 @@ def export(source: Source) -> Export:
             Artifact("mig-parted.yaml", (document,)),
             Artifact("config-map.yaml", (_config_map(document, source.namespace),)),
             Artifact("label-nodes.sh", text=f"{commands}\n", executable=True),
+            Artifact("node-labels.yaml", tuple(_node_labels(name) for name in configs)),
         ),
         tuple(_notes(source, configs)),
     )
@@ -38,7 +40,7 @@ def export(source: Source) -> Export:
 
 def config_name(node: str) -> str:
     """The name of a node's config."""
-    return f"plan-{node}"
+    return f"{PREFIX}{node}"
 
 
 def _concerned(gpu: GpuPlan) -> bool:
@@ -75,6 +77,13 @@ def _config_map(document: Document, namespace: str) -> Document:
         "metadata": {"name": "fleetslice-mig-parted", "namespace": namespace},
         "data": {OPERATOR_KEY: json.dumps(document, indent=2) + "\n"},
     }
+
+
+def _node_labels(name: str) -> Document:
+    """The label as a manifest, for ``kubectl apply --server-side``."""
+    labels = {"nvidia.com/mig.config": name}
+    node = name.removeprefix(PREFIX)
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": labels}}
 
 
 def _notes(source: Source, configs: dict[str, list[Document]]) -> list[str]:

@@ -15,10 +15,10 @@ from optimizer.exchange.imported import (
     Imported,
     Input,
 )
+from optimizer.exchange.mig_parted import PREFIX
 from optimizer.exchange.products import placements, product
 
 FORMAT = "mig-parted v1"
-PREFIX = "plan-"  # what an export puts before the name of a node
 # PCI ids that device filters name (mig-parted, deployments/systemd/config-default.yaml).
 PCI = {
     "0x20B710DE": "a30",

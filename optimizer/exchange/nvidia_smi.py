@@ -17,9 +17,10 @@ set -euo pipefail
 
 instance_at() {{ # GPU START -> id of the GPU instance that starts there
     nvidia-smi mig -i "$1" -lgi | awk -v start="$2" '
-        match($0, /[0-9]+:[0-9]+ *\\|? *$/) {{
-            split(substr($0, RSTART, RLENGTH), at, ":")
-            if (at[1] == start) {{ n = split($0, f, /[ |]+/); print f[n - 2]; exit }}
+        / MIG / {{
+            gsub(/[|]/, " ")
+            split($NF, at, ":")
+            if (at[1] == start) {{ print $(NF - 1); exit }}
         }}'
 }}
 destroy() {{ # GPU START

@@ -8,6 +8,7 @@ from optimizer.domain.placement import Replica, replica_order
 from optimizer.domain.plan import DeploymentPlan, GpuPlan, Plan
 from optimizer.engines import CannotRun, EngineCommand, engine_command
 from optimizer.exchange.artifact import CannotExport, Source
+from optimizer.exchange.kube_names import dns_label
 
 PORT = 8000
 PUBLIC_IMAGES = {"vllm": "vllm/vllm-openai:v{version}", "sglang": "lmsysorg/sglang:v{version}"}
@@ -91,7 +92,7 @@ def _group(
     first = replicas[0]
     gpu = gpus[first.gpus[0]]
     group = Group(
-        name=name.replace("_", "-").replace(".", "-").lower(),
+        name=dns_label(name),
         deployment=first.deployment,
         tenant=tenant,
         node=first.nodes[0],
