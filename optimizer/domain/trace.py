@@ -1,0 +1,24 @@
+"""Traffic, request by request."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. ``cached_tokens``: the first part of its prompt that a prefix cache may hold."""
+
+    at_s: float
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    deployment: str | None = None  # None: any
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Requests in order of time, the first at or after 0. ``seconds``: how long it was recorded."""
+
+    name: str
+    requests: tuple[Request, ...]
+    seconds: float
+    source: str = ""
