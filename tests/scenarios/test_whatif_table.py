@@ -1,0 +1,52 @@
+import io
+
+from rich.console import Console
+
+from optimizer.report import render_whatif
+
+
+def row(name, price=10.0, unmet=(), **more):
+    return {
+        "name": name,
+        "status": "optimal",
+        "price_per_hour": price,
+        "bound": price,
+        "gpus_used": 4,
+        "unmet": list(unmet),
+        "moves": 0,
+        "failed": None,
+        "differences": [],
+        **more,
+    }
+
+
+def table(scenarios, width=160):
+    out = io.StringIO()
+    data = {"unit": "USD", "baseline": row("baseline"), "scenarios": scenarios}
+    render_whatif(data, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def names(text):
+    return [line.split()[0] for line in text.splitlines() if line.startswith("x")]
+
+
+def test_few_scenarios_keep_their_order():
+    rows = [row(f"x{i}", price=100.0 - i) for i in range(40)]
+    assert names(table(rows)) == [r["name"] for r in rows]
+
+
+def test_of_many_the_failed_the_worst_and_the_best_are_shown():
+    rows = [row(f"x{i}", price=float(i)) for i in range(100)]
+    rows[50] = row("x50", price=1.0, unmet=[{"deployment": "chat"}])
+    rows[60] = {**row("x60", price=None), "failed": "no node n9"}
+    text = table(rows)
+    worst = ["x60", "x50", *(f"x{i}" for i in range(99, 85, -1))]
+    assert names(text) == [*worst, *(f"x{i}" for i in range(14, -1, -1))]
+    assert "69 scenarios between are left out" in text
+
+
+def test_the_promise_that_is_closest_to_breaking_is_shown():
+    close = {"deployment": "chat", "what": "tpot_ms", "predicted_ms": 48.62, "promised_ms": 50.0}
+    assert "chat TPOT 48.6 of 50 ms" in table([row("x1", tightest_slo=close)])
+    assert "SLO" not in table([row("x1")])
