@@ -85,9 +85,9 @@ def size_one(
     return size_json(size_model(served, gpus, engines, options))
 
 
-def pose(inputs: Inputs) -> tuple[PlacementProblem, Sizing]:
-    """Size every way to run every deployment and state the placement problem."""
-    sizing = size(
+def pose(inputs: Inputs, sizing: Sizing | None = None) -> tuple[PlacementProblem, Sizing]:
+    """Size every way to run every deployment, if not done already, and state the problem."""
+    sizing = sizing or size(
         inputs.fleet, inputs.workloads.deployments, inputs.engines, inputs.current, inputs.gpus
     )
     problem = PlacementProblem(

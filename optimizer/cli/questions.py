@@ -44,7 +44,7 @@ class _Ground:
 
     @property
     def unit(self) -> str:
-        return self.setting.fleet.unit
+        return self.setting.inputs.fleet.unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def buy(
     both sides: what that plan uses is a mix that does, and no mix costs less than its bound.
     Between the two, mixes are tried in order of cost. Raises ScenarioFault, Unanswered.
     """
-    priced = planner.setting.fleet.priced
+    priced = planner.setting.inputs.fleet.priced
 
     def asked(mix: Mix) -> Scenario:
         return _mixed(scenario, offers, mix, _words(offers, mix), priced=priced)
@@ -108,8 +108,10 @@ def _does(answer: Answer) -> bool:
 def _relaxed(planner: Planner) -> Planner:
     """The same fleet for nothing, so that the price is that of new GPUs."""
     s = planner.setting
-    nodes = tuple(replace(node, price_micros_per_gpu_hour=0) for node in s.fleet.nodes)
-    return Planner(replace(s, fleet=replace(s.fleet, nodes=nodes), current=None))
+    fleet = s.inputs.fleet
+    nodes = tuple(replace(node, price_micros_per_gpu_hour=0) for node in fleet.nodes)
+    free = replace(s.inputs, fleet=replace(fleet, nodes=nodes), current=None)
+    return Planner(replace(s, inputs=free))
 
 
 def _mixed(

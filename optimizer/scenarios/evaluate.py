@@ -6,21 +6,15 @@ workers, and ends by gap or deterministic effort. The time limit is a safety sto
 it cut short says so.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optimizer.domain.engine import EngineCard
-from optimizer.domain.fleet import Fleet
-from optimizer.domain.gpu import Gpu
 from optimizer.domain.outcome import Limits
-from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Plan, PlanRun
-from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.scenario import Scenario
-from optimizer.domain.workload import Workloads
-from optimizer.optimize import Inputs, Planned, judged
+from optimizer.optimize import Inputs, Planned, judged, pose
 from optimizer.scenarios.answer import Answer, Summary, summary
 from optimizer.scenarios.compare import compared
 from optimizer.scenarios.journal import Journal
@@ -31,13 +25,9 @@ from optimizer.sizing import Sizing
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all scenarios share. ``current`` is what each starts from; None: from scratch."""
+    """What all scenarios share; ``inputs.current`` is what each starts from."""
 
-    fleet: Fleet
-    workloads: Workloads
-    engines: Mapping[str, EngineCard]
-    gpus: Mapping[str, Gpu]  # that needs were measured on
-    current: Placement | None
+    inputs: Inputs
     sizing: Sizing
     limits: Limits
     before: Summary
@@ -68,11 +58,7 @@ def setting(inputs: Inputs, baseline: Planned, limits: Limits, *, fresh: bool = 
     planned = plan.status not in ("infeasible", "nothing_found")
     running = plan.placement if planned else inputs.current
     return Setting(
-        fleet=inputs.fleet,
-        workloads=inputs.workloads,
-        engines=inputs.engines,
-        gpus=inputs.gpus,
-        current=None if fresh else running,
+        inputs=replace(inputs, current=None if fresh else running, documents=()),
         sizing=baseline.sizing,
         limits=limits,
         before=summary(plan),
@@ -84,8 +70,9 @@ class Planner:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.sized = SizedBefore(setting.engines, setting.gpus)
-        self.sized.know(setting.fleet, setting.workloads.deployments, setting.sizing)
+        inputs = setting.inputs
+        self.sized = SizedBefore(inputs.engines, inputs.gpus)
+        self.sized.know(inputs.fleet, inputs.workloads.deployments, setting.sizing)
 
     def answer(self, scenario: Scenario) -> Answer:
         """The scenario's answer; one that cannot be made or planned says why in ``failed``."""
@@ -106,9 +93,7 @@ class Planner:
 
         world = self.world(scenario)
         sizing = self.sized.size(world.fleet, world.workloads.deployments, world.current)
-        problem = PlacementProblem(
-            world.fleet, world.workloads.deployments, sizing.candidates, world.current
-        )
+        problem, _ = pose(replace(self.setting.inputs, **world._asdict()), sizing)
         outcome = judged(problem, self.setting.limits)
         # Only what differs between two runs on the same input is left open.
         run = PlanRun(0.0, self.setting.limits.workers, "", outcome.stopped_by)
@@ -119,8 +104,8 @@ class Planner:
 
     def world(self, scenario: Scenario) -> World:
         """The fleet, workloads and what runs, as the scenario has them. Raises ScenarioFault."""
-        s = self.setting
-        return apply(scenario, s.fleet, s.workloads, s.current, engines=s.engines)
+        base = self.setting.inputs
+        return apply(scenario, base.fleet, base.workloads, base.current, engines=base.engines)
 
 
 def evaluate(

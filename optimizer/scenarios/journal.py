@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,12 +20,11 @@ class Journal:
 
     def __init__(self, path: Path, setting: "Setting") -> None:
         self.path = path
+        inputs = setting.inputs
         self.base = _digest(
-            setting.fleet,
-            setting.workloads,
-            sorted(setting.engines.items()),
-            sorted(setting.gpus.items()),
-            setting.current,
+            replace(inputs, engines={}, gpus={}),
+            sorted(inputs.engines.items()),
+            sorted(inputs.gpus.items()),
             setting.limits,
             setting.before,
         )

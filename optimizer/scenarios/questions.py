@@ -263,7 +263,7 @@ class Retired:
 def retire(setting: Setting, placement: Placement, ask: Ask) -> Retired:
     """Which nodes can be switched off with nobody served less. Raises Unanswered."""
     before = setting.before.answer
-    order = sorted(setting.fleet.nodes, key=lambda n: _worth(setting, placement, n))
+    order = sorted(setting.inputs.fleet.nodes, key=lambda n: _worth(setting, placement, n))
     alone = ask([Scenario(f"without {n.name}", (Lose("node", n.name),)) for n in order])
     needed = {
         n.name: a for n, a in zip(order, map(_known, alone), strict=True) if not served(a, before)
@@ -278,14 +278,14 @@ def retire(setting: Setting, placement: Placement, ask: Ask) -> Retired:
             last = answer
         else:
             needed[node.name] = answer
-    stay = [n.name for n in setting.fleet.nodes if n.name in needed]
+    stay = [n.name for n in setting.inputs.fleet.nodes if n.name in needed]
     return Retired(tuple(gone), last, tuple((name, needed[name]) for name in stay))
 
 
 def _worth(setting: Setting, placement: Placement, node: Node) -> tuple[int, int, str]:
     """Least used first, then what saves most."""
     used = {g for r in placement.replicas for g in r.gpus if node_of(g) == node.name}
-    return (len(used), -node.gpus * setting.fleet.price_micros(node), node.name)
+    return (len(used), -node.gpus * setting.inputs.fleet.price_micros(node), node.name)
 
 
 # --- sensitivity ----------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def sensitivity(setting: Setting, ask: Ask) -> tuple[RulePrice, ...]:
 
     Each rule is dropped alone. ``allow.precisions`` is asked as if fp8 and int4 were allowed too.
     """
-    asked = [one for d in setting.workloads.deployments for one in _relaxations(d)]
+    asked = [one for d in setting.inputs.workloads.deployments for one in _relaxations(d)]
     scenarios = [Scenario(f"{name} without {rule}", changes) for name, rule, _, changes in asked]
     before = setting.before.answer
     price, bound = _prices(_known(before))

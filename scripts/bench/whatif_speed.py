@@ -47,7 +47,7 @@ def main() -> None:
 
 def made(ground: Setting, count: int) -> list[Scenario]:
     """Each node lost, then growth in small steps."""
-    lost = [Scenario(f"lose {n.name}", (Lose("node", n.name),)) for n in ground.fleet.nodes]
+    lost = [Scenario(f"lose {n.name}", (Lose("node", n.name),)) for n in ground.inputs.fleet.nodes]
     grown = [
         Scenario(f"x{1 + i / 200}", (Scale("all", None, 1_000_000 + i * 5_000),))
         for i in range(count)

@@ -158,7 +158,7 @@ def test_sizing_from_memory_is_sizing(setting, changes):
 def test_scaling_sizes_nothing_again(setting):
     planner = Planner(setting)
     planner.answer(DOUBLED)
-    assert planner.sized.hits == len(setting.workloads.deployments)
+    assert planner.sized.hits == len(setting.inputs.workloads.deployments)
 
 
 # --- interrupted and resumed ----------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_another_baseline_or_limit_is_answered_anew(tmp_path, setting):
     evaluate(setting, [NOTHING], out=out)
     for other in (
         replace(setting, limits=replace(setting.limits, seed=1)),
-        replace(setting, current=None),
+        replace(setting, inputs=replace(setting.inputs, current=None)),
     ):
         seen: list[Tally] = []
         evaluate(other, [NOTHING], out=out, report=seen.append)

@@ -135,7 +135,9 @@ def test_retired_nodes_leave_nobody_short_and_no_more_can_go(base, planned, ask)
     found = questions.retire(base, planned.plan.placement, ask)
     assert found.nodes
     assert found.answer.unmet == ()
-    assert {*found.nodes} | {name for name, _ in found.needed} == {n.name for n in base.fleet.nodes}
+    assert {*found.nodes} | {name for name, _ in found.needed} == {
+        n.name for n in base.inputs.fleet.nodes
+    }
     for name, _ in found.needed:
         every = tuple(Lose("node", n) for n in (*found.nodes, name))
         (without,) = ask([Scenario("x", every)])
