@@ -50,6 +50,7 @@ for command in (
     planning.report,
     launching.launch,
     launching.status,
+    launching.drift,
     launching.stop,
     exchanging.export,
 ):

@@ -147,6 +147,37 @@ def status(
 
 
 @guarded
+def drift(
+    plan: options.PlanFile,
+    only: Only = None,
+    run_dir: RunDir = None,
+    address: options.Address = None,
+    output: options.Shown = Output.TABLE,
+) -> None:
+    """List how what runs differs from a plan, and change nothing.
+
+    Exits with 5 when it does.
+
+    \b
+    Examples:
+      fleetslice drift lab-64.plan.json
+      fleetslice drift lab-64.plan.json --only acme -o json
+    """
+    from dataclasses import asdict
+
+    from optimizer import launch as launching
+    from optimizer.documents import read_plan
+
+    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
+    found = launching.drift(read_plan(plan), run_dir, address, only)
+    if output is not Output.TABLE:
+        show_data({"differences": [asdict(one) for one in found]}, output)
+    else:
+        print("\n".join(f"{one.replica}: {one.kind}: {one.detail}" for one in found) or "no drift")
+    finish(Code.DRIFTED if found else Code.DONE)
+
+
+@guarded
 def stop(only: Only = None, run_dir: RunDir = None, address: options.Address = None) -> None:
     """Take down what was launched, and nothing else.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optimizer.launch.apply import launch
     from optimizer.launch.devices import node_setup
+    from optimizer.launch.drift import Difference, drift
     from optimizer.launch.specs import preview
     from optimizer.launch.values import (
         AUTO,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AUTO",
     "SIMULATED",
+    "Difference",
     "Event",
     "Failure",
     "LaunchRefused",
@@ -35,6 +37,7 @@ __all__ = [
     "State",
     "StopResult",
     "attend",
+    "drift",
     "launch",
     "node_setup",
     "preview",
@@ -43,6 +46,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Difference": "drift",
+    "drift": "drift",
     "launch": "apply",
     "node_setup": "devices",
     "preview": "specs",

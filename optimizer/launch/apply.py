@@ -110,8 +110,8 @@ def _silent(event: Event) -> None:
 def _open(plan: Plan, folder: Path, address: str | None) -> Run:
     """The run to go on with, or a new one. Raises LaunchRefused when the folder is taken."""
     run = read(folder)
-    if run is not None and run.embedded and not run.alive:
-        head.end(run)  # what is left of a Ray that was killed
+    if run is not None and run.embedded and not (run.alive and run.address):
+        head.end(run)  # what is left of a Ray that was killed, or whose launch was as it started
         run = None
     if run is None:
         return new_run(plan.fleet, folder, address)

@@ -82,6 +82,11 @@ def test_launch_status_stop_each_in_a_process_of_its_own(plan, folder):
     before = rows(folder)
     assert sorted(before) == ["big/0", "chat/0", "chat/1"]
 
+    assert fleetslice("drift", plan, "--run-dir", folder, "--only", "acme") == (0, "no drift\n")
+    code, out = fleetslice("drift", plan, "--run-dir", folder)
+    assert code == 5
+    assert out.startswith("code/0: missing: should run on n1/1 and does not\n")
+
     code, _ = fleetslice(*said, "--only", "code")
     assert code == 0
     after = rows(folder)

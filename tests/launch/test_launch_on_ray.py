@@ -3,7 +3,10 @@
 import http.client
 import json
 import os
+import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +27,7 @@ from launchplans import (
     at,
     launch_plan,
 )
-from leftovers import left_behind, until
+from leftovers import left_behind, processes_with, until
 from optimizer.launch import SIMULATED, LaunchRefused, Patience, launch, status, stop
 from optimizer.launch.run import read
 from optimizer.launch.session import NAMESPACE, session
@@ -124,6 +127,36 @@ def test_launching_again_keeps_what_runs_and_adds_what_is_missing(put, tmp_path)
 
     assert stop(tmp_path / "run", only="chat").stopped == ("chat/0", "chat/1")
     assert [row["replica"] for row in status(tmp_path / "run")] == ["big/0"]
+
+
+# A launch that is killed after some seconds, at whatever it is then.
+KILLED = """
+import os, signal, sys, threading
+from launchplans import launch_plan
+from optimizer.launch import launch
+threading.Timer(float(sys.argv[3]), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+launch(launch_plan(), engine="simulated", address=sys.argv[1], run_dir=sys.argv[2])
+"""
+
+
+def test_a_launch_that_was_killed_is_taken_up_again(put, two_nodes, tmp_path):
+    points = random.Random(20).sample([0.1 * i for i in range(10, 50)], 3)
+    for number, seconds in enumerate(points):
+        folder = tmp_path / str(number)
+        argv = [sys.executable, "-c", KILLED, two_nodes.address, str(folder), str(seconds)]
+        path = os.pathsep.join(p for p in sys.path if p)
+        killed = subprocess.run(argv, env=os.environ | {"PYTHONPATH": path}, capture_output=True)
+        assert killed.returncode in (0, -signal.SIGKILL)
+        # The limits are another's than in the killed launch, and are no reason to start again.
+        result = put(run_dir=folder)
+        assert len(result.ready) == len(REPLICAS)
+        assert sorted((*result.started, *result.kept)) == sorted(r.id for r in REPLICAS)
+        run = read(folder).id
+        engines = [p for p in processes_with(run) if "guard.py" in p]
+        assert len(engines) == len(REPLICAS)
+        stop(folder)
+        assert left_behind(run) == []
+    assert seen_by_actors(two_nodes.address) == {}
 
 
 def test_one_engine_crashes_and_another_is_never_ready(put, tmp_path):
