@@ -11,7 +11,7 @@ from optimizer.domain.plan import DeploymentPlan, Plan
 from optimizer.domain.units import gib, money, rps
 from optimizer.report import status
 from optimizer.report.diff import Diff
-from optimizer.report.tables import where
+from optimizer.report.tables import ordered, ways, where
 
 Row = Mapping[str, Any]
 
@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 def deployment_rows(plan: Plan) -> list[dict[str, Any]]:
     """A flat row per deployment: demand, capacity, predictions beside the SLO, price."""
     missing = {u.deployment: u for u in plan.unmet}
-    return [_deployment_row(plan, d, missing.get(d.name) is not None) for d in plan.deployments]
+    return [_deployment_row(plan, d, missing.get(d.name) is not None) for d in ordered(plan)]
 
 
 def _deployment_row(plan: Plan, d: DeploymentPlan, short: bool) -> dict[str, Any]:
@@ -28,11 +28,7 @@ def _deployment_row(plan: Plan, d: DeploymentPlan, short: bool) -> dict[str, Any
         "deployment": d.name,
         "tenant": d.tenant,
         "replicas": d.replicas,
-        "runs_as": "; ".join(
-            f"{c.count} x {words.room(c.gpu, c.profile, c.sharing, c.gpus_per_replica)} "
-            f"{words.settings(c.config)}".rstrip()
-            for c in d.configs
-        ),
+        "runs_as": "; ".join(ways(d)),
         "where": where(plan, d.name),
         "demand_rps": None if d.demand_mrps is None else rps(d.demand_mrps),
         "capacity_rps": None if d.capacity_mrps is None else rps(d.capacity_mrps),
@@ -154,7 +150,7 @@ def _joined(parts: Iterable[str]) -> list[str]:
 
 def _deployments(plan: Plan) -> str:
     rows = []
-    for row in deployment_rows(plan):
+    for d, row in zip(ordered(plan), deployment_rows(plan), strict=True):
         asked, room = row["demand_rps"], row["capacity_rps"]
         rates = "" if asked is None else f"{words.number(asked, 2)} / {words.number(room, 2)}"
         rows.append(
@@ -164,20 +160,20 @@ def _deployments(plan: Plan) -> str:
                 row["runs_as"] or "nothing runs",
                 row["where"],
                 rates,
-                _against(row["ttft_ms"], row["slo_ttft_ms"]),
-                _against(row["tpot_ms"], row["slo_tpot_ms"]),
+                *(_against(d, name) for name in ("ttft", "tpot")),
                 f"{row['price_per_hour']:,.2f}",
             ]
         )
     head = ["tenant", "deployment", "runs as", "where", "req/s asked / room"]
-    return _table([*head, "TTFT ms / SLO", "TPOT ms / SLO", "price"], rows)
+    return _table([*head, "TTFT of SLO", "TPOT of SLO", "price"], rows)
 
 
-def _against(value: float | None, promised: float | None) -> str:
-    if value is None:
+def _against(d: DeploymentPlan, name: str) -> str:
+    """``187 ms ±62 % of 800 ms``, with a mark where that may miss the SLO."""
+    one = status.promise(d, name)
+    if one is None:
         return ""
-    told = words.number(value, 1 if value < 20 else 0)
-    return told if promised is None else f"{told} / {words.number(promised, 0)}"
+    return str(one) + {"late": " (missed)", "near": " (may miss)", "good": ""}[one.verdict]
 
 
 def _tenants(plan: Plan) -> str:

@@ -118,15 +118,23 @@ class FleetMap:
     def legend(self) -> Text:
         """What colours and glyphs mean."""
         glyphs, text = self.ink.glyphs, Text()
+        pieces = {(p.kind, bool(p.label)) for g in self.plan.gpus for p in self._shown(g)}
         shown = {self.layout.tenants[r.deployment] for r in self.layout.replicas.values()} & {
             *self.ink.colours
         }
         for tenant in sorted(shown):
             if self.ink.console.color_system is not None and not self.ink.console.no_color:
                 text.append(f"{glyphs.tenant} ", self.ink.name(tenant)).append(f"{tenant}  ")
-        text.append(f"{glyphs.free * 3} free  {glyphs.stranded * 3} stranded ", "dim")
-        text.append("(under half a GPU)  (2g.20gb) empty instance  % memory", "dim")
-        return text
+        if ("free", False) in pieces:
+            text.append(f"{glyphs.free * 3} free  ", "dim")
+        if ("stranded", False) in pieces:
+            text.append(f"{glyphs.stranded * 3} stranded (under half a GPU)  ", "dim")
+        if pieces & {("free", True), ("stranded", True)}:
+            text.append("(2g.20gb) empty instance  ", "dim")
+        return text.append("% memory", "dim") if pieces else text
+
+    def _shown(self, gpu: GpuPlan) -> list[Piece]:
+        return self.layout.pieces(gpu) if _used(gpu) else []
 
     def _folded(self) -> Iterator[Text]:
         """GPUs that hold the same deployments in the same places, drawn once with their number."""

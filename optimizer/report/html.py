@@ -1,7 +1,7 @@
 """One self-contained page: the plan as a map, tables and a time line; nothing is loaded."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -14,7 +14,7 @@ from optimizer.report import status
 from optimizer.report.data import deployment_rows
 from optimizer.report.ink import PALETTE
 from optimizer.report.pieces import Layout, Piece
-from optimizer.report.tables import moves_sentence
+from optimizer.report.tables import end, moves_sentence, ordered
 
 STEPS = 400  # bars of the time line; more would hide each other
 Row = dict[str, Any]
@@ -39,9 +39,9 @@ def render_html(plan: Plan, whatif: Mapping[str, Any] | None = None) -> str:
         products=_products(plan),
         moves=[_move(m) for m in plan.moves],
         moves_told=moves_sentence(plan) if plan.moves else "",
-        lanes=list(_lanes(plan.steps[:STEPS])),
+        lanes=list(_lanes(plan)),
         steps_hidden=max(0, len(plan.steps) - STEPS),
-        duration=words.duration(_end(plan.steps)),
+        duration=words.duration(end(plan)),
         whatif=whatif,
     )
     return page
@@ -133,21 +133,15 @@ def _use(plan: Plan, replica: str) -> str:
 
 
 def _told_time(d: DeploymentPlan, name: str) -> str:
-    value = getattr(d.predicted, f"{name}_ms", None)
-    if value is None or d.predicted is None:
-        return ""
-    band = dict(d.predicted.error_band_percent).get(name)
-    promised = getattr(d.slo, f"{name}_ms", None)
-    told = f"{words.number(value, 1 if value < 20 else 0)} ms"
-    told += f" ±{band:g} %" if band is not None else ""
-    return told + (f" of {words.number(promised, 0)} ms" if promised is not None else "")
+    one = status.promise(d, name)
+    return "" if one is None else str(one)
 
 
 # --- tables ---------------------------------------------------------------------------------------
 
 
 def _paired(plan: Plan) -> Iterator[tuple[DeploymentPlan, Row]]:
-    return zip(plan.deployments, deployment_rows(plan), strict=True)
+    return zip(ordered(plan), deployment_rows(plan), strict=True)
 
 
 def _deployment(plan: Plan, d: DeploymentPlan, row: Row) -> Row:
@@ -164,22 +158,19 @@ def _deployment(plan: Plan, d: DeploymentPlan, row: Row) -> Row:
 
 def _against(d: DeploymentPlan, name: str) -> Row | None:
     """A prediction on a scale that ends at 1.5 times the SLO (or at the band's end)."""
-    value = getattr(d.predicted, f"{name}_ms", None)
-    if value is None or d.predicted is None:
+    one = status.promise(d, name)
+    if one is None:
         return None
-    band = dict(d.predicted.error_band_percent).get(name, 0.0) / 100
-    promised = getattr(d.slo, f"{name}_ms", None)
+    value, band, promised = one.value_ms, (one.band or 0) / 100, one.promised_ms
     end = 1.5 * promised if promised is not None else value * (1 + band) or 1.0
-    late = promised is not None and value > promised
-    near = promised is not None and value * (1 + band) > promised
     return {
         "value": value,
-        "text": _told_time(d, name),
+        "text": str(one),
         "at": min(100, round(100 * value / end, 1)),
         "low": min(100, round(100 * value * max(0.0, 1 - band) / end, 1)),
         "high": min(100, round(100 * value * (1 + band) / end, 1)),
         "slo": None if promised is None else round(100 / 1.5, 1),
-        "verdict": "late" if late else "near" if near else "good",
+        "verdict": one.verdict,
     }
 
 
@@ -230,21 +221,17 @@ def _move(move: Any) -> Row:
 # --- the time line --------------------------------------------------------------------------------
 
 
-def _end(steps: Sequence[Step]) -> int:
-    return max((s.start_s + s.seconds for s in steps), default=0)
-
-
-def _lanes(steps: Sequence[Step]) -> Iterator[Row]:
+def _lanes(plan: Plan) -> Iterator[Row]:
     """A lane per GPU, or per group of GPUs, with its steps as bars."""
-    end = max(1, _end(steps))
+    steps, last = plan.steps[:STEPS], max(1, end(plan))
     by_place = sorted(steps, key=lambda s: (_lane(s), s.start_s, s.id))
     for place, run in groupby(by_place, _lane):
         yield {
             "name": words.gpus(place),
             "bars": [
                 {
-                    "left": round(100 * s.start_s / end, 2),
-                    "width": max(0.4, round(100 * s.seconds / end, 2)),
+                    "left": round(100 * s.start_s / last, 2),
+                    "width": max(0.4, round(100 * s.seconds / last, 2)),
                     "action": s.action,
                     "told": f"{words.clock(s.start_s)} {s.action.replace('_', ' ')} "
                     f"{s.replica or ''} ({words.duration(s.seconds)}): {s.because}",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from optimizer.domain.placement import Replica
 from optimizer.domain.plan import GpuPlan, PlacedInstance, Plan
 
+SLIVER = 0.01  # room on a shared GPU that is not worth drawing
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -57,7 +59,7 @@ class Layout:
             label, tenant = self._label(name, generic)
             pieces.append(Piece(at, end, "held", label, tenant, "" if generic else name))
             at = end
-        if at < 1:
+        if at < 1 - SLIVER:
             pieces.append(Piece(at, 1, "stranded" if 1 - at < 0.5 else "free"))
         return pieces
 

@@ -1,10 +1,11 @@
 """What is known about a plan, in plain words: proved, within a bound, or not known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from optimizer.domain import words
 from optimizer.domain.outcome import Objective
-from optimizer.domain.plan import Plan
+from optimizer.domain.plan import DeploymentPlan, GpuPlan, Plan
 from optimizer.domain.units import MIB_PER_GIB, PPM
 
 NAMES = {
@@ -76,31 +77,51 @@ def amount(objective: Objective, value: int, unit: str) -> str:
 
 
 def levels(plan: Plan) -> tuple[Level, ...]:
-    """Every objective with its value, bound and gap."""
+    """Every objective with its value, bound and gap; priorities that say the same in one line."""
+    told = ((_level(objective, plan.unit), objective.priority) for objective in plan.objectives)
     found = []
-    for objective in plan.objectives:
-        name = NAMES.get(objective.name, objective.name)
-        if objective.priority is not None:
-            name += f", priority {objective.priority}"
-        found.append(
-            Level(
-                name,
-                amount(objective, objective.value, plan.unit),
-                amount(objective, objective.bound, plan.unit),
-                "proved" if objective.proved else _rounded_up(objective.gap),
-                objective.proved,
-            )
-        )
+    for level, run in groupby(told, lambda pair: pair[0]):
+        priorities = [str(priority) for _, priority in run if priority is not None]
+        if len(priorities) > 1:
+            both = f"{priorities[0]} to {priorities[-1]}"
+            level = replace(level, name=f"{level.name}, priorities {both}")
+        elif priorities:
+            level = replace(level, name=f"{level.name}, priority {priorities[0]}")
+        found.append(level)
     return tuple(found)
 
 
+def _level(objective: Objective, unit: str) -> Level:
+    return Level(
+        NAMES.get(objective.name, objective.name),
+        amount(objective, objective.value, unit),
+        amount(objective, objective.bound, unit),
+        "proved" if objective.proved else _rounded_up(objective.gap),
+        objective.proved,
+    )
+
+
 def totals(plan: Plan) -> str:
-    """``131.50 USD/h on 61 of 64 GPUs``."""
+    """``131.50 USD/h on 61 of 64 GPUs``, and what runs now where something is to change."""
     used = sum(g.mode != "empty" for g in plan.gpus)
     of = f"{used:,} of {words.plural(len(plan.gpus), 'GPU')}"
+    was = gpus_before(plan)
+    now = f", now {words.price(sum(g.price_micros for g in was), plan.unit)} on {len(was):,}"
+    since = now if was else ""
     if plan.unit == words.GPUS:
-        return f"{of} used"
-    return f"{words.price(plan.price_micros, plan.unit)} on {of}"
+        return f"{of} used" + (f", now {len(was):,}" if was else "")
+    return f"{words.price(plan.price_micros, plan.unit)} on {of}{since}"
+
+
+def gpus_before(plan: Plan) -> tuple[GpuPlan, ...]:
+    """The GPUs that count now, before the moves; none where nothing runs or nothing changes."""
+    if all(m.before is None for m in plan.moves):
+        return ()
+    moved = {m.replica for m in plan.moves}
+    ids = {g for r in plan.placement.replicas if r.id not in moved for g in r.gpus}
+    ids |= {g for m in plan.moves if m.before is not None for g in m.before.gpus}
+    reserved = {g.id for g in plan.gpus if g.mode != "empty" and not g.replicas}
+    return tuple(g for g in plan.gpus if g.id in ids | reserved)
 
 
 def demand(plan: Plan) -> str:
@@ -112,3 +133,55 @@ def demand(plan: Plan) -> str:
     verb = "gets" if len(plan.unmet) == 1 else "get"
     short = words.plural(len(plan.unmet), "deployment")
     return f"{told}: {short} {verb} less than asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A predicted time beside what the SLO promises; the band is its p90 error in percent."""
+
+    deployment: str
+    name: str  # ttft | tpot
+    value_ms: float
+    promised_ms: float | None
+    band: float | None
+
+    @property
+    def verdict(self) -> str:
+        """``late``: misses the SLO; ``near``: may miss it within the error; else ``good``."""
+        if self.promised_ms is None:
+            return "good"
+        if self.value_ms > self.promised_ms:
+            return "late"
+        return "near" if self.value_ms * (1 + (self.band or 0) / 100) > self.promised_ms else "good"
+
+    def __str__(self) -> str:
+        told = f"{words.number(self.value_ms, 1 if self.value_ms < 20 else 0)} ms"
+        told += f" ±{words.number(self.band, 0)} %" if self.band is not None else ""
+        promised = self.promised_ms
+        return told + (f" of {words.number(promised, 0)} ms" if promised is not None else "")
+
+
+def promise(d: DeploymentPlan, name: str) -> Promise | None:
+    """The predicted ``ttft`` or ``tpot`` of a deployment; None where nothing is predicted."""
+    value = getattr(d.predicted, f"{name}_ms", None)
+    if value is None or d.predicted is None:
+        return None
+    band = dict(d.predicted.error_band_percent).get(name)
+    return Promise(d.name, name, value, getattr(d.slo, f"{name}_ms", None), band)
+
+
+def promises(plan: Plan) -> tuple[Promise, ...]:
+    """Every predicted time that an SLO speaks of, the closest to its limit first."""
+    found = (promise(d, name) for d in plan.deployments for name in ("ttft", "tpot"))
+    kept = [p for p in found if p is not None and p.promised_ms]
+    return tuple(sorted(kept, key=lambda p: (-p.value_ms / (p.promised_ms or 1), p.deployment)))
+
+
+def slos(plan: Plan) -> str:
+    """How many SLOs hold even at the p90 error, and the closest to its limit; empty without any."""
+    found = promises(plan)
+    if not found:
+        return ""
+    first, safe = found[0], sum(p.verdict == "good" for p in found)
+    closest = f"{first.deployment} {first.name.upper()} {first}"
+    return f"SLOs with room for the p90 error: {safe} of {len(found)}; closest: {closest}"

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from optimizer.domain import words
 from optimizer.domain.placement import Replica, replica_order
-from optimizer.domain.plan import ConfigUse, DeploymentPlan, Move, Plan, Step
+from optimizer.domain.plan import DeploymentPlan, Move, Plan, Step
 from optimizer.report import status
 from optimizer.report.ink import Ink
 
@@ -20,6 +20,7 @@ MOVES = 60
 STEPS = 60
 BOLD = Style(bold=True)
 MISSED, NEAR = " !", " ~"  # slower than the SLO; within the error band of it
+VERDICTS = {"late": MISSED, "near": NEAR, "good": ""}
 
 
 def running(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
@@ -36,8 +37,11 @@ def running(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     table.add_column("req/s\nasked/room", justify="right", no_wrap=True)
     table.add_column("TTFT ms\npred/SLO", justify="right", no_wrap=True)
     table.add_column("TPOT ms\npred/SLO", justify="right", no_wrap=True)
-    by_tenant = sorted(plan.deployments, key=lambda d: d.tenant)
-    for tenant, group in groupby(by_tenant, lambda d: d.tenant):
+    if wide:
+        table.add_column(
+            plan.unit if plan.unit == words.GPUS else f"{plan.unit}/h", justify="right"
+        )
+    for tenant, group in groupby(ordered(plan), lambda d: d.tenant):
         table.add_section()
         table.add_row(Text(tenant, ink.name(tenant) + BOLD))
         for deployment in group:
@@ -45,26 +49,38 @@ def running(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     yield table
 
 
+def ordered(plan: Plan) -> list[DeploymentPlan]:
+    """The deployments by tenant, who pays most first; of a tenant, what costs most first."""
+    paid: dict[str, int] = {}
+    for d in plan.deployments:
+        paid[d.tenant] = paid.get(d.tenant, 0) + d.price_micros
+    return sorted(
+        plan.deployments, key=lambda d: (-paid[d.tenant], d.tenant, -d.price_micros, d.name)
+    )
+
+
 def _running_row(
     plan: Plan, deployment: DeploymentPlan, ink: Ink, wide: bool
 ) -> list[RenderableType]:
-    how = "\n".join(_how(c, ink) for c in deployment.configs) or "nothing runs"
+    how = "\n".join(ways(deployment, ink.glyphs.times)) or "nothing runs"
     row: list[RenderableType] = [Text(f"  {deployment.name}"), Text(how)]
     if wide:
         row.append(Text(where(plan, deployment.name)))
     row.append(_rates(deployment))
-    slo, predicted = deployment.slo, deployment.predicted
-    bands = dict(predicted.error_band_percent) if predicted is not None else {}
-    for name in ("ttft", "tpot"):
-        value = getattr(predicted, f"{name}_ms", None)
-        promised = getattr(slo, f"{name}_ms", None)
-        row.append(_time(value, promised, bands.get(name), ink if wide else None))
+    row += [_time(deployment, name, ink if wide else None) for name in ("ttft", "tpot")]
+    if wide:
+        row.append(Text(money(deployment.price_micros)))
     return row
 
 
-def _how(use: ConfigUse, ink: Ink) -> str:
-    where = words.room(use.gpu, use.profile, use.sharing, use.gpus_per_replica)
-    return f"{use.count}{ink.glyphs.times} {where} {words.settings(use.config)}".rstrip()
+def ways(deployment: DeploymentPlan, times: str = " x") -> list[str]:
+    """``2 x h100-80gb-sxm 3g.40gb fp8 vllm``; ways that read the same are counted together."""
+    counts: dict[str, int] = {}
+    for use in deployment.configs:
+        where = words.room(use.gpu, use.profile, use.sharing, use.gpus_per_replica)
+        how = f"{where} {words.settings(use.config)}".rstrip()
+        counts[how] = counts.get(how, 0) + use.count
+    return [f"{count}{times} {how}" for how, count in counts.items()]
 
 
 def where(plan: Plan, deployment: str) -> str:
@@ -86,20 +102,19 @@ def _rates(deployment: DeploymentPlan) -> Text:
     return text
 
 
-def _time(value: float | None, promised: float | None, band: float | None, ink: Ink | None) -> Text:
-    if value is None:
+def _time(deployment: DeploymentPlan, name: str, ink: Ink | None) -> Text:
+    """Predicted beside promised, with the band where ``ink`` is given, marked where it may miss."""
+    promised = getattr(deployment.slo, f"{name}_ms", None)
+    one = status.promise(deployment, name)
+    if one is None:
         return Text("-" if promised is None else f"?/{words.number(promised, 0)}")
-    digits = 0 if value >= 20 else 1
-    text = Text(words.number(value, digits))
-    if ink is not None and band is not None:
-        text.append(f" {ink.glyphs.band}{words.number(band, 0)} %")
+    text = Text(words.number(one.value_ms, 0 if one.value_ms >= 20 else 1))
+    if ink is not None and one.band is not None:
+        text.append(f" {ink.glyphs.band}{words.number(one.band, 0)} %")
     if promised is None:
         return text
-    text.append(f"/{words.number(promised, 0)}")
-    if value > promised:
-        text.append(MISSED).stylize("bold red")
-    elif value * (1 + (band or 0) / 100) > promised:
-        text.append(NEAR).stylize("yellow")
+    text.append(f"/{words.number(promised, 0)}{VERDICTS[one.verdict]}")
+    text.stylize({"late": "bold red", "near": "yellow", "good": ""}[one.verdict])
     return text
 
 
@@ -133,17 +148,9 @@ def _bands(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _marks(plan: Plan) -> set[str]:
-    marks = set()
-    for d in plan.deployments:
-        if d.demand_mrps is not None and (d.capacity_mrps or 0) < d.demand_mrps:
-            marks.add(MISSED)
-        if d.predicted is None or d.slo is None:
-            continue
-        bands = dict(d.predicted.error_band_percent)
-        for name in ("ttft", "tpot"):
-            value = getattr(d.predicted, f"{name}_ms")
-            text = _time(value, getattr(d.slo, f"{name}_ms"), bands.get(name), None).plain
-            marks |= {m for m in (MISSED, NEAR) if text.endswith(m)}
+    marks = {VERDICTS[p.verdict] for p in status.promises(plan)}
+    if any(d.demand_mrps and (d.capacity_mrps or 0) < d.demand_mrps for d in plan.deployments):
+        marks.add(MISSED)
     return marks
 
 
@@ -218,9 +225,10 @@ def moves(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
 
 
 def moves_sentence(plan: Plan) -> str:
-    """``To do: 3 moves, 1 start; 42.0 GiB of weights to load, 2 GPUs repartitioned``."""
+    """``To do in about 6 min: 3 moves, 1 start; 42.0 GiB to load, 2 GPUs repartitioned``."""
     load = words.gib(sum(m.load_mib for m in plan.moves))
-    told = f"To do: {_kinds(plan.moves)}; {load} of weights to load"
+    took = f" in about {words.duration(end(plan))}" if plan.steps else ""
+    told = f"To do{took}: {_kinds(plan.moves)}; {load} to load"
     if plan.repartitions:
         told += f", {words.plural(len(plan.repartitions), 'GPU')} repartitioned"
     return told
@@ -258,8 +266,7 @@ def steps(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     """The steps with their times; of plans from scratch only how long they take."""
     if not plan.steps:
         return
-    last = max(s.start_s + s.seconds for s in plan.steps)
-    told = f"{words.plural(len(plan.steps), 'step')}, about {words.duration(last)}"
+    told = f"{words.plural(len(plan.steps), 'step')}, about {words.duration(end(plan))}"
     if all(m.kind == "start" for m in plan.moves):
         yield Text(f"Steps: {told} (weights at 2 GiB/s, two loads a node at once).")
         return
@@ -278,6 +285,11 @@ def steps(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     rest = len(plan.steps) - STEPS
     if rest > 0:
         yield Text(f"and {words.plural(rest, 'more step')} in the JSON", "dim")
+
+
+def end(plan: Plan) -> int:
+    """Seconds until the last step is done."""
+    return max((s.start_s + s.seconds for s in plan.steps), default=0)
 
 
 def _what(step: Step) -> str:

@@ -22,7 +22,7 @@ def render_plan(
 ) -> None:
     """The whole report of a plan, or with ``summary`` at most ten lines of it."""
     ink = Ink.of(console, ascii, [d.tenant for d in plan.deployments])
-    _header(plan, ink)
+    _header(plan, ink, "Plan for", summary)
     if summary:
         _summary(plan, ink)
         return
@@ -46,7 +46,7 @@ def render_rebalance(
 ) -> None:
     """What changes and in which order; ``render_plan`` shows where everything ends."""
     ink = Ink.of(console, ascii, [d.tenant for d in plan.deployments])
-    _header(plan, ink, "Rebalance of")
+    _header(plan, ink, "Rebalance of", summary)
     if summary:
         _summary(plan, ink)
         return
@@ -74,14 +74,14 @@ def _section(plan: Plan, ink: Ink, part: tables.Part) -> None:
         ink.console.print(one)
 
 
-def _header(plan: Plan, ink: Ink, what: str = "Plan for") -> None:
+def _header(plan: Plan, ink: Ink, what: str, summary: bool) -> None:
     title = Text(f"{what} {plan.fleet}: ", "bold")
     told = status.headline(plan)
     ink.console.print(title.append(ink.plain(told), HEADLINE.get(plan.status, "bold")))
     if plan.status not in ("infeasible", "nothing_found"):
         ink.console.print(Text(status.totals(plan)))
         ink.console.print(Text(status.demand(plan), "red" if plan.unmet else "green"))
-    for rule in plan.conflict:
+    for rule in plan.conflict[: 7 if summary else None]:
         ink.console.print(Text(f"{ink.glyphs.bad} {ink.plain(rule)}", "red"))
 
 
@@ -92,11 +92,13 @@ def _summary(plan: Plan, ink: Ink) -> None:
         paid = ", ".join(f"{t.name} {tables.money(t.price_micros)}" for t in top)
         more = f" and {len(plan.tenants) - 4} more" if len(plan.tenants) > 4 else ""
         _one_line(ink, Text(f"{plan.unit} by tenant: {paid}{more}"))
-    for one in plan.unmet[:3]:
+    if risk := status.slos(plan):
+        _one_line(ink, Text(ink.plain(risk)))
+    for one in plan.unmet[:2]:
         line = f"{ink.glyphs.bad} {one.deployment}: {ink.plain(one.reason)}"
         _one_line(ink, Text(line, "red"))
-    if len(plan.unmet) > 3:
-        ink.console.print(Text(f"  and {len(plan.unmet) - 3} more miss something", "red"))
+    if len(plan.unmet) > 2:
+        ink.console.print(Text(f"  and {len(plan.unmet) - 2} more miss something", "red"))
     if plan.moves:
         _one_line(ink, Text(tables.moves_sentence(plan)))
 

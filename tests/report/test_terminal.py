@@ -12,7 +12,7 @@ from rich.console import Console
 
 import plans
 from builders import deployment, fleet, node, problem
-from optimizer.domain.outcome import Outcome, Termination
+from optimizer.domain.outcome import Objective, Outcome, Termination
 from optimizer.domain.placement import Placement
 from optimizer.report import (
     diff,
@@ -25,6 +25,7 @@ from optimizer.report import (
     render_size,
     render_violations,
     render_whatif,
+    status,
 )
 from optimizer.verify import Violation
 
@@ -94,6 +95,37 @@ def test_golden_in_plain_ascii(draw: Draw) -> None:
     text = printed(draw, ascii=True)
     assert text.isascii()
     compare(f"{draw.__name__}-ascii.txt", text)
+
+
+TERMINALS = {
+    "dumb": {"_environ": {"TERM": "dumb"}},
+    "nocolor": {"_environ": {"TERM": "xterm-256color", "NO_COLOR": "1"}},
+}
+
+
+@pytest.mark.parametrize("name", TERMINALS)
+@pytest.mark.parametrize("draw", [scratch, rebalance], ids=lambda d: d.__name__)
+def test_golden_on_plain_terminals(draw: Draw, name: str) -> None:
+    text = printed(draw, force_terminal=True, **TERMINALS[name])
+    compare(f"{draw.__name__}-{name}.txt", text.replace("\x1b", "<ESC>"))
+
+
+def test_priorities_that_say_the_same_share_a_line() -> None:
+    told = [Objective("unmet", 0, 0, priority=p) for p in (90, 50, 0)]
+    told.append(Objective("unmet", 400_000, 400_000, priority=-5))
+    outcome = Outcome(Termination.OPTIMAL, objectives=tuple(told))
+    plan = plans.plan_of(plans.small_problem(), plans.small_placement(), outcome)
+    names = [level.name for level in status.levels(plan)]
+    assert names == ["unmet demand, priorities 90 to 0", "unmet demand, priority -5"]
+
+
+def test_the_price_now_counts_what_runs_before_the_moves() -> None:
+    plan = plans.rebalanced_plan()
+    price = {g.id: g.price_micros for g in plan.gpus}
+    before = {g for r in plans.small_current().replicas for g in r.gpus}
+    assert {g.id for g in status.gpus_before(plan)} == before
+    assert f"now {sum(price[g] for g in before) / 1e6:.2f} USD/h" in status.totals(plan)
+    assert "now" not in status.totals(plans.small_plan())
 
 
 def compare(name: str, text: str) -> None:
