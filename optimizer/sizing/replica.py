@@ -10,17 +10,11 @@ from optimizer.domain.model import ServedModel
 from optimizer.domain.units import gib
 from optimizer.domain.workload import Demand, Extras, Slo
 from optimizer.sizing import precision as formats
+from optimizer.sizing.batching import Batching, Embedding, Load, Outlook, continuous
 from optimizer.sizing.compatibility import Runs, runs
 from optimizer.sizing.context import context_fault, context_notes
 from optimizer.sizing.memory import MemoryBudget, Settings, memory_budget
-from optimizer.sizing.performance import (
-    Batching,
-    Embedding,
-    Load,
-    Outlook,
-    continuous,
-    step_model,
-)
+from optimizer.sizing.performance import step_model
 from optimizer.sizing.residents import NO_EXTRAS
 from optimizer.sizing.rooms import Room
 
@@ -290,7 +284,7 @@ def too_slow(serving: Serving, ttft: float | None, tpot: float | None) -> str:
     """The latency that breaks the SLO even with next to no traffic."""
     idle = serving.at_load(0.01) if isinstance(serving, Embedding) else serving.at_batch(0.01)
     p = f"p{serving.load.percentile:g}"
-    ratios = serving.ratios
+    ratios = serving.ratios(idle)
     said = []
     if tpot is not None and idle.tpot_ms * ratios[1] > tpot:
         said.append(f"TPOT {idle.tpot_ms * ratios[1]:.0f} ms at batch 1 ({p}), SLO {tpot:g} ms")
@@ -314,9 +308,10 @@ def binding(
             return f"max_num_seqs {budget.max_num_seqs}"
         return f"KV cache ({budget.kv_cache_tokens} tokens)"
     near = 0.99
-    if tpot is not None and best.tpot_ms * serving.ratios[1] >= near * tpot:
+    ratios = serving.ratios(best)
+    if tpot is not None and best.tpot_ms * ratios[1] >= near * tpot:
         return "the TPOT limit"
-    if ttft is not None and best.ttft_ms * serving.ratios[0] >= near * ttft:
+    if ttft is not None and best.ttft_ms * ratios[0] >= near * ttft:
         return "the TTFT limit"
     return "prefill speed"
 
@@ -329,7 +324,7 @@ def predicted(card: EngineCard, model: ServedModel, sized: Sized) -> Prediction 
     if state is None:
         return None
     band = card.moe_band if model.moe is not None else card.dense_band
-    ttft, tpot = sized.serving.ratios
+    ttft, tpot = sized.serving.ratios(state)
     decodes = model.task != "embed"
     return Prediction(
         ttft_ms=round(state.ttft_ms * ttft, 3),

@@ -12,6 +12,7 @@ from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
 from optimizer.domain.workload import Extras
 from optimizer.sizing import precision as formats
+from optimizer.sizing.batching import Embedding, Load, Outlook
 from optimizer.sizing.compatibility import Runs, runs, weight_support
 from optimizer.sizing.context import context_fault, context_notes
 from optimizer.sizing.memory import (
@@ -21,7 +22,6 @@ from optimizer.sizing.memory import (
     longest_context,
     memory_budget,
 )
-from optimizer.sizing.performance import Embedding, Load, Outlook
 from optimizer.sizing.recommend import Recommendation, recommended
 from optimizer.sizing.replica import (
     Serving,
@@ -383,7 +383,7 @@ def _with_speed(
         return SizeEntry(room, way, budget, logged, refusal=found)
     outlook, ttft, tpot = found
     band = card.moe_band if model.moe is not None else card.dense_band
-    performance = Performance(outlook, ttft, tpot, serving.ratios, band)
+    performance = Performance(outlook, ttft, tpot, serving.ratios(outlook), band)
     reasons = [f"bound by {binding(serving, outlook, budget, options.ttft_ms, options.tpot_ms)}"]
     if _asks_capacity(options):
         reasons.append(f"placement counts on {card.guard:.0%} of this rate, a guard band")
@@ -436,7 +436,7 @@ def _tpot(serving: Serving, outlook: Outlook) -> float | None:
 def _checked(
     serving: Serving, outlook: Outlook, options: SizeOptions, ttft: float
 ) -> tuple[Outlook, float | None, float | None] | str:
-    ratios, p = serving.ratios, f"p{options.percentile:g}"
+    ratios, p = serving.ratios(outlook), f"p{options.percentile:g}"
     if options.tpot_ms is not None and outlook.tpot_ms * ratios[1] > options.tpot_ms * 1.001:
         return f"TPOT {outlook.tpot_ms * ratios[1]:.0f} ms ({p}), SLO {options.tpot_ms:g} ms"
     if options.ttft_ms is not None and ttft * ratios[0] > options.ttft_ms * 1.001:

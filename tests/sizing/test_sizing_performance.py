@@ -7,19 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.domain.model import ServedModel
-from optimizer.sizing.compatibility import runs
-from optimizer.sizing.performance import (
+from optimizer.sizing.batching import (
     TPOT_P99_OVER_MEAN,
     TTFT_P99_OVER_MEAN,
     Batching,
-    Device,
     Embedding,
     Load,
-    StepModel,
     continuous,
     percentile_ratio,
-    step_model,
 )
+from optimizer.sizing.compatibility import runs
+from optimizer.sizing.performance import Device, StepModel, step_model
 from sizing_examples import A100, EMBEDDER_8B, H100, LLAMA_8B, LLAMA_70B, QWEN3_30B_A3B, vllm
 
 CARD = vllm()
@@ -83,7 +81,7 @@ def test_capacity_sits_at_the_limit(ttft: float | None, tpot: float | None):
     serving = chat()
     best = serving.largest(ttft, tpot)
     assert best is not None
-    ratios = serving.ratios
+    ratios = serving.ratios(best)
     inside = [best.ttft_ms * ratios[0] <= ttft] if ttft else []
     inside += [best.tpot_ms * ratios[1] <= tpot] if tpot else []
     assert all(inside)
@@ -121,7 +119,7 @@ def test_prefix_hits_carry_more_traffic():
 def test_bursts_wait_longer():
     bursty = chat(load=replace(CHAT, arrival_cv=3.0))
     assert bursty.at_batch(64).ttft_ms > chat().at_batch(64).ttft_ms
-    assert bursty.ratios[1] > chat().ratios[1]
+    assert bursty.at_batch(64).tpot_spread > chat().at_batch(64).tpot_spread
 
 
 def test_groups_of_gpus_are_faster_but_not_by_their_number():
@@ -177,6 +175,6 @@ def test_embedding_serves_prompts_only():
     serving = Embedding(step(EMBEDDER_8B), load, 64, 8192, 0.049)
     best = serving.largest(500, None)
     assert best is not None
-    assert best.ttft_ms * serving.ratios[0] <= 500
+    assert best.ttft_ms * serving.ratios(best)[0] <= 500
     assert best.rate < serving.offline().rate
     assert serving.largest(1, None) is None
