@@ -1,7 +1,17 @@
 """From what runs now to what should run: moves, steps, and the plan that says so."""
 
 from optimizer.planning.compose import compose
+from optimizer.planning.makespan import Makespan, makespan
 from optimizer.planning.moves import moves, repartitions
-from optimizer.planning.order import Ordered, order
+from optimizer.planning.order import Ordered, Pace, order
 
-__all__ = ["Ordered", "compose", "moves", "order", "repartitions"]
+__all__ = [
+    "Makespan",
+    "Ordered",
+    "Pace",
+    "compose",
+    "makespan",
+    "moves",
+    "order",
+    "repartitions",
+]

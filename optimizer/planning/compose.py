@@ -27,7 +27,7 @@ from optimizer.domain.workload import Deployment
 from optimizer.planning.layout import layouts_after, slices_of
 from optimizer.planning.match import Matcher
 from optimizer.planning.moves import moves, repartitions
-from optimizer.planning.order import order
+from optimizer.planning.order import DEFAULT_PACE, Pace, order
 from optimizer.planning.reasons import reasons
 from optimizer.planning.unmet import unmet
 
@@ -45,6 +45,7 @@ def compose(
     dropped: Mapping[str, tuple[Dropped, ...]],
     version: str = "",
     predict: Predict | None = None,
+    pace: Pace = DEFAULT_PACE,
 ) -> Plan:
     """The plan of an outcome; without an incumbent an empty one that says what is known.
 
@@ -55,7 +56,7 @@ def compose(
     placement = _sorted(outcome.incumbent or Placement())
     sheet = _Sheet(problem, placement)
     changes = moves(problem, placement) if found else ()
-    ordered = order(problem, placement, changes)
+    ordered = order(problem, placement, changes, pace)
     prices = sheet.deployment_prices()
     return Plan(
         inputs=inputs,

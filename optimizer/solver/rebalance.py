@@ -57,10 +57,9 @@ class Point:
         return self.disruption_mib <= self.disruption_bound_mib
 
 
-def movable(problem: PlacementProblem) -> bool:
-    """Whether anything runs in a MIG instance of this fleet."""
-    current = problem.current
-    return current is not None and any(r.mig is not None for r in current.replicas)
+def disruption_mib(problem: PlacementProblem, found: Placement) -> int:
+    """The disruption of a placement, counted from what runs now."""
+    return _Seen(problem).disruption_mib(found)
 
 
 def consolidate(problem: PlacementProblem, limits: Limits, ask: Ask | None = None) -> Outcome:
@@ -371,8 +370,13 @@ class _Seen:
 
     def load_mib(self, replica: Replica) -> int:
         """Weights that its move must load."""
-        way = self.ways[replica.id]
+        way = self.ways.get(replica.id) or self._way(replica)
         return 0 if way is None else way.load_mib
+
+    def may_move(self, replica: Replica) -> bool:
+        """Rule ``allowed``: whether a new copy of it may be started as it runs."""
+        way = self.ways[replica.id]
+        return way is not None and not way.running_only
 
     def may_change(self, gpu: FleetGpu) -> bool:
         """Whether instances may be created and destroyed there."""
@@ -385,7 +389,8 @@ class _Seen:
         for placed, replica in sorted(self.inside.get(gpu.id, {}).items()):
             asked = self.deployments.get(replica.deployment)
             factor = AVOID if asked is not None and asked.disturb == "avoid" else 1
-            fixed = replica.deployment in held and not gpu.cordoned
+            fixed = replica.deployment in held or not self.may_move(replica)
+            fixed &= not gpu.cordoned
             load = self.load_mib(replica)
             inside.append((placed, load, factor * load, fixed))
         return _Class(
@@ -409,15 +414,30 @@ class _Seen:
         return sum(self.problem.fleet.price_micros(self.gpus[g].node) for g in used)
 
     def moved(self, found: Placement) -> list[Replica]:
-        """The replicas that are elsewhere than now."""
+        """The replicas that start, move or are reconfigured."""
         before = {r.id: r for r in self.replicas}
-        return [r for r in found.replicas if before[r.id] != r]
+
+        def stays(replica: Replica) -> bool:
+            old = before.get(replica.id)
+            return (
+                old is not None
+                and (sorted(old.gpus), old.mig, old.share)
+                == (sorted(replica.gpus), replica.mig, replica.share)
+                and old.config.agrees_with(replica.config)
+            )
+
+        return [r for r in found.replicas if not stays(r)]
 
     def disruption_mib(self, found: Placement) -> int:
-        """Weights to load, and 1 GiB for each GPU on which an instance is created."""
+        """Weights of all that do not stay, and 1 GiB for each GPU that is cut anew or cleared."""
         moved = self.moved(found)
-        created = {r.gpus[0] for r in moved if r.mig not in self.standing.get(r.gpus[0], ())}
-        return sum(self.load_mib(r) for r in moved) + CUT_MIB * len(created)
+        cut = {i.gpu for i in found.instances if i.placed not in self.standing.get(i.gpu, ())}
+        for replica in moved:
+            for gpu in replica.gpus:
+                standing = self.standing.get(gpu, set())
+                if replica.mig not in standing if replica.mig is not None else standing:
+                    cut.add(gpu)
+        return sum(self.load_mib(r) for r in moved) + CUT_MIB * len(cut)
 
     def unmet(self, found: Placement) -> Iterator[Objective]:
         """Missing shares by priority; rebalancing changes none of them."""
