@@ -30,6 +30,7 @@ def test_docs_have_commands():
 def test_commands_of_the_page_run(page, tmp_path):
     for folder in ("clusters", "workloads"):
         (tmp_path / folder).symlink_to(ROOT / folder)
+    (tmp_path / "captures").symlink_to(ROOT / "tests" / "data" / "captures")
     bin_folder = Path(sys.executable).parent
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLEETSLICE_")}
     environment |= {"HOME": str(tmp_path), "PATH": f"{bin_folder}:{environment['PATH']}"}
