@@ -2,14 +2,15 @@
 
 import math
 import random
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from optimizer.domain.trace import Request, Trace
 from optimizer.domain.workload import Demand
 
 
-def synthetic(demand: Demand, seconds: float, seed: int, *, peak: bool = True) -> Iterator[Request]:
+def synthetic(
+    demand: Demand, seconds: float, seed: int | str, *, peak: bool = True
+) -> Iterator[Request]:
     """Arrivals at the demand's peak (or mean) rate, gamma distributed; lengths log-normal.
 
     Gamma gaps of shape 1/cv^2 have the demand's ``arrival_cv``; log-normal lengths of
@@ -47,7 +48,7 @@ class _Lengths:
 
 
 def fitted(
-    trace: Trace, demand: Demand, seconds: float, seed: int, longest: int | None = None
+    trace: Trace, demand: Demand, seconds: float, seed: int | str, longest: int | None = None
 ) -> Iterator[Request]:
     """The trace at the demand's mean rate, with lengths of the demand's means, over and over.
 
@@ -89,10 +90,3 @@ def _scaled(
 def of_deployment(trace: Trace, name: str) -> tuple[Request, ...]:
     """The trace's own requests for a deployment; empty where it names none."""
     return tuple(r for r in trace.requests if r.deployment == name)
-
-
-def busiest_second(requests: Sequence[Request], window_s: float) -> float:
-    """The largest rate over any window of that length, requests per second."""
-    times = [r.at_s for r in requests]
-    most = max((i + 1 - bisect_left(times, t - window_s) for i, t in enumerate(times)), default=0)
-    return most / window_s

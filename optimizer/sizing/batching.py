@@ -20,7 +20,7 @@ TTFT_P99_OVER_MEAN = 2.5
 ROUNDS_PER_USER = 8
 _P99 = NormalDist().inv_cdf(0.99)
 _STEPS = 14  # halvings: 2^-14 of the batch is far under the model's error
-_CLOSE = 1e-3  # as near as a latency must come to its limit
+_CLOSE = 3e-3  # as near as a latency must come to its limit
 _FAR_BEYOND = 3.0  # logarithms: waiting without end counts as e^3 times a limit,
 _NEGLIGIBLE = 1e-9  # and a state without limits as far inside
 _BUSIEST = 0.98  # of the prefill budget: beyond, waiting times mean nothing
@@ -71,8 +71,6 @@ def percentile_ratio(percentile: float, p99_over_mean: float) -> float:
 
 def log_normal_ratio(percentile: float, spread: float) -> float:
     """The percentile over the mean of a log-normal whose variance is ``spread`` squared means."""
-    if not spread:
-        return 1.0
     variance = math.log(1 + spread)
     return math.exp(math.sqrt(variance) * normal_quantile(percentile) - variance / 2)
 
@@ -217,7 +215,7 @@ class Batching:
         def excess(state: Outlook) -> float:
             return state.rate / rate - 1
 
-        return self._edge(excess, least, most, _CLOSE / 100)
+        return self._edge(excess, least, most, _CLOSE / 300)
 
     def offline(self) -> Outlook:
         """All requests queued at once: the batch limit is always full."""
@@ -289,9 +287,10 @@ class Batching:
                 return -_FAR_BEYOND  # no limits
             return min(_FAR_BEYOND, math.log(worst))
 
-        best, least = self.at_batch(self.batch_limit), self.at_batch(self.batch_limit / 2**_STEPS)
+        best = self.at_batch(self.batch_limit)
         if excess(best) <= 0:
             return best
+        least = self.at_batch(self.batch_limit / 2**_STEPS)
         if excess(least) > 0:
             return None
         return self._edge(excess, least, best, _CLOSE)
@@ -336,7 +335,8 @@ class Batching:
         tpot = percentile_ratio(p, TPOT_P99_OVER_MEAN)
         if p <= 50 or not math.isfinite(state.ttft_ms):
             return ttft, tpot
-        long = state.prompt_ms * (log_normal_ratio(p, state.prompt_spread) - 1)
+        spread = state.prompt_spread
+        long = state.prompt_ms * (log_normal_ratio(p, spread) - 1) if spread else 0.0
         late = (state.ttft_ms - state.prompt_ms) * (log_normal_ratio(p, state.wait_spread) - 1)
         ttft = max(ttft, 1 + math.hypot(long, late) / state.ttft_ms)
         return ttft, max(tpot, log_normal_ratio(p, state.tpot_spread))

@@ -372,9 +372,30 @@ def _running(
         return None
     if deployment.model is None:
         return fixed.running(deployment, room, replica, gpus)
+    found = _as_run(deployment, engines, room, replica)
+    return None if found is None else _candidate(deployment, deployment.model, found)
+
+
+def running_as(
+    fleet: Fleet, deployment: Deployment, engines: Mapping[str, EngineCard], replica: Replica
+) -> Evaluated | None:
+    """A replica of a model as it runs in a plan or a state; None: it cannot be sized so."""
+    nodes = {node.name: node for node in fleet.nodes}
+    node = nodes.get(node_of(replica.gpus[0])) if replica.gpus else None
+    if node is None or deployment.model is None:
+        return None
+    product = Product(node.gpu, tuple(n for n in fleet.nodes if n.gpu.name == node.gpu.name))
+    room = _room_of(product, replica)
+    return None if room is None else _as_run(deployment, engines, room, replica)
+
+
+def _as_run(
+    deployment: Deployment, engines: Mapping[str, EngineCard], room: Room, replica: Replica
+) -> Evaluated | None:
+    """The way that agrees with all that is said of a replica, its unsaid settings completed."""
     model, said = deployment.model, replica.config
-    demand = deployment.demand
-    if demand is not None and not _lengths_known(deployment, model):
+    assert model is not None
+    if deployment.demand is not None and not _lengths_known(deployment, model):
         return None
     for card in _cards(deployment, engines, []):
         if said.engine not in (None, card.name):
@@ -386,7 +407,7 @@ def _running(
             found: list[Evaluated] = []
             _evaluate(deployment, model, room, card, way, found, [])
             if found and config_of(found[0].sized.way).agrees_with(said):
-                return _candidate(deployment, model, found[0])
+                return found[0]
     return None
 
 
