@@ -19,6 +19,7 @@ from optimizer.domain.workload import Deployment
 
 OPEN = "open"
 MOST_PATTERNS = 4_000
+MOST_SIZES = 60
 
 Multiset = tuple[tuple[str, int], ...]
 
@@ -75,12 +76,13 @@ class Site:
 
     def groups(self, size: int) -> int:
         """How many groups of ``size`` whole GPUs its nodes hold at most, if nothing else does."""
-        return sum(_groups_in(node, self._usable(node), size) for node in self.nodes)
-
-    def _usable(self, node: Node) -> list[int]:
-        prefix = node.name + "/"
-        ids = (g for zone in self.zones for cell in zone.cells for g in cell.gpus)
-        return sorted(int(g.removeprefix(prefix)) for g in ids if g.startswith(prefix))
+        usable: dict[str, list[int]] = {node.name: [] for node in self.nodes}
+        for zone in self.zones:
+            for cell in zone.cells:
+                for gpu in cell.gpus:
+                    node, _, index = gpu.rpartition("/")
+                    usable[node].append(int(index))
+        return sum(_groups_in(node, sorted(usable[node.name]), size) for node in self.nodes)
 
 
 def _groups_in(node: Node, usable: list[int], size: int) -> int:
@@ -363,6 +365,8 @@ def share_patterns(room: Use, sizes: tuple[Use, ...]) -> tuple[SharePattern, ...
     found: list[SharePattern] = []
     looked_at = [0]
     sizes = tuple(s for s in sizes if s.fits_in(room))
+    if len(sizes) > MOST_SIZES:
+        return None
 
     def extend(index: int, chosen: SharePattern, used: Use) -> bool:
         looked_at[0] += 1

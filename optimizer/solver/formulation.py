@@ -67,6 +67,20 @@ class Filling:
     shares: SharePattern | None = None  # None in mode shared: replicas are packed one by one
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """Alike shared GPUs with too many ways to fill them: the bound generates those it needs.
+
+    ``gpus`` counts the GPUs in use; ``wanted`` has the replicas by size of their share.
+    """
+
+    site: int
+    zone: int
+    colour: str
+    gpus: tuple[Expr, ...]
+    wanted: tuple[tuple[Use, tuple[Expr, ...]], ...]
+
+
 @dataclass(slots=True)
 class Formulation:
     """Variables and rules of one view of a problem."""
@@ -80,6 +94,9 @@ class Formulation:
     pairs: dict[tuple[int, int], Expr] = field(default_factory=dict)  # (site, low index)
     missing: dict[str, Expr] = field(default_factory=dict)  # ppm by deployment
     colours: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    pools: list[Pool] = field(default_factory=list)
+    _indexed: list[Copies] = field(default_factory=list)
+    _by_name: dict[str, list[Copies]] = field(default_factory=dict)
 
     def cells(self) -> Iterator[tuple[CellKey, Site, Zone, Cell]]:
         """Every cell with where it belongs."""
@@ -90,7 +107,16 @@ class Formulation:
 
     def replicas(self, deployment: str) -> Expr:
         """How many replicas of the deployment run."""
-        return total(c.count for c in self.copies if c.deployment == deployment)
+        return total(c.count for c in self.of(deployment))
+
+    def of(self, deployment: str) -> list[Copies]:
+        """The places of the deployment's replicas."""
+        if len(self._indexed) != len(self.copies):
+            self._indexed[:] = self.copies
+            self._by_name.clear()
+            for c in self.copies:
+                self._by_name.setdefault(c.deployment, []).append(c)
+        return self._by_name.get(deployment, [])
 
     def used(self, at: CellKey) -> Expr:
         """How many GPUs of the cell hold a replica."""
@@ -206,9 +232,12 @@ def _whole(f: Formulation, s: int) -> None:
     """Whole GPUs and groups of them in one node."""
     site = f.sites[s]
     takers: list[tuple[Deployment, Copies]] = []
+    room: dict[int, int] = {}
     for deployment, candidate in _offered(f, site, Sharing.WHOLE):
         size = candidate.shape.gpus
-        most = _most(deployment, candidate, site.groups(size))
+        if size not in room:
+            room[size] = site.groups(size)
+        most = _most(deployment, candidate, room[size])
         if most and any(deployment.name not in zone.barred for zone in site.zones):
             count = f.model.new_int_var(0, most, f"{deployment.name} whole {size} @{site.name}")
             copies = Copies(deployment.name, candidate, s, count)
@@ -231,10 +260,10 @@ def _take_gpus(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]]) 
                 and cell.gpus[0] in c.stays.gpus
             ]
             f.taken_whole[at] = kept
-    paired = _take_pairs(f, s, takers)
+    paired = {id(copies) for copies in _take_pairs(f, s, takers)}
     groups: dict[str | None, list[Expr]] = defaultdict(list)
     for deployment, copies in takers:
-        if copies not in paired:
+        if id(copies) not in paired:
             owner = deployment.name if deployment.name in barring else None
             groups[owner].append(copies.candidate.shape.gpus * copies.count)
     for owner, wanted in sorted(groups.items(), key=lambda item: item[0] or ""):
@@ -353,11 +382,15 @@ def _shared(f: Formulation, s: int) -> None:
             colour: some for colour, some in by_colour.items() if patterns[colour] is not None
         }
         bare = [c for c, cell in enumerate(zone.cells) if cell.bare]
-        if bare:
-            for colour in sorted(pooled):
+        many = {k for k in by_colour if k not in pooled and len(site.nodes) > 1}
+        for colour in sorted(by_colour) if bare else ():
+            if colour in pooled:
                 _shared_pool(f, (s, z), colour, pooled[colour], patterns[colour] or (), bare)
+            elif colour in many:
+                _shared_open(f, (s, z), colour, by_colour[colour], bare)
         for c, cell in enumerate(zone.cells):
-            rest = {k: v for k, v in by_colour.items() if not cell.bare or k not in pooled}
+            together = {*pooled, *many} if cell.bare else set()
+            rest = {k: v for k, v in by_colour.items() if k not in together}
             _shared_direct(f, (s, z, c), cell, rest)
 
 
@@ -386,6 +419,37 @@ def _shared_pool(
                 most = len(site.zones[z].cells[c].gpus)
                 count = f.model.new_int_var(0, most, f"{zone} {c} {colour} {pattern}")
                 f.fillings.append(Filling((s, z, c), Sharing.SHARED, colour, count, shares=pattern))
+
+
+def _shared_open(
+    f: Formulation,
+    zone: tuple[int, int],
+    colour: str,
+    offered: list[tuple[Deployment, Candidate]],
+    bare: list[int],
+) -> None:
+    """Replicas by size of share and GPUs in use; how they are filled is generated (Pool)."""
+    s, z = zone
+    site = f.sites[s]
+    modes = []
+    for c in bare:
+        gpus = len(site.zones[z].cells[c].gpus)
+        modes.append(f.model.new_int_var(0, gpus, f"shared {zone} {c} {colour}"))
+        f.fillings.append(Filling((s, z, c), Sharing.SHARED, colour, modes[-1]))
+    gpus = sum(len(site.zones[z].cells[c].gpus) for c in bare)
+    wanted: dict[Use, list[Expr]] = defaultdict(list)
+    for deployment, candidate in offered:
+        share = candidate.shape.share or Use()
+        most = _most(deployment, candidate, gpus * _times(share, site.gpu.room))
+        if most:
+            name = f"{deployment.name} share {colour} @{site.name}/{z}"
+            count = f.model.new_int_var(0, most, name)
+            f.copies.append(Copies(deployment.name, candidate, s, count, z, colour=colour))
+            wanted[share].append(count)
+    sizes = sorted(
+        wanted, key=lambda u: (u.memory_mib, u.bandwidth_mbs, u.compute_ppm), reverse=True
+    )
+    f.pools.append(Pool(s, z, colour, tuple(modes), tuple((u, tuple(wanted[u])) for u in sizes)))
 
 
 def _shared_direct(
@@ -461,6 +525,7 @@ def device_shares(f: Formulation) -> Iterator[Expr]:
     Rules ``device_memory``, ``device_bandwidth`` and ``device_compute``.
     """
     yield from _pooled_shares(f)
+    yield from _open_shares(f)
     modes: dict[CellKey, list[Filling]] = defaultdict(list)
     for filling in f.fillings:
         if filling.mode is Sharing.SHARED and filling.shares is None:
@@ -488,12 +553,24 @@ def _pooled_shares(f: Formulation) -> Iterator[Expr]:
             s, z, _ = filling.at
             supply[s, z, filling.colour, share].append(count * filling.count)
     wanted: dict[tuple[int, int, str, Use], list[Expr]] = defaultdict(list)
+    generated = {(pool.site, pool.zone, pool.colour) for pool in f.pools}
     for c in f.copies:
         if c.candidate.shape.sharing is Sharing.SHARED and c.cell is None and c.stays is None:
+            if (c.site, c.zone or 0, c.colour or "") in generated:
+                continue
             share = c.candidate.shape.share or Use()
             wanted[c.site, c.zone or 0, c.colour or "", share].append(c.count)
     for key, counts in wanted.items():
         yield total(counts) <= total(supply[key])
+
+
+def _open_shares(f: Formulation) -> Iterator[Expr]:
+    """What every filling of a pool keeps: each of the three dimensions, summed over its GPUs."""
+    for pool in f.pools:
+        room = f.sites[pool.site].gpu.room
+        for part in ("memory_mib", "bandwidth_mbs", "compute_ppm"):
+            used = total(getattr(u, part) * count for u, counts in pool.wanted for count in counts)
+            yield used <= getattr(room, part) * total(pool.gpus)
 
 
 def interconnect(f: Formulation) -> Iterator[Expr]:
@@ -545,9 +622,7 @@ def demand_met(f: Formulation) -> Iterator[Expr]:
         asked = d.asked_mrps
         if asked:
             served = total(
-                min(asked, capacity_mrps(d, c.candidate)) * c.count
-                for c in f.copies
-                if c.deployment == d.name
+                min(asked, capacity_mrps(d, c.candidate)) * c.count for c in f.of(d.name)
             )
             yield asked * f.missing[d.name] + PPM * served >= PPM * asked
 

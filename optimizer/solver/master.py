@@ -2,25 +2,39 @@
 
 Rows of the coarse formulation that speak of one deployment alone move into its pricing problem
 (an exact covering knapsack); the rest couple deployments and are priced by a linear program. The
-relaxation is far tighter than the formulation's own, because a mix is integer.
+relaxation is far tighter than the formulation's own, because a mix is integer. Where shared GPUs
+can be filled in too many ways, fillings are generated too (an exact knapsack in three dimensions).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf, isinf
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 from ortools.sat.python import cp_model
 
 from optimizer.domain.problem import capacity_mrps, missing_ppm
+from optimizer.domain.units import PPM
 from optimizer.domain.workload import Deployment
 from optimizer.solver.formulation import Expr, Formulation
+from optimizer.solver.packing import Counts, Packed, Packer
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
+from optimizer.solver.quick import QuickPricing
 
 MOST_ROUNDS = 200
 MOST_TREE_NODES = 2_000
 BIG = 1e4  # price of leaving a deployment out, in units of the dearest objective coefficient
+TOLERANCE = 1e-5  # relative distance of program and bound at which generating ends
+SMOOTHING = 0.5  # how far the prices asked at lean to those of the best bound
+NEIGHBOURS = 4  # larger sizes whose slots a replica may take
+MOST_IN_GPU = 64
+MANY = 200  # deployments from which on exact pricing waits until quick pricing finds little
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +48,26 @@ class Row:
 
 @dataclass(slots=True)
 class Bound:
-    """A proved bound, and what found it: duals by row, mixes by deployment."""
+    """A proved bound, and what found it: duals by row, mixes by deployment, fillings by pool."""
 
     value: float
-    duals: list[float] = field(default_factory=list)
+    duals: Floats = field(default_factory=lambda: np.zeros(0))
     mixes: dict[str, list[Mix]] = field(default_factory=dict)
     cheapest: dict[str, float] = field(default_factory=dict)
+    fillings: list[list[Counts]] = field(default_factory=list)
+    used: dict[str, set[Mix]] = field(default_factory=dict)  # in the program's solution
+    serves: bool = True  # the program needs no deployment left out
+    program: float = inf  # the linear program's value: what the bound converges to
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPool:
+    """A pool in the program: its rows by size (supply less demand), its row of GPUs in use."""
+
+    packer: Packer
+    size_rows: tuple[int, ...]
+    gpu_row: int
+    gpus: int
 
 
 class Master:
@@ -52,18 +80,28 @@ class Master:
         self.complete = complete
         flat = cp_model.FlatIntExpr(objective)
         self.unit = float(max([1, *(abs(int(c)) for c in flat.coeffs)]))
-        self.cost = {v.index: c / self.unit for v, c in zip(flat.vars, flat.coeffs, strict=True)}
         self.offset = flat.offset / self.unit
+        domains = [_ends(v.domain) for v in f.model.proto.variables]
+        self.ranges = domains
+        self.lows: Floats = np.array([low for low, _ in domains], dtype=float)
+        self.highs: Floats = np.array([high for _, high in domains], dtype=float)
+        self.costs: Floats = np.zeros(len(domains))
+        for v, c in zip(flat.vars, flat.coeffs, strict=True):
+            self.costs[v.index] += c / self.unit
         self.owner = self._owners()
+        self.own_rows: dict[str, list[Row]] = defaultdict(list)
         self.rows = list(self._coupling_rows())
-        self.by_variable: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for r, row in enumerate(self.rows):
-            for variable, coefficient in row.coefficients:
-                self.by_variable[variable].append((r, coefficient))
+        self.pools = [self._open(pool) for pool in f.pools]
+        self._index_rows()
         self.items = self._items()
         self.missing = {name: v.index for name, v in f.missing.items()}
         self.missing_indices = frozenset(self.missing.values())
-        self.ranges = [_ends(v.domain) for v in f.model.proto.variables]
+        self.filling = np.array([i not in self.owner for i in range(len(domains))], dtype=bool)
+        self.placed = ~self.filling
+        self.placed[list(self.missing_indices)] = False
+        deployments = list(self.names.values())
+        places = [[(v, c, self._most(d, v, c)) for v, c in self.items[d.name]] for d in deployments]
+        self.quick = QuickPricing(deployments, places)
 
     def _owners(self) -> dict[int, str]:
         owner = {c.count.index: c.deployment for c in self.f.copies}
@@ -76,14 +114,40 @@ class Master:
                 continue  # leaving a row out only weakens the bound
             linear = constraint.linear
             owners = {self.owner.get(v) for v in linear.vars}
-            if len(owners) == 1 and None not in owners:
-                continue
             low, high = _ends(linear.domain)
-            yield Row(
+            row = Row(
                 tuple(zip(linear.vars, linear.coeffs, strict=True)),
                 -inf if low < -(1 << 60) else float(low),
                 inf if high > (1 << 60) else float(high),
             )
+            if len(owners) == 1 and None not in owners:
+                self.own_rows[next(iter(owners)) or ""].append(row)
+                continue
+            yield row
+
+    def _open(self, pool: Any) -> OpenPool:
+        """Rows that generated fillings of a pool supply: its sizes, and its GPUs in use."""
+        site = self.f.sites[pool.site]
+        rows = []
+        for _, counts in pool.wanted:
+            rows.append(len(self.rows))
+            self.rows.append(Row(tuple((c.index, -1) for c in counts), 0.0, inf))
+        gpu_row = len(self.rows)
+        self.rows.append(Row(tuple((g.index, 1) for g in pool.gpus), 0.0, inf))
+        packer = Packer(site.gpu.room, tuple(size for size, _ in pool.wanted))
+        gpus = int(sum(self.highs[g.index] for g in pool.gpus))
+        return OpenPool(packer, tuple(rows), gpu_row, gpus)
+
+    def _index_rows(self) -> None:
+        terms = [(r, v, c) for r, row in enumerate(self.rows) for v, c in row.coefficients]
+        columns = np.array(terms, dtype=np.int64).reshape(-1, 3)
+        self._row, self._variable = columns[:, 0], columns[:, 1]
+        self._coefficient: Floats = columns[:, 2].astype(float)
+        self.by_variable: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for r, v, c in terms:
+            self.by_variable[v].append((r, c))
+        self.row_lows: Floats = np.array([row.low for row in self.rows])
+        self.row_highs: Floats = np.array([row.high for row in self.rows])
 
     def _items(self) -> dict[str, list[tuple[int, int]]]:
         items: dict[str, list[tuple[int, int]]] = {name: [] for name in self.names}
@@ -93,63 +157,161 @@ class Master:
             items[c.deployment].append((c.count.index, min(capacity, asked)))
         return items
 
-    def price(self, variable: int, duals: list[float]) -> float:
-        """Reduced cost of one unit of a variable."""
-        pays = sum(coefficient * duals[r] for r, coefficient in self.by_variable[variable])
-        return self.cost.get(variable, 0.0) - pays
+    def _most(self, d: Deployment, variable: int, capacity: int) -> int:
+        """How many replicas the deployment may have in that place, by its own rows."""
+        most = self.highs[variable]
+        for row in self.own_rows[d.name]:
+            if isinf(row.low) and all(c > 0 for _, c in row.coefficients):
+                for v, c in row.coefficients:
+                    if v == variable:
+                        most = min(most, row.high // c)
+        return int(max(0, most))
 
-    def asked(self, d: Deployment, duals: list[float]) -> Asked:
-        """What a mix of that deployment must do at these duals."""
-        missing = max(0.0, self.price(self.missing[d.name], duals))
+    def prices(self, duals: Floats) -> Floats:
+        """Reduced cost of one unit of each variable."""
+        paid = np.bincount(
+            self._variable,
+            weights=self._coefficient * duals[self._row],
+            minlength=len(self.costs),
+        )
+        return self.costs - paid
+
+    def asked(self, d: Deployment, prices: Floats) -> Asked:
+        """What a mix of that deployment must do at these prices."""
+        missing = max(0.0, float(prices[self.missing[d.name]]))
         full = d.priority in self.complete
         return Asked(d.asked_mrps or 0, d.min_replicas, d.replica_limit, None if full else missing)
 
-    def priced_items(self, name: str, duals: list[float]) -> list[Item]:
-        """The deployment's places at these duals; a price below zero counts as zero."""
+    def priced_items(self, d: Deployment, prices: Floats) -> list[Item]:
+        """The deployment's places at these prices; a price below zero counts as zero."""
+        row = self.quick.rows[d.name]
+        found = []
+        for column, (variable, capacity) in enumerate(self.items[d.name]):
+            most = int(self.quick.most[row, column])
+            enough = max(d.min_replicas, -(-(d.asked_mrps or 0) // capacity) if capacity else 0)
+            binds = most if most < enough else None
+            found.append(Item(max(0.0, float(prices[variable])), capacity, variable, binds))
+        return found
+
+    def quick_mixes(self, prices: Floats) -> list[Mix]:
+        """Good mixes, in the order of the deployments."""
+        missing = np.array(
+            [
+                inf if d.priority in self.complete else max(0.0, prices[self.missing[name]])
+                for name, d in self.names.items()
+            ]
+        )
+        return self.quick.mixes(np.maximum(0.0, prices), missing)
+
+    def exact_mixes(self, prices: Floats, quick: list[Mix]) -> dict[str, Mix]:
+        """The cheapest mix of each deployment, with a bound on all."""
+        return {
+            name: cheapest_mix(self.priced_items(d, prices), self.asked(d, prices), known=known)
+            for (name, d), known in zip(self.names.items(), quick, strict=True)
+        }
+
+    def packed(self, duals: Floats, *, exact: bool) -> list[Packed]:
+        """The best filling of each pool's GPUs, where it is worth more than one costs."""
         return [
-            Item(max(0.0, self.price(variable, duals)), capacity, variable)
-            for variable, capacity in self.items[name]
+            pool.packer.best(
+                np.maximum(0.0, duals[list(pool.size_rows)]),
+                max(0.0, float(duals[pool.gpu_row])),
+                exact=exact,
+            )
+            for pool in self.pools
         ]
 
-    def lagrangian(self, duals: list[float], mixes: dict[str, Mix]) -> float:
+    def lagrangian(
+        self, duals: Floats, prices: Floats, mixes: Mapping[str, Mix], packed: list[Packed]
+    ) -> float:
         """A bound at any duals: what mixes, fillings and right-hand sides cost at least."""
+        sides = np.where(duals > 0, self.row_lows, self.row_highs)
+        used = duals != 0
+        if np.isinf(sides[used]).any():
+            return -inf
         value = self.offset + sum(mix.bound for mix in mixes.values())
-        for row, dual in zip(self.rows, duals, strict=True):
-            side = row.low if dual > 0 else row.high
-            if dual and isinf(side):
-                return -inf
-            value += dual * side if dual else 0.0
-        for index, (low, high) in enumerate(self.ranges):
-            reduced = self.price(index, duals)
-            if index not in self.owner:
-                value += reduced * (low if reduced > 0 else high)
-            elif reduced < 0 and index not in self.missing_indices:
-                value += reduced * high  # its item was priced at zero
+        value += float((duals[used] * sides[used]).sum())
+        ends = np.where(prices > 0, self.lows, self.highs)
+        value += float((prices * ends)[self.filling].sum())
+        # The item of a place with a price below zero was priced at zero.
+        value += float((np.minimum(prices, 0.0) * self.highs)[self.placed].sum())
+        for pool, best in zip(self.pools, packed, strict=True):
+            gain = best.bound - max(0.0, float(duals[pool.gpu_row]))
+            value -= pool.gpus * max(0.0, gain)
         return value
 
-    def solve(self) -> Bound:
-        """Column generation to the relaxation's optimum; the best bound met on the way."""
+    def solve(self, on_round: Callable[[Bound], bool] = lambda _: True) -> Bound:
+        """Column generation to the relaxation's optimum; the best bound met on the way.
+
+        ``on_round`` hears of each round and says whether to go on.
+        """
         program = _Program(self)
         program.start()
         best = Bound(-inf)
+        many = len(self.names) >= MANY
         for _ in range(MOST_ROUNDS):
             duals = program.solve()
             if duals is None:
                 break
-            mixes = {
-                name: cheapest_mix(self.priced_items(name, duals), self.asked(d, duals))
-                for name, d in self.names.items()
-            }
-            value = self.lagrangian(duals, mixes)
-            if value > best.value:
-                best = Bound(value, duals, {}, {n: m.cost for n, m in mixes.items()})
-            better = [(n, mix) for n, mix in mixes.items() if program.improves(n, mix)]
-            if not better:
+            asked_at = duals
+            if many and not isinf(best.value):
+                asked_at = SMOOTHING * best.duals + (1 - SMOOTHING) * duals
+            added = self._generate(program, duals, asked_at, best, exact=not many)
+            if not added and asked_at is not duals:
+                added = self._generate(program, duals, duals, best, exact=False)
+            if many and added <= len(self.names) // 20:
+                added += self._generate(program, duals, asked_at, best, exact=True)
+                if not added and asked_at is not duals:
+                    added += self._generate(program, duals, duals, best, exact=True)
+            best.program = program.value
+            close = program.value - best.value <= TOLERANCE * max(1.0, abs(program.value))
+            if not added or (close and many) or not on_round(best):
                 break
-            for name, mix in better:
-                program.add(name, mix)
         best.mixes = program.mixes
+        best.used = program.used
+        best.serves = program.serves
+        best.fillings = program.pool_fillings
         return best
+
+    def _generate(
+        self, program: "_Program", duals: Floats, at: Floats, best: Bound, *, exact: bool
+    ) -> int:
+        """Add what is cheaper than the program's; with ``exact`` take the bound at ``at`` too."""
+        added = 0
+        if exact and self.pools:
+            at, added = self._repair(program, at, duals)
+        prices = self.prices(at)
+        quick = self.quick_mixes(prices)
+        packed = self.packed(at, exact=exact)
+        found: Iterable[tuple[str, Mix]] = zip(self.names, quick, strict=True)
+        if exact:
+            mixes = self.exact_mixes(prices, quick)
+            value = self.lagrangian(at, prices, mixes, packed)
+            if value > best.value:
+                best.value, best.duals = value, at
+                best.cheapest = {n: m.cost for n, m in mixes.items()}
+            found = mixes.items()
+        own = self.prices(duals) if at is not duals else prices
+        for name, mix in found:
+            if program.improves(name, mix, own):
+                program.add(name, mix)
+                added += 1
+        for number, filling in enumerate(packed):
+            for counts in (filling.counts, *filling.others):
+                added += program.fill(number, counts, duals)
+        return added
+
+    def _repair(self, program: "_Program", at: Floats, duals: Floats) -> tuple[Floats, int]:
+        """Prices of shares that no filling exceeds, and how many fillings that adds."""
+        at, added = at.copy(), 0
+        wanted = program.wanted()
+        for number, pool in enumerate(self.pools):
+            rows = list(pool.size_rows)
+            target = max(0.0, float(at[pool.gpu_row]))
+            values = np.maximum(0.0, at[rows])
+            at[rows], broken = pool.packer.repaired(values, target, wanted[number])
+            added += sum(program.fill(number, counts, duals) for counts in broken)
+        return at, added
 
     def integer(self, bound: Bound, seconds: float) -> list[int]:
         """Values of all variables in the best integer choice among known mixes; empty if none.
@@ -160,6 +322,10 @@ class Master:
         for name, mixes in bound.mixes.items():
             for mix in dict.fromkeys(mixes):
                 program.add(name, mix)
+        for number, fillings in enumerate(bound.fillings):
+            program.exchange(number)
+            for counts in fillings:
+                program.fill(number, counts, None)
         program.lp.SetSolverSpecificParametersAsString(f"limits/nodes = {MOST_TREE_NODES}\n")
         program.lp.SetTimeLimit(max(100, int(seconds * 1000)))
         if program.lp.Solve() not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
@@ -191,6 +357,7 @@ class _Program:
         self.m = master
         self.lp = pywraplp.Solver.CreateSolver(backend)
         self.integer = backend != "GLOP"
+        self.value = inf
         self.rows = [
             self.lp.Constraint(
                 -self.lp.infinity() if isinf(r.low) else r.low,
@@ -202,25 +369,42 @@ class _Program:
         self.mixes: dict[str, list[Mix]] = {name: [] for name in master.names}
         self.chosen: list[tuple[str, Mix, pywraplp.Variable]] = []
         self.fillings: dict[int, pywraplp.Variable] = {}
+        self.pool_fillings: list[list[Counts]] = [[] for _ in master.pools]
+        self.filled: list[tuple[int, Counts, pywraplp.Variable]] = []
+        self.exchanged: list[tuple[int, int, int, pywraplp.Variable]] = []
+        self._known: set[object] = set()
         self._last: dict[str, float] = {}
+        self.used: dict[str, set[Mix]] = {}
+        self.outs: list[pywraplp.Variable] = []
+        self.serves = True
         objective = self.lp.Objective()
         objective.SetMinimization()
         for index, (low, high) in enumerate(master.ranges):
             if index in master.owner:
                 continue
             x = self.fillings[index] = self.lp.Var(low, high, self.integer, "")
-            objective.SetCoefficient(x, master.cost.get(index, 0.0))
+            objective.SetCoefficient(x, float(master.costs[index]))
             for r, coefficient in master.by_variable[index]:
                 self.rows[r].SetCoefficient(x, coefficient)
 
     def start(self) -> None:
-        """Make it feasible: leaving out at a high price, and mixes of one kind."""
+        """Make it feasible: leaving out at a high price, mixes of one kind, one size a GPU."""
         for name, d in self.m.names.items():
             out = self.lp.NumVar(0, self.lp.infinity(), "")
-            self.lp.Objective().SetCoefficient(out, BIG)
+            self.outs.append(out)
+            missing = float(self.m.costs[self.m.missing[name]])
+            self.lp.Objective().SetCoefficient(out, BIG + 2 * PPM * missing)
             self.choose[name].SetCoefficient(out, 1.0)
+            if d.priority not in self.m.complete:
+                self.add(name, Mix(0.0, 0.0, (), float(PPM)))
             for variable, capacity in self.m.items[name]:
                 self._plain(name, d, variable, capacity)
+        for number, pool in enumerate(self.m.pools):
+            self.exchange(number)
+            for size, need in enumerate(pool.packer.needs):
+                times = int((pool.packer.room // np.maximum(1, need)).min())
+                if times and need.any():
+                    self.fill(number, ((size, times),), None)
 
     def _plain(self, name: str, d: Deployment, variable: int, capacity: int) -> None:
         """Start with the mixes of one kind."""
@@ -233,6 +417,9 @@ class _Program:
 
     def add(self, name: str, mix: Mix) -> None:
         """A new column."""
+        if (name, mix.counts, mix.missing_ppm) in self._known or not self._keeps_own(name, mix):
+            return
+        self._known.add((name, mix.counts, mix.missing_ppm))
         x = self.lp.Var(0, 1 if self.integer else self.lp.infinity(), self.integer, "")
         self.chosen.append((name, mix, x))
         self.choose[name].SetCoefficient(x, 1.0)
@@ -240,30 +427,86 @@ class _Program:
         cost = 0.0
         coefficients: dict[int, float] = defaultdict(float)
         for variable, count in (*mix.counts, (missing, mix.missing_ppm)):
-            cost += count * self.m.cost.get(variable, 0.0)
-            for r, coefficient in self.m.by_variable[variable]:
-                coefficients[r] += coefficient * count
+            if count:
+                cost += count * float(self.m.costs[variable])
+                for r, coefficient in self.m.by_variable[variable]:
+                    coefficients[r] += coefficient * count
         self.lp.Objective().SetCoefficient(x, cost)
         for r, summed in coefficients.items():
             self.rows[r].SetCoefficient(x, summed)
         self.mixes[name].append(mix)
 
-    def solve(self) -> list[float] | None:
+    def _keeps_own(self, name: str, mix: Mix) -> bool:
+        """Whether the mix keeps the rows that speak of its deployment alone."""
+        counts = dict(mix.counts)
+        for row in self.m.own_rows[name]:
+            if isinf(row.low) and sum(c * counts.get(v, 0) for v, c in row.coefficients) > row.high:
+                return False
+        return True
+
+    def fill(self, number: int, counts: Counts, duals: Floats | None) -> int:
+        """A new way to fill a GPU of a pool, if it pays at these duals; 1 if it was added."""
+        pool = self.m.pools[number]
+        if not counts or (number, counts) in self._known:
+            return 0
+        if duals is not None:
+            worth = sum(duals[pool.size_rows[size]] * count for size, count in counts)
+            if worth <= duals[pool.gpu_row] + 1e-9 * max(1.0, abs(worth)):
+                return 0
+        self._known.add((number, counts))
+        x = self.lp.Var(0, pool.gpus, self.integer, "")
+        self.filled.append((number, counts, x))
+        self.pool_fillings[number].append(counts)
+        self.rows[pool.gpu_row].SetCoefficient(x, -1.0)
+        for size, count in counts:
+            self.rows[pool.size_rows[size]].SetCoefficient(x, count)
+        return 1
+
+    def wanted(self) -> list[NDArray[np.int64]]:
+        """By pool and size: whether the program's mixes use it."""
+        used = {v for mixes in self.used.values() for mix in mixes for v, _ in mix.counts}
+        return [
+            np.array(
+                [
+                    any(v in used for v, _ in self.m.rows[row].coefficients)
+                    for row in pool.size_rows
+                ],
+                dtype=np.int64,
+            )
+            for pool in self.m.pools
+        ]
+
+    def exchange(self, number: int) -> None:
+        """The slot of a size may hold a replica of any smaller one: few such pairs speed it up."""
+        pool = self.m.pools[number]
+        most = pool.gpus * MOST_IN_GPU
+        for small, large in pool.packer.neighbours(NEIGHBOURS):
+            x = self.lp.Var(0, most, self.integer, "")
+            self.exchanged.append((number, small, large, x))
+            self.rows[pool.size_rows[small]].SetCoefficient(x, 1.0)
+            self.rows[pool.size_rows[large]].SetCoefficient(x, -1.0)
+
+    def solve(self) -> Floats | None:
         """Duals by row, each on the side of its sense; None when GLOP gives up."""
         if self.lp.Solve() != pywraplp.Solver.OPTIMAL:
             return None
+        self.value = self.lp.Objective().Value() + self.m.offset
         self._last = {name: row.dual_value() for name, row in self.choose.items()}
-        return [
-            self._signed(row, c.dual_value()) for row, c in zip(self.m.rows, self.rows, strict=True)
-        ]
+        self.serves = sum(x.solution_value() for x in self.outs) < 1e-6
+        self.used = defaultdict(set)
+        for name, mix, x in self.chosen:
+            if x.solution_value() > 1e-9:
+                self.used[name].add(mix)
+        duals = np.array([c.dual_value() for c in self.rows])
+        duals = np.where(np.isinf(self.m.row_lows), np.minimum(0.0, duals), duals)
+        return np.where(np.isinf(self.m.row_highs), np.maximum(0.0, duals), duals)
 
-    @staticmethod
-    def _signed(row: Row, dual: float) -> float:
-        if isinf(row.low):
-            return min(0.0, dual)
-        return max(0.0, dual) if isinf(row.high) else dual
-
-    def improves(self, name: str, mix: Mix) -> bool:
-        """Whether the mix is cheaper than what the program pays for the deployment."""
+    def improves(self, name: str, mix: Mix, prices: Floats) -> bool:
+        """Whether the mix is cheaper at the program's prices than what it pays."""
+        if isinf(mix.cost):
+            return False
         paid = self._last[name]
-        return not isinf(mix.cost) and mix.cost < paid - 1e-7 * max(1.0, abs(paid))
+        cost = sum(count * max(0.0, prices[v]) for v, count in mix.counts)
+        if mix.missing_ppm:
+            cost += mix.missing_ppm * prices[self.m.missing[name]]
+        return bool(cost < paid - 1e-7 * max(1.0, abs(paid)))

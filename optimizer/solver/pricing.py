@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isinf
 
 from optimizer.domain.units import PPM, ceil_div
 
@@ -16,6 +16,7 @@ class Item:
     price: float
     capacity: int
     variable: int
+    most: int | None = None  # so many replicas fit there; None: more than can be of use
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,20 @@ class Mix:
     missing_ppm: float = 0.0
 
 
-def cheapest_mix(items: Sequence[Item], asked: Asked, forced: Item | None = None) -> Mix:
+def cheapest_mix(
+    items: Sequence[Item], asked: Asked, forced: Item | None = None, known: Mix | None = None
+) -> Mix:
     """The cheapest mix; with ``forced`` the cheapest that holds at least one of that item.
+
+    ``known`` is a mix to beat; it is returned where nothing does.
 
     Exact unless the search tree outgrows its cap; then ``bound`` is the linear relaxation's.
     Cost is infinite when no mix does what is asked.
     """
     search = _Search(_undominated(items), asked)
+    if known is not None and not isinf(known.cost):
+        search.best, search.best_missing = known.cost, known.missing_ppm
+        search.best_counts = list(known.counts)
     if forced is not None:
         search.run(forced.price, forced.capacity, 1)
         counts = [*search.best_counts, (forced.variable, 1)]
@@ -70,12 +78,15 @@ def cheapest_mix(items: Sequence[Item], asked: Asked, forced: Item | None = None
 def _undominated(items: Sequence[Item]) -> list[Item]:
     """Items that no other beats in price and capacity both, cheapest per unit served first.
 
-    One replaces the other one to one, so this holds under any limit on the number of replicas.
+    One replaces the other one to one, so this holds under any limit on the number of replicas,
+    unless there is no room for so many of the better one.
     """
     kept: list[Item] = []
+    least = inf
     for item in sorted(items, key=lambda i: (-i.capacity, i.price, i.variable)):
-        if not kept or item.price < kept[-1].price:
+        if item.price < least:
             kept.append(item)
+            least = item.price if item.most is None else least
     return sorted(kept, key=lambda i: (i.price / i.capacity if i.capacity else inf, i.variable))
 
 
@@ -115,6 +126,8 @@ class _Search:
         if not item.capacity or cost + self._rest(index, rate) >= self.best:
             return
         most = ceil_div(left, item.capacity)
+        if item.most is not None:
+            most = min(most, item.most)
         if self.asked.limit is not None:
             most = min(most, self.asked.limit - replicas)
         for count in range(most, -1, -1):

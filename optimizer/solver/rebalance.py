@@ -73,7 +73,12 @@ def frontier(problem: PlacementProblem, limits: Limits, points: int = 10) -> tup
 
 
 def knee(points: Sequence[Point]) -> Point:
-    """The point farthest below the line from the first to the last: beyond it moves get dear."""
+    """The point farthest below the line from the first to the last: beyond it moves get dear.
+
+    Of two points, the last.
+    """
+    if len(points) < 3:
+        return points[-1]
     first, last = points[0], points[-1]
     price = max(1, first.price_micros - last.price_micros)
     effort = max(1, last.disruption_mib - first.disruption_mib)

@@ -13,6 +13,7 @@ from optimizer.domain.workload import Deployment
 from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.formulation import Expr, build, total
 from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
+from optimizer.solver.large import is_large, solve_large
 from optimizer.solver.tighten import Goal, minimise, start
 from optimizer.solver.where import placement, stranded_slices
 
@@ -30,6 +31,11 @@ def solve(
     and seed give an equal outcome unless the safety stop or an interrupt cut the search short.
     """
     clock = Clock(limits, progress or (lambda _: None))
+    if is_large(problem):
+        large = solve_large(problem, clock)
+        if large.placement is None:
+            return _nothing(clock)
+        return _outcome(problem, clock, large.placement, large.levels)
     what = _what(problem, clock)
     where, levels = _where(problem, clock, what)
     if not where.found:

@@ -34,7 +34,7 @@ def minimise(search: Search, goal: Goal, complete: frozenset[int]) -> None:
     master = Master(search.f, goal.expr, complete)
     bound = master.solve()
     step = common_divisor(goal.expr)
-    floor = _rounded(bound.value * master.unit, step)
+    floor = rounded(bound.value * master.unit, step)
     if not search.found or search.at(goal.expr) > floor:
         _incumbent(search, goal, master, bound)
     while search.found and not _good_enough(search.at(goal.expr), floor, goal.gap):
@@ -68,7 +68,7 @@ def _good_enough(value: int, floor: int, gap: float) -> bool:
     return value - floor <= gap * max(1, abs(value))
 
 
-def _rounded(bound: float, step: int) -> int:
+def rounded(bound: float, step: int) -> int:
     """The least value that is not below a float bound: a multiple of ``step``, from zero up."""
     if isinf(bound):
         return 0
@@ -108,13 +108,14 @@ def _possible(master: Master, bound: Bound, slack: float) -> dict[int, int]:
     if isinf(bound.value):
         return {}
     most: dict[int, int] = {}
+    prices = master.prices(bound.duals)
     for index, (low, high) in enumerate(master.ranges):
-        reduced = master.price(index, bound.duals)
+        reduced = float(prices[index])
         if index not in master.owner and reduced > 0 and slack / reduced < high - low:
             most[index] = low + max(0, int(slack / reduced))
     for name, d in master.names.items():
-        asked = master.asked(d, bound.duals)
-        items = master.priced_items(name, bound.duals)
+        asked = master.asked(d, prices)
+        items = master.priced_items(d, prices)
         for item in items:
             extra = cheapest_mix(items, asked, forced=item).bound - bound.cheapest[name]
             if extra > slack:

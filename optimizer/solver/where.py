@@ -1,9 +1,10 @@
 """From counts to exact GPUs and MIG starts, in the fine view."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Sharing
@@ -238,24 +239,40 @@ def _without_surplus(
     seats: list[Seat],
 ) -> tuple[tuple[Replica, ...], list[Seat]]:
     """Leave out replicas that the demand does not need: new ones first, smallest first."""
-    kept, chosen = list(stays), list(seats)
+    gone: set[int] = set()
+    seats_of, stays_of = _by_deployment(seats), _by_deployment(stays)
     for d in problem.deployments:
-        mine = [s for s in chosen if s.deployment == d.name]
-        old = [r for r in kept if r.deployment == d.name]
+        mine, old = seats_of.get(d.name, []), stays_of.get(d.name, [])
         served = sum(capacity_mrps(d, s.candidate) for s in mine)
         served += sum(capacity_mrps(d, kept_as[r.id]) for r in old)
         number = len(mine) + len(old)
         for seat in sorted(mine, key=lambda s: (capacity_mrps(d, s.candidate), s.gpus)):
             capacity = capacity_mrps(d, seat.candidate)
             if number > d.min_replicas and served - capacity >= (d.asked_mrps or 0):
-                chosen.remove(seat)
+                gone.add(id(seat))
                 served, number = served - capacity, number - 1
         for r in sorted(old, key=lambda r: (capacity_mrps(d, kept_as[r.id]), -r.number)):
             capacity = capacity_mrps(d, kept_as[r.id])
             if number > d.min_replicas and served - capacity >= (d.asked_mrps or 0):
-                kept.remove(r)
+                gone.add(id(r))
                 served, number = served - capacity, number - 1
-    return tuple(kept), chosen
+    return tuple(r for r in stays if id(r) not in gone), [s for s in seats if id(s) not in gone]
+
+
+Held = TypeVar("Held", Seat, Replica)
+
+
+def _by_deployment(held: Iterable[Held]) -> dict[str, list[Held]]:
+    found: dict[str, list[Held]] = {}
+    for one in held:
+        found.setdefault(one.deployment, []).append(one)
+    return found
+
+
+def settle(problem: PlacementProblem, seats: list[Seat]) -> Placement:
+    """The placement of new replicas only, surplus ones left out, with ids."""
+    _, needed = _without_surplus(problem, (), {}, seats)
+    return _named(problem, (), needed)
 
 
 def _named(
@@ -266,15 +283,14 @@ def _named(
     """Ids: stayers keep theirs, movers take those of who left, new ones the lowest free."""
     before = problem.current.replicas if problem.current else ()
     replicas = list(stays)
+    stays_of, seats_of, ran = _by_deployment(stays), _by_deployment(seats), _by_deployment(before)
     for d in problem.deployments:
-        held = {r.id for r in stays if r.deployment == d.name}
+        held = {r.id for r in stays_of.get(d.name, [])}
         here = sorted(
-            (s for s in seats if s.deployment == d.name),
+            seats_of.get(d.name, []),
             key=lambda s: (_gpu_order(s.gpus[0]), s.mig or PlacedProfile(-1, ""), s.candidate.key),
         )
-        left = [
-            r for r in sorted(before, key=lambda r: replica_order(r.id)) if r.deployment == d.name
-        ]
+        left = sorted(ran.get(d.name, []), key=lambda r: replica_order(r.id))
         leaving = [r for r in left if r.id not in held]
         named, rest = _same_place_first(here, leaving)
         ids = [r.id for r in leaving if r.id not in {i for i, _ in named}]

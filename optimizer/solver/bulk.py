@@ -1,0 +1,324 @@
+"""Large fleets: the counts from column generation and one mixed integer program, then places.
+
+The program keeps what couples deployments: GPUs, profiles, groups, hosts. Shared GPUs enter it by
+one row a pool, made of the duals (a dual-feasible function: what a filling is worth divided by
+what the best is worth adds up to at most the GPUs in use), so that no filling needs a variable;
+they are filled afterwards, and the row is tightened where that takes more GPUs than it said.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import numpy as np
+from ortools.linear_solver import pywraplp
+from ortools.math_opt.python import mathopt
+
+from optimizer.domain.problem import missing_ppm
+from optimizer.solver.master import Bound, Floats, Master
+from optimizer.solver.packing import Counts, Packer
+from optimizer.solver.pricing import Mix
+
+NODES = 20_000
+TRIES = 6
+MOST_MIXES = 3_000
+MIP_GAP = 5e-5
+SLACKS = (0.02, 0.1, 0.5, 2.0)  # reduced costs that the program may use, in parts of ``scale``
+MOST_FILL_ROUNDS = 30
+
+Filled = tuple[tuple[Counts, int], ...]  # fillings of a pool's GPUs, each with how many GPUs
+
+
+@dataclass(slots=True)
+class Choice:
+    """An integer answer: values of the formulation's variables, fillings of each pool."""
+
+    values: list[int]
+    fillings: list[Filled] = field(default_factory=list)
+
+
+def choose(master: Master, bound: Bound, seconds: float, scale: float = 1.0) -> Choice | None:
+    """The best integer choice among the known mixes whose reduced cost is small."""
+    prices = master.prices(bound.duals)
+    near = [(s, sum(1 for _ in _near(master, bound, prices, s * scale))) for s in SLACKS]
+    first = max([0, *(i for i, (_, mixes) in enumerate(near) if mixes <= MOST_MIXES)])
+    for slack in (part * scale for part in SLACKS[first:]):
+        margins = [0.0] * len(master.pools)
+        for _ in range(TRIES):
+            values = _integer(master, bound, slack, margins, seconds)
+            if values is None:
+                break
+            fillings = [_fill(master, number, bound, values) for number in range(len(margins))]
+            short = [
+                sum(times for _, times in filled) - sum(values[g] for g in _gpus(master, number))
+                for number, filled in enumerate(fillings)
+            ]
+            if _give(master, values, short):
+                return Choice(values, fillings)
+            margins = [m + max(0, s) for m, s in zip(margins, short, strict=True)]
+    return None
+
+
+def _gpus(master: Master, number: int) -> list[int]:
+    """The variables that count a pool's GPUs in use."""
+    return [v for v, _ in master.rows[master.pools[number].gpu_row].coefficients]
+
+
+def _give(master: Master, values: list[int], short: list[int]) -> bool:
+    """Use more or fewer GPUs of a pool, where the fleet has them; False where it has not."""
+    for number, more in enumerate(short):
+        for g in _gpus(master, number):
+            change = max(-values[g], min(more, master.ranges[g][1] - values[g]))
+            values[g] += change
+            more -= change
+        if more > 0:
+            return False
+    used = np.array(values, dtype=float)
+    for row in master.rows:
+        total = sum(c * used[v] for v, c in row.coefficients)
+        own = any(v in master.owner for v, _ in row.coefficients)
+        if not own and not row.low - 0.5 <= total <= row.high + 0.5:
+            return False
+    return True
+
+
+def _integer(
+    master: Master, bound: Bound, slack: float, margins: list[float], seconds: float
+) -> list[int] | None:
+    """Mixes and fillings by HiGHS; ends by gap or nodes, ``seconds`` is the safety stop."""
+    prices = master.prices(bound.duals)
+    model = mathopt.Model()
+    generated = {r for p in master.pools for r in (*p.size_rows, p.gpu_row)}
+    rows = {
+        r: model.add_linear_constraint(lb=row.low, ub=row.high)
+        for r, row in enumerate(master.rows)
+        if r not in generated
+    }
+    extra = _pool_rows(master, bound.duals, model, margins)
+    choose_one = {n: model.add_linear_constraint(lb=1.0, ub=1.0) for n in master.names}
+    mixes: list[tuple[Mix, mathopt.Variable]] = []
+    for name, mix in _near(master, bound, prices, slack):
+        x = model.add_binary_variable()
+        mixes.append((mix, x))
+        choose_one[name].set_coefficient(x, 1.0)
+        cost = 0.0
+        into: dict[int, float] = defaultdict(float)
+        taken: tuple[tuple[int, float], ...] = mix.counts
+        for variable, count in (*taken, (master.missing[name], mix.missing_ppm)):
+            cost += count * float(master.costs[variable])
+            for r, coefficient in master.by_variable.get(variable, ()):
+                if r in rows:
+                    into[r] += coefficient * count
+            for row, part in extra.get(variable, ()):
+                row.set_coefficient(x, row.get_coefficient(x) + part * count)
+        for r, coefficient in into.items():
+            rows[r].set_coefficient(x, coefficient)
+        model.objective.set_linear_coefficient(x, cost)
+    fillings: dict[int, mathopt.Variable] = {}
+    for index in np.nonzero(master.filling)[0].tolist():
+        low, high = master.ranges[index]
+        if prices[index] > slack and not low:
+            continue
+        fillings[index] = x = model.add_integer_variable(lb=low, ub=high)
+        model.objective.set_linear_coefficient(x, float(master.costs[index]))
+        for r, coefficient in master.by_variable.get(index, ()):
+            if r in rows:
+                rows[r].set_coefficient(x, coefficient)
+        for row, part in extra.get(index, ()):
+            row.set_coefficient(x, part)
+    result = mathopt.solve(
+        model,
+        mathopt.SolverType.HIGHS,
+        params=mathopt.SolveParameters(
+            time_limit=timedelta(seconds=max(1.0, seconds)),
+            node_limit=NODES,
+            relative_gap_tolerance=MIP_GAP,
+        ),
+    )
+    if not result.has_primal_feasible_solution():
+        return None
+    chosen = result.variable_values()
+    values = [0] * len(master.ranges)
+    for index, x in fillings.items():
+        values[index] = round(chosen[x])
+    for mix, x in mixes:
+        if round(chosen[x]):
+            for variable, count in mix.counts:
+                values[variable] += count
+    _count_missing(master, values)
+    return values
+
+
+def _near(master: Master, bound: Bound, prices: Floats, slack: float) -> Iterator[tuple[str, Mix]]:
+    """Known mixes that cost little more than the cheapest at the bound's prices.
+
+    Where demand may be left unmet, those with one replica less too.
+    """
+    for name, known in bound.mixes.items():
+        used = bound.used.get(name, set())
+        mixes = dict.fromkeys(known)
+        if master.names[name].priority not in master.complete:
+            mixes |= dict.fromkeys(less for mix in known for less in _one_less(master, name, mix))
+        for mix in mixes:
+            cost = sum(count * max(0.0, prices[v]) for v, count in mix.counts)
+            cost += mix.missing_ppm * max(0.0, prices[master.missing[name]])
+            if cost - bound.cheapest[name] <= slack or mix in used:
+                yield name, mix
+
+
+def _one_less(master: Master, name: str, mix: Mix) -> Iterator[Mix]:
+    """The mix without one replica of each of its kinds."""
+    d, capacity = master.names[name], dict(master.items[name])
+    for variable, _ in mix.counts:
+        counts = dict(mix.counts)
+        counts[variable] -= 1
+        left = tuple((v, n) for v, n in counts.items() if n)
+        served = sum(capacity[v] * n for v, n in left)
+        missing = missing_ppm(d, served, sum(n for _, n in left))
+        yield Mix(0.0, 0.0, left, float(missing))
+
+
+def _pool_rows(
+    master: Master, duals: Floats, model: mathopt.Model, margins: list[float]
+) -> dict[int, list[tuple[mathopt.LinearConstraint, float]]]:
+    """For each pool: GPUs in use, less what each share is worth, is at least the margin."""
+    found: dict[int, list[tuple[mathopt.LinearConstraint, float]]] = defaultdict(list)
+    for pool, margin in zip(master.pools, margins, strict=True):
+        worth = float(duals[pool.gpu_row])
+        row = model.add_linear_constraint(lb=margin)
+        room = pool.packer.parts
+        for number, r in enumerate(pool.size_rows):
+            # Without a price, what a share takes of the GPU's memory bounds as well.
+            part = duals[r] / worth if worth > 0 else room[number].max()
+            for v, _ in master.rows[r].coefficients:
+                found[v].append((row, -max(0.0, float(part))))
+        for v, _ in master.rows[pool.gpu_row].coefficients:
+            found[v].append((row, 1.0))
+    return found
+
+
+def _count_missing(master: Master, values: list[int]) -> None:
+    for name, d in master.names.items():
+        served = sum(values[v] * capacity for v, capacity in master.items[name])
+        replicas = sum(values[v] for v, _ in master.items[name])
+        values[master.missing[name]] = missing_ppm(d, served, replicas)
+
+
+def _fill(master: Master, number: int, bound: Bound, values: list[int]) -> Filled:
+    """Fillings that hold all the shares which the values ask of a pool."""
+    pool = master.pools[number]
+    wanted = Counter[int]()
+    for size, row in enumerate(pool.size_rows):
+        asked = sum(values[v] for v, _ in master.rows[row].coefficients)
+        if asked:
+            wanted[size] = asked
+    return fill(pool.packer, wanted, bound.fillings[number])
+
+
+def fill(packer: Packer, wanted: Counter[int], known: list[Counts]) -> Filled:
+    """Few GPUs that hold the wanted shares: the linear program's fillings, then the rest."""
+    start = [c for c in known if all(size in wanted for size, _ in c)]
+    start += [((size, _times(packer, size)),) for size in sorted(wanted)]
+    fillings, weights = _relaxed(packer, wanted, start)
+    left = Counter(wanted)
+    found: Counter[Counts] = Counter()
+    for counts, weight in zip(fillings, weights, strict=True):
+        times = int(weight + 1e-9)
+        if times:
+            found[counts] += times
+            for size, count in counts:
+                left[size] = max(0, left[size] - count * times)
+    rest = _rounded(packer, +left, fillings)
+    found.update(rest)
+    return tuple(sorted(found.items()))
+
+
+def _times(packer: Packer, size: int) -> int:
+    return max(1, int((packer.room // np.maximum(1, packer.needs[size])).min()))
+
+
+def _relaxed(
+    packer: Packer, wanted: Counter[int], start: list[Counts]
+) -> tuple[list[Counts], list[float]]:
+    """The linear program of covering the wanted shares with fillings, by column generation."""
+    fillings: dict[Counts, pywraplp.Variable] = {}
+    lp = pywraplp.Solver.CreateSolver("GLOP")
+    rows = {size: lp.Constraint(float(count), lp.infinity()) for size, count in wanted.items()}
+    lp.Objective().SetMinimization()
+
+    def add(counts: Counts) -> bool:
+        if counts in fillings or not counts:
+            return False
+        x = fillings[counts] = lp.NumVar(0, lp.infinity(), "")
+        lp.Objective().SetCoefficient(x, 1.0)
+        for size, count in counts:
+            rows[size].SetCoefficient(x, count)
+        return True
+
+    for counts in start:
+        add(counts)
+    for _ in range(MOST_FILL_ROUNDS if wanted else 0):
+        lp.Solve()
+        values = np.zeros(len(packer.sizes))
+        for size, row in rows.items():
+            values[size] = max(0.0, row.dual_value())
+        best = packer.best(values, 1.0)
+        better = [
+            c
+            for c in (best.counts, *best.others)
+            if sum(values[size] * count for size, count in c) > 1 + 1e-6
+        ]
+        if not [c for c in better if add(c)]:
+            break
+    if wanted:
+        lp.Solve()
+    return list(fillings), [x.solution_value() for x in fillings.values()]
+
+
+def _rounded(packer: Packer, left: Counter[int], fillings: list[Counts]) -> Counter[Counts]:
+    """The rest, one GPU after the other: the best of best-fit and of a small integer program."""
+    greedy = best_fit(packer, left)
+    few = [c for c in fillings if any(left[size] for size, _ in c)]
+    solver = pywraplp.Solver.CreateSolver("SCIP")
+    choice = {c: solver.IntVar(0, len(left) + sum(left.values()), "") for c in {*few, *greedy}}
+    ordered = sorted(choice)
+    for size, count in left.items():
+        row = solver.Constraint(float(count), solver.infinity())
+        for c in ordered:
+            if dict(c).get(size):
+                row.SetCoefficient(choice[c], dict(c)[size])
+    for c in ordered:
+        solver.Objective().SetCoefficient(choice[c], 1.0)
+    solver.Objective().SetMinimization()
+    solver.SetSolverSpecificParametersAsString("limits/nodes = 300\n")
+    solver.SetTimeLimit(10_000)
+    status = solver.Solve()
+    if status in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
+        found = Counter({c: round(x.solution_value()) for c, x in choice.items()})
+        if sum(found.values()) < sum(greedy.values()):
+            return +found
+    return greedy
+
+
+def best_fit(packer: Packer, wanted: Counter[int]) -> Counter[Counts]:
+    """Largest share first, into the fullest GPU that still takes it."""
+    largest = sorted(wanted, key=lambda size: (-packer.parts[size].max(), size))
+    items = [size for size in largest for _ in range(wanted[size])]
+    held: list[list[int]] = []
+    free = np.zeros((len(items), 3), dtype=np.int64)
+    used = 0
+    for size in items:
+        need = packer.needs[size]
+        fits = (free[:used] >= need).all(axis=1)
+        if fits.any():
+            loose = np.where(fits, free[:used].astype(float) @ (1.0 / np.maximum(1, packer.room)),
+                             np.inf)  # fmt: skip
+            at = int(loose.argmin())
+        else:
+            at, used = used, used + 1
+            free[at] = packer.room
+            held.append([])
+        free[at] -= need
+        held[at].append(size)
+    return Counter(tuple(sorted(Counter(sizes).items())) for sizes in held)

@@ -1,0 +1,292 @@
+"""From counts to GPUs on large fleets: replicas are dealt over the nodes, then conflicts swapped.
+
+A *load* is what one or more GPUs of one node hold together: a group of whole GPUs, one GPU cut
+into instances, or one GPU of shares. The counts say how many loads of which kind there are, so
+only the rules that look at nodes and racks are left: ``spread``, ``host_cpu``, ``host_memory`` and
+the ``isolation`` of nodes. What cannot be dealt is left out and counted as missing.
+"""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from optimizer.domain.config import Candidate
+from optimizer.domain.fleet import Node, Sharing
+from optimizer.domain.gpu import Use
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Deployment
+from optimizer.solver.bulk import Filled
+from optimizer.solver.columns import Site
+from optimizer.solver.formulation import Copies, Formulation
+from optimizer.solver.integer import value_of
+from optimizer.solver.where import Seat, layout
+
+MOST_LOOKED_AT = 200  # nodes tried for a load before it waits for a swap
+
+
+@dataclass(slots=True)
+class Load:
+    """Replicas that lie together on ``gpus`` GPUs of one node, by candidate."""
+
+    zone: int | None
+    gpus: int
+    held: list[tuple[Copies, str]] = field(default_factory=list)  # with the profile, or ""
+    node: str | None = None
+    on: tuple[int, ...] = ()
+
+    @property
+    def deployments(self) -> Counter[str]:
+        """How many replicas of each deployment it holds."""
+        return Counter(c.deployment for c, _ in self.held)
+
+
+@dataclass(slots=True)
+class _Ground:
+    """What each node and rack holds so far."""
+
+    problem: PlacementProblem
+    deployments: dict[str, Deployment]
+    nodes: dict[str, Node]
+    by_node: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    by_rack: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    cpu: Counter[str] = field(default_factory=Counter)
+    memory: Counter[str] = field(default_factory=Counter)
+
+    def fits(self, held: Counter[str], node: Node) -> bool:
+        """Whether the node may hold these replicas too."""
+        here, rack = self.by_node[node.name], self.by_rack[node.rack_domain]
+        cpu, memory = self.cpu[node.name], self.memory[node.name]
+        for name, count in held.items():
+            d = self.deployments[name]
+            if d.spread_node is not None and here[name] + count > d.spread_node:
+                return False
+            if d.spread_rack is not None and rack[name] + count > d.spread_rack:
+                return False
+            cpu += d.host_cpu_millicores * count
+            memory += d.host_memory_mib * count
+            if not self._alone(d, here):
+                return False
+        if node.cpu_millicores is not None and cpu > node.cpu_millicores:
+            return False
+        return node.host_memory_mib is None or memory <= node.host_memory_mib
+
+    def _alone(self, d: Deployment, here: Counter[str]) -> bool:
+        """A tenant that asks for whole nodes shares none (rule ``isolation``)."""
+        for other in here:
+            o = self.deployments[other]
+            if here[other] and o.tenant != d.tenant and "node" in (d.isolate, o.isolate):
+                return False
+        return True
+
+    def put(self, load: Load, node: Node, sign: int = 1) -> None:
+        """Count the load in, or with ``sign`` -1 out."""
+        for name, count in load.deployments.items():
+            d = self.deployments[name]
+            self.by_node[node.name][name] += sign * count
+            self.by_rack[node.rack_domain][name] += sign * count
+            self.cpu[node.name] += sign * d.host_cpu_millicores * count
+            self.memory[node.name] += sign * d.host_memory_mib * count
+
+
+def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat]:
+    """Seats of all replicas that the counts ask for, as far as the rules let them lie somewhere."""
+    problem = f.problem
+    ground = _Ground(
+        problem,
+        {d.name: d for d in problem.deployments},
+        {n.name: n for n in problem.fleet.nodes},
+    )
+    seats: list[Seat] = []
+    for s, site in enumerate(f.sites):
+        loads = [*_groups(f, s, values), *_cut(f, s, values), *_packed(f, s, values, fillings)]
+        placed = _Dealer(ground, site, f).run(loads)
+        seats += [seat for load in placed for seat in _seats(site, load)]
+    return seats
+
+
+def _groups(f: Formulation, s: int, values: list[int]) -> Iterator[Load]:
+    for c in f.copies:
+        if c.site == s and c.candidate.shape.sharing is Sharing.WHOLE:
+            for _ in range(value_of(c.count, values)):
+                yield Load(None, c.candidate.shape.gpus, [(c, "")])
+
+
+def _cut(f: Formulation, s: int, values: list[int]) -> Iterator[Load]:
+    """GPUs cut into instances; slots are dealt so that a deployment's replicas lie apart."""
+    loads: list[Load] = []
+    slots: dict[tuple[int, str, str], list[tuple[int, Load]]] = defaultdict(list)
+    for filling in f.fillings:
+        if filling.at[0] != s or filling.mig is None:
+            continue
+        for _ in range(value_of(filling.count, values)):
+            load = Load(filling.at[1], 1)
+            loads.append(load)
+            for profile, number in filling.mig.added:
+                key = (filling.at[1], filling.colour, profile)
+                slots[key] += [(turn, load) for turn in range(number)]
+    queues = {
+        key: deque(load for _, load in sorted(pairs, key=lambda pair: pair[0]))
+        for key, pairs in slots.items()
+    }
+    for c in f.copies:
+        if c.site == s and c.candidate.shape.sharing is Sharing.MIG:
+            profile = c.candidate.shape.profile or ""
+            for _ in range(value_of(c.count, values)):
+                queues[c.zone or 0, c.colour or "", profile].popleft().held.append((c, profile))
+    return iter([load for load in loads if load.held])
+
+
+def _packed(f: Formulation, s: int, values: list[int], fillings: list[Filled]) -> Iterator[Load]:
+    """GPUs of shares: by pattern, or by what filled the pool."""
+    slots: dict[tuple[int, str, Use], deque[Load]] = defaultdict(deque)
+    loads: list[Load] = []
+
+    def add(zone: int, colour: str, some: Iterable[tuple[Use, int]], times: int) -> None:
+        for _ in range(times):
+            load = Load(zone, 1)
+            loads.append(load)
+            for share, count in some:
+                slots[zone, colour, share].extend([load] * count)
+
+    for filling in f.fillings:
+        if filling.at[0] == s and filling.shares is not None:
+            add(filling.at[1], filling.colour, filling.shares, value_of(filling.count, values))
+    for pool, filled in zip(f.pools, fillings, strict=True):
+        if pool.site == s:
+            for counts, times in filled:
+                some = [(pool.wanted[size][0], count) for size, count in counts]
+                add(pool.zone, pool.colour, some, times)
+    for c in f.copies:
+        if c.site == s and c.candidate.shape.sharing is Sharing.SHARED:
+            room = slots[c.zone or 0, c.colour or "", c.candidate.shape.share or Use()]
+            for _ in range(value_of(c.count, values)):
+                room.popleft().held.append((c, ""))
+    yield from (load for load in loads if load.held)
+
+
+class _Dealer:
+    """Deals the loads of one site to its nodes."""
+
+    def __init__(self, ground: _Ground, site: Site, f: Formulation) -> None:
+        self.ground, self.site = ground, site
+        self.barred = [zone.barred for zone in site.zones]
+        self.free: dict[str, list[tuple[int, int]]] = {n.name: [] for n in site.nodes}
+        for z, zone in enumerate(site.zones):
+            for cell in zone.cells:
+                for gpu in cell.gpus:
+                    node, _, index = gpu.rpartition("/")
+                    self.free[node].append((int(index), z))
+        for gpus in self.free.values():
+            gpus.sort()
+        self.order = [n for n in site.nodes if self.free[n.name]]
+        self.turn = 0
+
+    def run(self, loads: list[Load]) -> list[Load]:
+        """Largest first; groups fill nodes up, single GPUs go round the nodes."""
+        placed: list[Load] = []
+        waiting: list[Load] = []
+        for load in sorted(loads, key=lambda load: -load.gpus):
+            done = self._fill_up(load) if load.gpus > 1 else self._next_round(load)
+            (placed if done else waiting).append(load)
+        for load in waiting:
+            if self._anywhere(load) or self._by_swap(load, placed):
+                placed.append(load)
+        return placed
+
+    def _gpus_for(self, load: Load, node: Node) -> tuple[int, ...]:
+        """GPUs of the node that the load may take now; none when they do not do."""
+        names = [c.deployment for c, _ in load.held]
+        here = [
+            index
+            for index, z in self.free[node.name]
+            if (load.zone is None or z == load.zone)
+            and not any(name in self.barred[z] for name in names)
+        ]
+        if node.nvlink_domain == "pair":
+            return _on_pairs(here, load.gpus)
+        return tuple(here[: load.gpus]) if len(here) >= load.gpus else ()
+
+    def _try(self, load: Load, node: Node) -> bool:
+        on = self._gpus_for(load, node)
+        if not on or not self.ground.fits(load.deployments, node):
+            return False
+        self._place(load, node, on)
+        return True
+
+    def _place(self, load: Load, node: Node, on: tuple[int, ...]) -> None:
+        load.node, load.on = node.name, on
+        self.free[node.name] = [pair for pair in self.free[node.name] if pair[0] not in on]
+        self.ground.put(load, node)
+
+    def _lift(self, load: Load, zones: dict[int, int]) -> None:
+        node = self.ground.nodes[load.node or ""]
+        self.ground.put(load, node, -1)
+        self.free[node.name] = sorted([*self.free[node.name], *((i, zones[i]) for i in load.on)])
+        load.node = None
+
+    def _fill_up(self, load: Load) -> bool:
+        """The fullest node that still has room for the group."""
+        fitting = [n for n in self.order if len(self.free[n.name]) >= load.gpus]
+        fitting.sort(key=lambda n: len(self.free[n.name]))
+        return any(self._try(load, node) for node in fitting[:MOST_LOOKED_AT])
+
+    def _next_round(self, load: Load) -> bool:
+        """The next node in turn that takes it."""
+        for step in range(min(len(self.order), MOST_LOOKED_AT)):
+            node = self.order[(self.turn + step) % len(self.order)]
+            if self.free[node.name] and self._try(load, node):
+                self.turn = (self.turn + step + 1) % len(self.order)
+                return True
+        return False
+
+    def _anywhere(self, load: Load) -> bool:
+        return any(self._try(load, node) for node in self.order if self.free[node.name])
+
+    def _by_swap(self, load: Load, placed: list[Load]) -> bool:
+        """Take the place of another load of as many GPUs that can go where there is room."""
+        zones = {
+            (node.name, int(gpu.rpartition("/")[2])): z
+            for node in self.order
+            for z, zone in enumerate(self.site.zones)
+            for cell in zone.cells
+            for gpu in cell.gpus
+            if gpu.startswith(node.name + "/")
+        } if len(self.site.zones) > 1 else {}  # fmt: skip
+        roomy = [n for n in self.order if len(self.free[n.name]) >= load.gpus][:8]
+        for other in placed:
+            if other.gpus != load.gpus or other.node is None:
+                continue
+            node, on = self.ground.nodes[other.node], other.on
+            here = {i: zones.get((node.name, i), 0) for i in on}
+            self._lift(other, here)
+            if self._try(load, node):
+                if any(self._try(other, n) for n in roomy):
+                    return True
+                taken = {i: zones.get((node.name, i), 0) for i in load.on}
+                self._lift(load, taken)
+            self._place(other, node, on)
+        return False
+
+
+def _on_pairs(free: list[int], size: int) -> tuple[int, ...]:
+    """GPUs where bridged pairs matter: two together are a pair, one spares the pairs."""
+    whole = [(i, i + 1) for i in free if i % 2 == 0 and i + 1 in free]
+    if size == 2:
+        return whole[0] if whole else ()
+    if size > 2:
+        return tuple(free[:size]) if len(free) >= size else ()
+    inside = {i for pair in whole for i in pair}
+    single = [i for i in free if i not in inside] or free
+    return tuple(single[:1])
+
+
+def _seats(site: Site, load: Load) -> Iterator[Seat]:
+    gpus = tuple(f"{load.node}/{index}" for index in load.on)
+    profiles = tuple(sorted(profile for _, profile in load.held if profile))
+    starts = defaultdict(list)
+    if profiles and site.gpu.mig is not None:
+        for placed in layout(site.gpu.mig, (), (), profiles):
+            starts[placed.profile].append(placed)
+    for c, profile in load.held:
+        candidate: Candidate = c.candidate
+        yield Seat(c.deployment, candidate, gpus, starts[profile].pop(0) if profile else None)

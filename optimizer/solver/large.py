@@ -1,0 +1,121 @@
+"""The search on large fleets: bound, counts and places, each by a method that keeps its size."""
+
+from dataclasses import dataclass, field
+
+from optimizer.domain.outcome import Progress
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import PlacementProblem
+from optimizer.solver import measure
+from optimizer.solver.bulk import Choice, choose
+from optimizer.solver.columns import coarse_sites
+from optimizer.solver.deal import deal
+from optimizer.solver.formulation import Expr, Formulation, build
+from optimizer.solver.integer import Clock, Level, common_divisor, priorities, value_of
+from optimizer.solver.master import Bound, Master
+from optimizer.solver.tighten import rounded
+from optimizer.solver.where import settle
+
+MANY_GPUS = 256
+PPM_SCALE = 10_000.0  # unmet demand is in millionths, where one per cent is a small step
+
+
+@dataclass(slots=True)
+class Large:
+    """What the search on a large fleet found: a placement, its levels."""
+
+    placement: Placement | None = None
+    levels: list[Level] = field(default_factory=list)
+
+
+def is_large(problem: PlacementProblem) -> bool:
+    """Whether the fleet is too large for a formulation with every node in it."""
+    return sum(node.gpus for node in problem.fleet.nodes) > MANY_GPUS
+
+
+def solve_large(problem: PlacementProblem, clock: Clock) -> Large:
+    """Everybody served at the least price; else the least unmet demand by priority, then price."""
+    f = build(problem, coarse_sites(problem))
+    everybody = frozenset(priorities(f))
+    floors = Floors(dict.fromkeys(everybody, 0), dict.fromkeys(everybody, 0))
+    floors.price, choice = _level(f, f.price_micros(), everybody, clock, "price_per_hour")
+    if choice is None:
+        choice = _by_priority(f, clock, floors)
+    if choice is None:
+        return Large()
+    clock.report(Progress("where"))
+    found = settle(problem, deal(f, choice.values, choice.fillings))
+    return Large(found, _levels(problem, found, floors))
+
+
+@dataclass(slots=True)
+class Floors:
+    """Bounds by level; each holds while the levels before it keep what they are ``held`` to."""
+
+    unmet: dict[int, int]
+    held: dict[int, int]
+    price: int = 0
+
+
+def _by_priority(f: Formulation, clock: Clock, floors: Floors) -> Choice | None:
+    """Levels of unmet demand; each is held to before the next."""
+    complete: set[int] = set()
+    best: Choice | None = None
+    for priority in priorities(f):
+        expr = f.unmet_ppm(priority)
+        low, choice = _level(f, expr, frozenset(complete), clock, "unmet", PPM_SCALE)
+        floors.unmet[priority] = low
+        floors.held[priority] = -1
+        if choice is None:
+            return best
+        best = choice
+        floors.held[priority] = _value(f, expr, choice)
+        f.model.add(expr <= floors.held[priority])
+        if floors.held[priority] == 0:
+            complete.add(priority)
+    price, choice = _level(f, f.price_micros(), frozenset(complete), clock, "price_per_hour")
+    floors.price = price
+    return choice or best
+
+
+def _value(f: Formulation, expr: Expr, choice: Choice) -> int:
+    return value_of(expr, choice.values)
+
+
+def _level(
+    f: Formulation,
+    expr: Expr,
+    complete: frozenset[int],
+    clock: Clock,
+    name: str,
+    scale: float = 1.0,
+) -> tuple[int, Choice | None]:
+    """A bound on one level and the best choice for it."""
+    master = Master(f, expr, complete)
+
+    def on_round(bound: Bound) -> bool:
+        low = rounded(bound.value * master.unit, common_divisor(expr))
+        clock.report(Progress(name, bound=low))
+        if clock.seconds_left < 0.3 * clock.limits.time_limit_s:
+            clock.timed_out = True
+        return not clock.timed_out
+
+    bound = master.solve(on_round)
+    low = rounded(bound.value * master.unit, common_divisor(expr))
+    if not bound.mixes or not bound.serves:
+        return low, None
+    return low, choose(master, bound, max(1.0, clock.seconds_left / 3), scale)
+
+
+def _levels(problem: PlacementProblem, found: Placement, floors: Floors) -> list[Level]:
+    """Counted values and the bounds that hold for them."""
+    levels = []
+    kept = True
+    for priority, value in measure.unmet_ppm(problem, found).items():
+        low = floors.unmet[priority] if kept else 0
+        levels.append(Level("unmet", value, min(value, low), priority))
+        kept = kept and value <= floors.held[priority]
+    price = measure.price_micros(problem, found)
+    levels.append(Level("price_per_hour", price, min(price, floors.price if kept else 0)))
+    if problem.current is not None:
+        levels.append(Level("disruption", measure.disruption_mib(problem, found), 0))
+    return levels

@@ -1,0 +1,96 @@
+"""What a placement is worth, counted from its replicas: for answers that no formulation values."""
+
+from collections import defaultdict
+
+from optimizer.domain.config import Candidate
+from optimizer.domain.fleet import Sharing
+from optimizer.domain.gpu import PlacedProfile
+from optimizer.domain.placement import Placement, Replica
+from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
+from optimizer.domain.units import MIB_PER_GIB
+
+
+def unmet_ppm(problem: PlacementProblem, found: Placement) -> dict[int, int]:
+    """Sum of missing shares by priority, highest first."""
+    candidate_of = _candidates(problem)
+    served: dict[str, int] = defaultdict(int)
+    count: dict[str, int] = defaultdict(int)
+    names = {d.name: d for d in problem.deployments}
+    for replica in found.replicas:
+        candidate = candidate_of(replica)
+        count[replica.deployment] += 1
+        if candidate is not None:
+            served[replica.deployment] += capacity_mrps(names[replica.deployment], candidate)
+    sums = dict.fromkeys(sorted({d.priority for d in problem.deployments}, reverse=True), 0)
+    for d in problem.deployments:
+        sums[d.priority] += missing_ppm(d, served[d.name], count[d.name])
+    return sums
+
+
+def price_micros(problem: PlacementProblem, found: Placement) -> int:
+    """Price per hour of every GPU that holds a replica."""
+    used = {gpu for replica in found.replicas for gpu in replica.gpus}
+    prices = {node.name: problem.fleet.price_micros(node) for node in problem.fleet.nodes}
+    return sum(prices[gpu.rpartition("/")[0]] for gpu in used)
+
+
+def disruption_mib(problem: PlacementProblem, found: Placement) -> int:
+    """Weights that replicas which do not stay must load, and 1 GiB for each GPU cut anew."""
+    current = problem.current or Placement()
+    before = {r.id: r for r in current.replicas}
+    candidate_of = _candidates(problem)
+    loads = 0
+    for replica in found.replicas:
+        candidate = candidate_of(replica)
+        if candidate is not None and not _stays(replica, before.get(replica.id)):
+            loads += candidate.load_mib
+    return loads + MIB_PER_GIB * len(_cut_anew(problem, current, found))
+
+
+def _stays(replica: Replica, before: Replica | None) -> bool:
+    return (
+        before is not None
+        and (before.deployment, before.mig, before.share, sorted(before.gpus))
+        == (replica.deployment, replica.mig, replica.share, sorted(replica.gpus))
+        and before.config.agrees_with(replica.config)
+    )
+
+
+def _cut_anew(problem: PlacementProblem, current: Placement, found: Placement) -> set[str]:
+    today, wanted = _instances(current), _instances(found)
+    said = {*today, *(gpu for replica in current.replicas for gpu in replica.gpus)}
+    for gpu in problem.fleet.gpus():
+        if gpu.device.layout and gpu.id not in said:
+            today[gpu.id] = set(gpu.device.layout)
+    cut = {gpu for gpu, placed in wanted.items() if placed - today.get(gpu, set())}
+    for replica in found.replicas:
+        if replica.shape.sharing is not Sharing.MIG:
+            cut |= {gpu for gpu in replica.gpus if gpu in today}
+    return cut
+
+
+def _instances(placement: Placement) -> dict[str, set[PlacedProfile]]:
+    found: dict[str, set[PlacedProfile]] = {}
+    for replica in placement.replicas:
+        if replica.mig is not None:
+            found.setdefault(replica.gpus[0], set()).add(replica.mig)
+    for instance in placement.instances:
+        found.setdefault(instance.gpu, set()).add(instance.placed)
+    return found
+
+
+class _candidates:  # noqa: N801
+    def __init__(self, problem: PlacementProblem) -> None:
+        self.problem = problem
+        self.products = {node.name: node.gpu.name for node in problem.fleet.nodes}
+        self.known: dict[object, Candidate | None] = {}
+
+    def __call__(self, replica: Replica) -> Candidate | None:
+        """The candidate that a replica runs as."""
+        product = self.products[replica.gpus[0].rpartition("/")[0]]
+        key = (replica.deployment, product, replica.shape.key, replica.config)
+        if key not in self.known:
+            offered = self.problem.candidates.get(replica.deployment, ())
+            matching = [c for c in offered if replica.runs_as(c, product)]
+            self.known[key] = min(matching, key=lambda c: c.key, default=None)
+        return self.known[key]
