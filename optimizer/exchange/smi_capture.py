@@ -18,7 +18,7 @@ _HOST = r"\[?(?:\([^)]*\)\s*)?[\w.\-]+@(?P<host>[\w.\-]+)[^$#%>]*\]?\s*[$#%>]"
 _PROMPT = re.compile(rf"^(?:{_HOST}|[$#+])\s+(?P<command>\S.*)$")
 _BARE_PROMPT = re.compile(rf"^(?:{_HOST})\s*$")
 _LIST = re.compile(r"^GPU\s+(\d+):\s*(.+?)\s*\(UUID:\s*((?:GPU-)?[0-9A-Za-z\-]+)\)\s*$")
-_LIST_CUT = re.compile(r"^GPU\s+(\d+):\s*\S")
+_LIST_CUT = re.compile(r"^GPU\s+(\d{1,4}):\s+\S")
 _LIST_MIG = re.compile(r"^MIG\s+(\S+)\s+Device\s+(\d+):\s*\(UUID:\s*(MIG-\S+?)\)\s*$")
 _LIST_MIG_CUT = re.compile(r"^MIG\s+\d\S*\s+Dev")
 _PLACEMENTS = re.compile(
@@ -105,10 +105,13 @@ class _Reader:
         self.refused: list[str] = []
         self.section = ""
         self.selection = Selection()
+        self.foreign = False  # whether what follows is the answer of another command
         self.query = smi_query.Query()
         self.current: SeenGpu | None = None
         self.closed = True  # whether the table was left at a border
         self.framed = False  # whether the table has borders at all
+        self.after_border = False
+        self.gap = 0  # a line where two borders meet: the end of a table, or a row is missing
         self.last_row: tuple[int, int] | None = None  # line and GPU of the table's last row
         self.rows: dict[int, list[SeenInstance]] = {}
 
@@ -119,8 +122,9 @@ class _Reader:
         """One line; the first reading that fits is the right one."""
         for reading in _READINGS:
             if reading(self, number, line):
+                self.after_border &= reading is _Reader._border
                 return
-        if line:
+        if line and not self.foreign:
             self.machine.strange.append(self.file.at(number, f'not understood: "{line[:80]}"'))
 
     def end_table(self) -> None:
@@ -134,13 +138,16 @@ class _Reader:
             place = self.file.at(line, "the table breaks off here; capture it whole")
             if self.section == "instances":
                 self.machine.cuts.append((place, gpu))
-        self.section, self.rows, self.last_row = "", {}, None
+        if self.gap:
+            self.refuse(self.gap, "a row of the table is missing here; capture it whole")
+        self.section, self.rows, self.last_row, self.gap = "", {}, None, 0
         self.closed, self.framed = True, False
 
     # Readings of one line: each says whether the line was its.
 
     def _prompt(self, number: int, line: str) -> bool:
         if _BARE_PROMPT.match(line):
+            self.foreign = True
             self.end_table()
             return True
         found = _PROMPT.match(line)
@@ -148,6 +155,7 @@ class _Reader:
             return line.startswith("#") and not found
         self.end_table()
         command = found["command"]
+        self.foreign = "nvidia-smi" not in command
         self.query = smi_query.Query.asked(command)
         self.selection = _selection(command)
         inside = re.search(r"\b(?:kubectl|docker|podman|crictl|srun)\b", command)
@@ -166,17 +174,21 @@ class _Reader:
     def _border(self, number: int, line: str) -> bool:
         if not _BORDER.match(line):
             return False
-        self.closed = self.framed = True
+        if self.section == "instances" and self.after_border:
+            self.gap = number
+        self.closed = self.framed = self.after_border = True
         return True
 
     def _heading(self, number: int, line: str) -> bool:
         bare = line.strip("| ")
         for heading, section in _SECTIONS.items():
             if bare == heading:
+                self.gap = 0  # one table ends and the next begins
                 self.end_table()
                 self.section = section
                 return True
         if "NVIDIA-SMI" in line and (found := _DRIVER.search(line)):
+            self.gap = 0
             self.end_table()
             self.section, self.machine.driver = "main", found[1]
             return True
@@ -367,6 +379,12 @@ class _Reader:
             return True
         return False
 
+    def _stray(self, number: int, line: str) -> bool:
+        if not any(row.match(line) for row in (_GI_ROW, _CI_ROW, _PROFILE_ROW)):
+            return False
+        self.refuse(number, f'this row stands in no table; capture it whole: "{line[:80]}"')
+        return True
+
     def _csv(self, number: int, line: str) -> bool:
         return self.query.take(self.file, number, line, self.machine, self.refuse)
 
@@ -415,6 +433,7 @@ _READINGS: Iterable[Callable[[_Reader, int, str], bool]] = (
     _Reader._placement,
     _Reader._error,
     _Reader._listing,
+    _Reader._stray,
     _Reader._csv,
     _Reader._key_value,
 )

@@ -182,6 +182,13 @@ def _node(name: str, machine: Machine, given: Input, told: _Told) -> dict[str, A
     told.notes += machine.strange[:5]
     if len(machine.strange) > 5:
         told.notes.append(f"{name}: {len(machine.strange) - 5} more lines were not understood")
+    named = [g for g in machine.gpus.values() if g.name]
+    told.refused += [
+        f"{name}: GPU {g.index} stands in a table of mig, and no listing names its product; "
+        "capture nvidia-smi -L whole"
+        for g in machine.gpus.values()
+        if named and not g.name
+    ]
     main = _main_product(name, machine, given, told)
     if main is None:
         return None

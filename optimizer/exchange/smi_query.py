@@ -37,6 +37,7 @@ class Query:
     rows: int = 0
     gpu: SeenGpu | None = None
     heading: str = ""
+    inside_mig: bool = False  # the lines are of a MIG device, not of its GPU
     blocks: int = 0
 
     @classmethod
@@ -126,6 +127,7 @@ class Query:
         if not colon:
             known = self.gpu is not None and re.match(r"^[A-Z][\w /()\-.]*$", line) is not None
             self.heading = line if known else self.heading
+            self.inside_mig |= known and line == "MIG Device"
             return known
         if self.gpu is None:
             if key == "Driver Version":
@@ -137,6 +139,7 @@ class Query:
     def _fact(self, key: str, value: str) -> None:
         gpu = self.gpu
         assert gpu is not None
+        self.inside_mig &= key not in ("Accounting Mode", "Serial Number", "GPU UUID")
         match (self.heading, key):
             case (_, "Product Name"):
                 gpu.name = value
@@ -144,10 +147,10 @@ class Query:
                 gpu.uuid = value
             case ("MIG Mode", "Current") if value in ("Enabled", "Disabled"):
                 gpu.mig = value == "Enabled"
-            case ("FB Memory Usage", "Total") if gpu.memory_mib is None:
+            case ("FB Memory Usage", "Total") if not self.inside_mig:
                 found = re.match(r"(\d+) MiB", value)
                 gpu.memory_mib = int(found[1]) if found else None
-            case (_, "GPU Instance ID") if value.isdigit() and self.heading != "Processes":
+            case (_, "GPU Instance ID") if value.isdigit() and self.inside_mig:
                 gpu.held = (gpu.held or set()) | {int(value)}
 
 
@@ -190,10 +193,13 @@ def take_xml(file: File, machine: Machine) -> str:
             raise CannotRead(file.at(line, "the XML that starts here is cut off"))
         end += len(_XML_END)
         body = text[start:end]
+        log = body.find("<nvidia_smi_log")
+        if log < 0:
+            raise CannotRead(file.at(line, "broken XML: <nvidia_smi_log> is missing"))
         try:
-            root = ElementTree.fromstring(body[body.index("<nvidia_smi_log") :])
+            root = ElementTree.fromstring(body[log:])
         except ElementTree.ParseError as error:
-            at = line + body[: body.index("<nvidia_smi_log")].count("\n") + error.position[0] - 1
+            at = line + body[:log].count("\n") + error.position[0] - 1
             raise CannotRead(file.at(at, f"broken XML: {error}")) from None
         _read_log(root, machine)
         text = text[:start] + "\n" * body.count("\n") + text[end:]

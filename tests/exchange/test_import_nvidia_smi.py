@@ -1,5 +1,6 @@
 """Captures of nvidia-smi are read exactly, or refused with the line; never misread."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,12 @@ def refusal(*files: File, **said) -> str:
                 "a100-40/2": ["1g.5gb@6"],
             },
         ),
+        (
+            ["a100-r450.txt"],
+            "a100-40gb-sxm",
+            {"a100-r450/0": ["3g.20gb@0", "3g.20gb@4"], "a100-r450/1": "off"},
+        ),
+        (["h100-q.txt"], "h100-80gb-sxm", {"h100/0": None, "h100/1": "off"}),
         (
             ["a100-80.txt"],
             "a100-80gb-sxm",
@@ -167,6 +174,13 @@ def test_processes_are_told():
             "more often",
         ),
         (H100 + HEAD + "|   0  MIG 3g.40gb          9        2          4:4     |\n", "breaks off"),
+        (H100 + "|   0  MIG 3g.40gb          9        2          4:4     |\n", "in no table"),
+        (H100.replace("0:", "1:") + lgi("0  MIG 3g.40gb 9 2 4:4"), "GPU 0 stands in a table"),
+        (H100 + HEAD + BORDER, "a row of the table is missing"),
+        (
+            H100 + lgi("0  MIG 3g.40gb          9        2          4:4    ") + BORDER + "$ ls\n",
+            "a row of the table is missing",
+        ),
         (H100 + "  MIG 3g.40gb     Dev\n", "cut off"),
         (H100 + "GPU 1: NVIDIA H100 80GB HB\n", "cut off"),
         ("GPU 0: Tesla T4 (UUID: GPU-1)\n" + lgi("0  MIG 1g.5gb 19 7 4:1"), "no MIG"),
@@ -262,3 +276,33 @@ def test_every_cut_of_every_capture_is_read_or_refused():
                 if layout not in (None, [], "off"):
                     assert layout == truth[gpu], (name, end)
     assert reached > 20
+
+
+def test_one_table_may_follow_another_at_once():
+    table = lgi("0  MIG 3g.40gb          9        2          4:4    ")
+    assert layouts(read(text(H100 + table + table))) == {"n1/0": ["3g.40gb@4"]}
+
+
+def test_answers_of_other_commands_are_passed_over():
+    said = read(text("root@n7:~# ls\nfoo  bar\nroot@n7:~# nvidia-smi -L\n" + H100))
+    assert said.documents[0].notes == ()
+
+
+def test_damage_is_refused_or_harmless():
+    """Characters and lines lost, doubled or cut: never an error of ours, seldom another layout."""
+    chance = random.Random(7)
+    answered = 0
+    for _ in range(300):
+        whole = capture(chance.choice(["a30.txt", "h100-sxm.txt", "h200-qx.xml", "a100-r450.txt"]))
+        lines = whole.text.splitlines(keepends=True)
+        at = chance.randrange(len(lines))
+        cut = lines[at][: chance.randrange(len(lines[at]) + 1)] + "\n"
+        lines[at : at + 1] = chance.choice([[], [lines[at]] * 2, [cut]])
+        try:
+            found = read(text("".join(lines), whole.name))
+        except CannotRead:
+            continue
+        answered += 1
+        for id, layout in layouts(found).items():
+            assert layout in (None, [], "off") or len(layout) >= 2, (whole.name, at, id)
+    assert answered > 100
