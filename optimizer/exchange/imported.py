@@ -7,6 +7,7 @@ from typing import Any
 from optimizer.domain.gpu import Gpu
 
 Data = Mapping[str, Any]
+MOST_GPUS = 1024  # of one node, as in a Fleet
 
 
 class CannotRead(Exception):

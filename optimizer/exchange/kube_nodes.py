@@ -7,7 +7,7 @@ from typing import Any
 
 from optimizer.domain.gpu import Gpu, PlacedProfile
 from optimizer.exchange import kube_objects as kube
-from optimizer.exchange.imported import Input
+from optimizer.exchange.imported import MOST_GPUS, Input
 from optimizer.exchange.products import placements, product
 
 LABEL = "nvidia.com/gpu."
@@ -109,6 +109,10 @@ def _count(found: KubeNode, devices: Mapping[str, int], given: Input, told: Told
     if not found.gpus and not slices and not found.shared:
         found.gpus = offered
         told.notes.append(f"node {found.name}: no label {LABEL}count; its capacity was counted")
+    if found.gpus > MOST_GPUS:
+        told.left_out.append(f"node {found.name}: {found.gpus} GPUs are more than a node has")
+        found.gpus = 0
+        return
     if not found.gpus:
         told.left_out.append(
             f"node {found.name}: how many GPUs it has (label {LABEL}count); say --gpus N"
@@ -171,7 +175,8 @@ def _divide(found: KubeNode, slices: Mapping[str, int], told: Told) -> None:
         if profile is None:
             told.left_out.append(f"node {found.name}: {found.gpu.name} has no profile {name}")
             return
-        names += [profile.name] * number
+        # More than can be are one too many, however many.
+        names += [profile.name] * min(number, len(divided) * profile.max_instances + 1)
     layouts = pack(found.gpu, names, len(divided))
     if layouts is None:
         counts = ", ".join(f"{n} x {p}" for p, n in sorted(slices.items()))

@@ -97,7 +97,7 @@ def entries(value: Any, *path: str) -> list[Mapping[str, Any]]:
 def count(value: Any) -> int:
     """A whole number of devices; 0 where there is none."""
     plain = str(value if value is not None else "").strip()
-    return int(plain) if plain.isdigit() else 0
+    return int(plain) if plain.isascii() and plain.isdigit() and len(plain) < 7 else 0
 
 
 def quantity(value: Any) -> float | None:

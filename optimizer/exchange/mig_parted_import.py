@@ -142,6 +142,8 @@ def _node(
         raise CannotRead(*faults)
     gpu = _product(entries, known, given)
     count = _count(entries, known, given)
+    if count > MOST_GPUS:
+        raise CannotRead(f"{count} GPUs are more than a node has")
     devices: dict[str, Any] = {}
     for entry in entries:
         if not _for(gpu, entry):
@@ -243,7 +245,7 @@ def _layout(gpu: Gpu, wanted: Mapping[str, Any]) -> tuple[PlacedProfile, ...]:
         profile = gpu.mig.profile(str(name))
         if profile is None:
             raise _LeftOut(f"{gpu.name} has no profile {name}")
-        names += [profile.name] * int(count)
+        names += [profile.name] * min(int(count), profile.max_instances + 1)
     found = placements(gpu, names, most=1)
     if not found:
         told = ", ".join(f"{n} x {p}" for p, n in wanted.items())

@@ -193,6 +193,9 @@ def _node(name: str, machine: Machine, given: Input, told: _Told) -> dict[str, A
     if main is None:
         return None
     count = max(machine.gpus) + 1
+    if count > MOST_GPUS:
+        told.refused.append(f"{name}: GPU {count - 1} is more than a node has")
+        return None
     devices: dict[str, Any] = {}
     for index in range(count):
         gpu = machine.gpus.get(index)
