@@ -7,6 +7,7 @@ from typing import Any
 from optimizer.domain.gpu import Gpu, PlacedProfile
 from optimizer.exchange.imported import (
     HOST,
+    MOST_GPUS,
     PRICES,
     RACKS,
     CannotRead,

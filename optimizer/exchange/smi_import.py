@@ -10,6 +10,7 @@ from optimizer.domain import words
 from optimizer.domain.gpu import Gpu, MigProfile, PlacedProfile
 from optimizer.exchange.imported import (
     HOST,
+    MOST_GPUS,
     PRICES,
     RACKS,
     CannotRead,
