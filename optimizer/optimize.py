@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimizer.domain.engine import EngineCard
 from optimizer.domain.fleet import Fleet
@@ -16,7 +16,11 @@ from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Workloads
 from optimizer.sizing import SizeOptions, Sizing, size, size_json, size_model
 
+if TYPE_CHECKING:
+    from optimizer.planning import Pace
+
 Progressing = Callable[[Progress], None] | None
+Search = Callable[[PlacementProblem, Limits, Progressing], Outcome]
 
 
 class BrokenPlan(RuntimeError):
@@ -96,12 +100,20 @@ def pose(inputs: Inputs, sizing: Sizing | None = None) -> tuple[PlacementProblem
     return problem, sizing
 
 
-def judged(problem: PlacementProblem, limits: Limits, progress: Progressing = None) -> Outcome:
-    """Solve, and have the judge confirm every rule and every claimed number. Raises BrokenPlan."""
+def judged(
+    problem: PlacementProblem,
+    limits: Limits,
+    progress: Progressing = None,
+    search: Search | None = None,
+) -> Outcome:
+    """Solve, and have the judge confirm every rule and every claimed number. Raises BrokenPlan.
+
+    ``search`` in place of the usual one: rebalancing within limits.
+    """
     from optimizer.solver import solve  # OR-Tools takes half a second to import
     from optimizer.verify import check_outcome
 
-    outcome = solve(problem, limits, progress)
+    outcome = (search or solve)(problem, limits, progress)
     if outcome.incumbent is not None and (violations := check_outcome(problem, outcome)):
         raise BrokenPlan(violations)
     return outcome
@@ -115,14 +127,19 @@ def optimize(
     progress: Progressing = None,
     clocks: Clocks | None = None,
     version: str = "",
+    search: Search | None = None,
+    pace: "Pace | None" = None,
 ) -> Planned:
-    """From documents to a verified plan: size, place, judge, compose."""
-    from optimizer.planning import compose
+    """From documents to a verified plan: size, place, judge, compose.
+
+    ``search`` takes the place of the usual one; ``pace`` says how much may be done at once.
+    """
+    from optimizer.planning import Pace, compose
 
     clocks = clocks or Clocks()
     started, watch = clocks.now(), clocks.stopwatch()
     problem, sizing = pose(inputs)
-    outcome = judged(problem, limits, progress)
+    outcome = judged(problem, limits, progress, search)
     run = PlanRun(
         seconds=round(clocks.stopwatch() - watch, 3),
         workers=limits.workers,
@@ -137,5 +154,6 @@ def optimize(
         run=run,
         dropped=sizing.dropped,
         version=version,
+        pace=pace or Pace(),
     )
     return Planned(plan, problem, sizing)
