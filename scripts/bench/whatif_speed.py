@@ -15,6 +15,7 @@ from optimizer.documents import load
 from optimizer.domain.outcome import Limits
 from optimizer.domain.scenario import Lose, Scale, Scenario
 from optimizer.optimize import Inputs, optimize
+from optimizer.scenarios.answer import Answer
 from optimizer.scenarios.evaluate import Planner, Setting, evaluate, setting
 
 
@@ -37,10 +38,11 @@ def main() -> None:
     ground = setting(inputs, baseline, limits)
     scenarios = made(ground, asked.scenarios)
     cold_and_warm(ground, inputs, scenarios[:5])
-    first = None
+    first: tuple[Answer, ...] | None = None
     for workers in map(int, asked.workers.split(",")):
         answers, told = measured(ground, scenarios, workers)
-        same = "" if first in (None, answers) else ", NOT the same answers"
+        other = [a.name for a, b in zip(answers, first or answers, strict=True) if a != b]
+        same = f", OTHER answers than before: {', '.join(other)}" if other else ""
         first = first or answers
         print(f"{workers} workers: {told}{same}", flush=True)
 
@@ -73,7 +75,9 @@ def cold_and_warm(ground: Setting, inputs: Inputs, scenarios: list[Scenario]) ->
     print(f"cold {cold / len(scenarios):.2f} s, warm {warm / len(scenarios):.2f} s a scenario")
 
 
-def measured(ground: Setting, scenarios: list[Scenario], workers: int) -> tuple[object, str]:
+def measured(
+    ground: Setting, scenarios: list[Scenario], workers: int
+) -> tuple[tuple[Answer, ...], str]:
     """Answers, and what they took."""
     times: list[float] = []
 
