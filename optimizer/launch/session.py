@@ -1,5 +1,6 @@
 """A connection to a Ray cluster: quiet, with its token, and tidy when it ends."""
 
+import json
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,12 @@ def session(
     code 143 after all clean-up. A connection that this process has already is used and kept.
     """
     _answers(address)
-    with _environment(ray_environment(token_path, ours=ours)), redirect_stdout(sys.stderr):
+    with (
+        redirect_stdout(sys.stderr),
+        _environment({"RAY_USAGE_STATS_ENABLED": "0"}),  # read while Ray is imported
+        _as_ours(ours),
+        _environment(ray_environment(token_path, ours=ours)),
+    ):
         import ray
 
         if ray.is_initialized():
@@ -100,6 +107,31 @@ def _answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except OSError as error:
         raise LaunchRefused(f"no Ray answers at {address}: {error}") from error
+
+
+@contextmanager
+def _as_ours(ours: bool) -> Iterator[None]:
+    """Reach our own Ray as it was started: on 127.0.0.1, with a token.
+
+    Ray reads the variables for both once, when it is imported: too late where the process has it
+    already, and for good where it goes on to another's cluster.
+    """
+    from ray._private import ray_constants
+
+    _raylet: Any = import_module("ray._raylet")
+    mode = getattr(_raylet, "get_authentication_mode", None)  # an older Ray has none
+    if not ours or mode is None:
+        yield
+        return
+    tokens = mode() == _raylet.AuthenticationMode.TOKEN
+    reach = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    _raylet.Config.initialize(json.dumps({"AUTH_MODE": "token"}))
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = reach
+        _raylet.Config.initialize(json.dumps({"AUTH_MODE": "token" if tokens else "disabled"}))
 
 
 def _forget_tokens() -> None:

@@ -17,9 +17,10 @@ from optimizer.launch.run import read
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(120)]
 
-# A launch whose engine is never ready, and which says so; for signals that arrive meanwhile.
+# A launch whose engine is never ready, and which says so; for signals that arrive meanwhile. Its
+# process has imported Ray before, with settings of its own.
 LAUNCHING = """
-import os, sys
+import os, sys, ray
 from launchplans import WHOLE, launch_plan
 from optimizer.launch import launch
 launch(
