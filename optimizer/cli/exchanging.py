@@ -1,6 +1,7 @@
 """Commands that read and write other people's formats."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -154,13 +155,14 @@ def import_(
         ),
     ],
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="FILE...",
-            help="Files of that format; a folder holds those of one node; - is stdin.",
+            metavar="[FILE...]",
+            help="Files of that format; a folder holds those of one node; - is stdin. Without any, "
+            "nvidia-smi and kubectl are asked here.",
             show_default=False,
         ),
-    ],
+    ] = None,
     out_dir: Annotated[
         Path | None,
         typer.Option(
@@ -203,6 +205,7 @@ def import_(
     Examples:
       nvidia-smi -L > n1.txt; sudo nvidia-smi mig -lgi >> n1.txt
       fleetslice import nvidia-smi n1.txt --out-dir cluster
+      fleetslice import nvidia-smi --node this-machine
       kubectl get nodes,pods -A -o json | fleetslice import kubernetes - --out-dir cluster
     """
     from optimizer.documents.faults import unknown
@@ -211,8 +214,8 @@ def import_(
     if from_ not in IMPORTERS:
         raise Stop(Code.USAGE, unknown("format", from_, IMPORTERS))
     given = Input(
-        files=tuple(_given(files)),
-        gpus=_products(files),
+        files=tuple(_given(files) if files else _asked_here(from_)),
+        gpus=_products(files or []),
         parse=_parsed,
         name=name,
         node=node,
@@ -223,9 +226,46 @@ def import_(
         found = IMPORTERS[from_](given)
     except CannotRead as refusal:
         raise Stop(Code.USAGE, *refusal.reasons) from None
-    _write_documents(found, [str(f) for f in files], out_dir)
+    _write_documents(found, [f.name for f in given.files], out_dir)
     if found.left_out:
         finish(Code.PARTLY)
+
+
+# What tells the present state where no file is given: as many as answer are read.
+ASKS = {
+    "kubernetes": (("kubectl", "get", "nodes,pods", "-A", "-o", "json"),),
+    "nvidia-smi": (
+        ("nvidia-smi", "-L"),
+        ("nvidia-smi", "--query-gpu=index,uuid,memory.total,mig.mode.current", "--format=csv"),
+        ("nvidia-smi", "mig", "-lgi"),
+        ("nvidia-smi", "mig", "-lgip"),
+    ),
+}
+_PATIENCE_S = 60
+
+
+def _asked_here(from_: str) -> "Iterator[File]":
+    """The answers of the tools of this machine, as one capture with prompts."""
+    from optimizer.exchange import File
+
+    if from_ not in ASKS:
+        raise Stop(Code.USAGE, f"import {from_}: name a file, or - for stdin")
+    told = ""
+    for command in ASKS[from_]:
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_PATIENCE_S, errors="replace"
+            )
+        except FileNotFoundError:
+            why = f"{command[0]} is not on this machine; name a file, or - for stdin"
+            raise Stop(Code.ERROR, f"import {from_}: {why}") from None
+        except subprocess.TimeoutExpired:
+            raise Stop(Code.ERROR, f"{' '.join(command)}: no answer in {_PATIENCE_S} s") from None
+        if from_ == "kubernetes" and done.returncode:
+            raise Stop(Code.ERROR, f"{' '.join(command)}: {done.stderr.strip()}")
+        prompt = f"$ {' '.join(command)}\n" if from_ == "nvidia-smi" else ""
+        told += f"{prompt}{done.stdout}{done.stderr if prompt else ''}\n"
+    yield File(f"{from_} here", told)
 
 
 def _given(paths: list[Path]) -> "Iterator[File]":
@@ -275,7 +315,8 @@ def _parsed(file: "File") -> list[Any]:
 def _write_documents(found: "Import", files: list[str], out_dir: Path | None) -> None:
     from optimizer.documents import write_text
 
-    head = f"Imported by fleetslice {inputs.version()} from {found.format}: {', '.join(files)}"
+    read = " ".join(", ".join(files).split())
+    head = f"Imported by fleetslice {inputs.version()} from {found.format}: {read}"
     if out_dir is None:
         sys.stdout.write("---\n".join(_document_text(d, head) for d in found.documents))
     for document in found.documents:
@@ -306,8 +347,6 @@ def _document_text(document: "Imported", head: str) -> str:
         ("How it was read:", document.notes),
     ):
         if told:
-            lines += [title, *(f"  {one}" for one in told)]
-    comments = "".join(
-        f"# {' '.join(line.split()) if line[0] != ' ' else line}\n" for line in lines
-    )
+            lines += [title, *(f"  {' '.join(one.split())}" for one in told)]
+    comments = "".join(f"# {line}\n" for line in lines)
     return comments + yaml_text(document.data)
