@@ -12,9 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import optimizer
 from optimizer.domain.scenario import Scenario
 from optimizer.launch import LaunchRefused, head
+from optimizer.launch.environment import package_path
 from optimizer.launch.run import new_run
 from optimizer.launch.session import SIGTERM_EXIT, session
 from optimizer.scenarios.answer import Answer
@@ -52,7 +52,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
 def _code() -> dict[str, Any]:
     """This package, for a cluster that has Ray and our libraries but not us."""
-    return {"py_modules": [str(Path(optimizer.__file__).parent)]}
+    return {"py_modules": [str(Path(package_path()) / "optimizer")]}
 
 
 def _versions() -> tuple[tuple[str, str], ...]:

@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--effort", type=float, default=10.0)
     asked = parser.parse_args()
     found = load(asked.documents)
+    assert found.fleet is not None
+    assert found.workloads is not None
     engines = {card.name: card for card in found.catalogue.engine_cards()}
     inputs = Inputs(found.fleet, found.workloads, engines, gpus=found.gpus)
     limits = Limits(gap=asked.gap, effort=asked.effort, time_limit_s=3600.0)
