@@ -1,13 +1,15 @@
 """Rebalancing at fleet scale: replicas in MIG instances keep how they run, only places change.
 
-What must move is decided by the flow over alike GPUs (``migflow``), proved over all removals; who
-goes where is then matched one by one under the rules that tell replicas apart. Replicas on whole
-or shared GPUs stay. Costs against disruption form a curve; each of its points carries its bounds.
+Missing replicas of deployments that can run in one way only are started in the same run. What must
+move is decided by the flow over alike GPUs (``migflow``), proved over all removals; who goes where
+is then matched one by one under the rules that tell replicas apart. Replicas on whole or shared
+GPUs stay. Costs against disruption form a curve; each of its points carries its bounds.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from math import gcd
 
 import numpy as np
@@ -18,7 +20,7 @@ from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.outcome import Limits, Objective, Outcome, Termination
 from optimizer.domain.placement import Instance, Placement, Replica, replica_order
 from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
-from optimizer.domain.units import MIB_PER_GIB
+from optimizer.domain.units import MIB_PER_GIB, ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver.migflow import Array, Block, Ends, Flow, ends_of, lower_bound, minimise
 
@@ -145,6 +147,7 @@ class _Consolidation:
         avoiding = {d.name for d in problem.deployments if d.disturb == "avoid"}
         self.same = not running & (avoiding | (self.held - never))
         self.products = self._read(self.held, weighted=True)
+        self.starting_mib = sum(self.seen.load_mib(r) for r in self.seen.starting)
         changing = {g.id for p in self.products for gpus in p.gpus for g in gpus}
         self.fixed_price, self.fixed_gpus = self.seen.fixed_use(changing)
 
@@ -258,6 +261,7 @@ class _Consolidation:
         chosen = {r.id for r in staying} | {r.id for r in leaving}
         staying += [r for r in self.seen.replicas if r.id not in chosen]
         seating = _Seating(self.seen, staying)
+        leaving += self.seen.starting
         lost = seating.seat(leaving, seats)
         if lost:
             return {r.deployment for r in lost}
@@ -268,10 +272,11 @@ class _Consolidation:
         price = self.seen.price_of(found)
         bound = price if price_bound is None else self.fixed_price + price_bound
         disruption = self.seen.disruption_mib(found)
+        least = disruption_bound + self.starting_mib
         objectives = [
             *self.seen.unmet(found),
             Objective("price_per_hour", price, min(bound, price)),
-            Objective("disruption", disruption, min(disruption_bound, disruption)),
+            Objective("disruption", disruption, min(least, disruption)),
         ]
         proved = all(o.proved for o in objectives)
         return Outcome(
@@ -301,14 +306,16 @@ def _product(seen: "_Seen", name: str, held: set[str], weighted: bool) -> _Produ
         if gpu.gpu.name == name and seen.may_change(gpu):
             members[seen.class_of(gpu, held)].append(gpu)
     classes = sorted(members, key=lambda c: (c.inside, c.standing, c.price_micros, c.emptied))
-    profiles = tuple(sorted({one[0].profile for c in classes for one in c.inside}))
+    new = [r.mig.profile for r in seen.starting if r.mig is not None and seen.product(r) == name]
+    running = {one[0].profile for c in classes for one in c.inside}
+    profiles = tuple(sorted({*running, *new}))
     table = next(g.gpu.mig for g in seen.gpus.values() if g.gpu.name == name)
     if not profiles or table is None:
         return None
     ends = ends_of(table, profiles)
     at = {slot: i for i, slot in enumerate(ends.slots)}
     one, load, effort, stand = (np.zeros((len(classes), len(ends.slots))) for _ in range(4))
-    need = np.zeros(len(profiles))
+    need = np.array([float(new.count(profile)) for profile in profiles])
     for row, c in enumerate(classes):
         stand[row, [at[p] for p in c.standing if p in at]] = 1
         for placed, mib, weighed, fixed in c.inside:
@@ -361,12 +368,39 @@ class _Seen:
             if one.device.layout and name not in self.standing and name not in self.plain:
                 self.standing[name] = set(one.device.layout)
         self.ways = {r.id: self._way(r) for r in self.replicas}
+        self.starting = [r for d in problem.deployments for r in self._missing(d)]
+        self.ways |= {r.id: self._way(r) for r in self.starting}
         used = {g for r in self.replicas for g in r.gpus}
         self.used_gpus = len(used)
         self.price_micros = sum(problem.fleet.price_micros(self.gpus[g].node) for g in used)
 
+    def product(self, replica: Replica) -> str:
+        """The product it runs on, or is to start on."""
+        if replica.gpus:
+            return self.gpus[replica.gpus[0]].gpu.name
+        return self.problem.candidates[replica.deployment][0].gpu
+
+    def _missing(self, deployment: Deployment) -> Iterator[Replica]:
+        """What must start of a deployment whose one way to run is a MIG instance; no place yet."""
+        ways = self.problem.candidates.get(deployment.name, ())
+        way = ways[0] if len(ways) == 1 else None
+        if way is None or way.running_only or way.shape.profile is None:
+            return
+        mine = [r for r in self.replicas if r.deployment == deployment.name]
+        wanted = deployment.min_replicas
+        if deployment.asked_mrps and way.capacity_mrps:
+            wanted = max(wanted, ceil_div(deployment.asked_mrps, way.capacity_mrps))
+        if deployment.replica_limit is not None:
+            wanted = min(wanted, deployment.replica_limit)
+        taken = {r.number for r in mine}
+        free = (n for n in range(wanted + len(mine)) if n not in taken)
+        for number in islice(free, max(0, wanted - len(mine))):
+            id = f"{deployment.name}/{number}"
+            placed = PlacedProfile(-1, way.shape.profile)
+            yield Replica(id, deployment.name, (), placed, None, way.config)
+
     def _way(self, replica: Replica) -> Candidate | None:
-        product = self.gpus[replica.gpus[0]].gpu.name
+        product = self.product(replica)
         offered = self.problem.candidates.get(replica.deployment, ())
         agreeing = [c for c in offered if replica.runs_as(c, product)]
         return min(
@@ -445,7 +479,7 @@ class _Seen:
         return sum(self.load_mib(r) for r in moved) + CUT_MIB * len(cut)
 
     def unmet(self, found: Placement) -> Iterator[Objective]:
-        """Missing shares by priority; rebalancing changes none of them."""
+        """Missing shares by priority; what is missing other configurations might serve."""
         served: Counter[str] = Counter()
         count: Counter[str] = Counter(r.deployment for r in found.replicas)
         for replica in found.replicas:
@@ -456,7 +490,7 @@ class _Seen:
         for d in self.problem.deployments:
             sums[d.priority] += missing_ppm(d, served[d.name], count[d.name])
         for priority, ppm in sorted(sums.items(), reverse=True):
-            yield Objective("unmet", ppm, ppm, priority)
+            yield Objective("unmet", ppm, 0, priority)
 
     def stranded(self, found: Placement) -> int:
         """The tie-break, as the search counts it."""
@@ -515,8 +549,7 @@ class _Seating:
         lost = []
         for replica in sorted(leaving, key=lambda r: (-self._strict(r), replica_order(r.id))):
             assert replica.mig is not None
-            product = self.seen.gpus[replica.gpus[0]].gpu.name
-            free = seats[product, replica.mig.profile]
+            free = seats[self.seen.product(replica), replica.mig.profile]
             found = self._best(replica, free)
             if found is None:
                 lost.append(replica)

@@ -110,3 +110,15 @@ def test_cordoned_gpus_are_emptied() -> None:
     outcome = consolidated(replace(problem, fleet=fleet))
     assert outcome.incumbent is not None
     assert not [r for r in outcome.incumbent.replicas if first.name in r.nodes]
+
+
+def test_missing_replicas_start_in_the_same_run() -> None:
+    problem = fragmented(24, seed=5)
+    grown = [replace(d, min_replicas=d.min_replicas + 2) for d in problem.deployments]
+    problem = replace(problem, deployments=tuple(grown))
+    outcome = consolidated(problem)
+    assert outcome.incumbent is not None
+    kinds = [m.kind for m in moves(problem, outcome.incumbent)]
+    assert kinds.count("start") == 2 * len(grown)
+    assert all(o.value == 0 for o in outcome.objectives if o.name == "unmet")
+    assert outcome.termination is Termination.OPTIMAL
