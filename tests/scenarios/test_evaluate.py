@@ -18,7 +18,7 @@ from optimizer.domain.scenario import (
     Scenario,
 )
 from optimizer.domain.workload import Needs
-from optimizer.launch import session
+from optimizer.launch import head, processes, session
 from optimizer.scenarios import evaluate as evaluating
 from optimizer.scenarios.answer import entry, read_entry
 from optimizer.scenarios.compare import comparison
@@ -214,23 +214,12 @@ class Deadly:
         return os._exit, (1,)
 
 
-def ray_left() -> set[str]:
-    """Command lines of Ray processes that run on this machine."""
-    found = set()
-    for folder in Path("/proc").iterdir():
-        try:
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except (OSError, ValueError):
-            continue
-        if "gcs_server" in line or "raylet" in line:
-            found.add(f"{folder.name} {line[:80]}")
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_local_ray_answers_as_serial_and_leaves_nothing(setting, answers, capfd):
-    before = ray_left()
+def test_a_local_ray_answers_as_serial_and_leaves_nothing(setting, answers, capfd, monkeypatch):
+    runs = []
+    start = head.start
+    monkeypatch.setattr(head, "start", lambda *a, **k: runs.append(start(*a, **k)) or runs[-1])
     deadly = scenario("deadly", AddDeployments((Deadly(),)))  # type: ignore[arg-type]
     seen: list[Tally] = []
     found = evaluate(setting, (*EVERY[:3], deadly, *EVERY[3:]), workers=2, report=seen.append)
@@ -240,7 +229,10 @@ def test_a_local_ray_answers_as_serial_and_leaves_nothing(setting, answers, capf
     assert seen[-1].retried == 2
     assert seen[-1].finished == len(EVERY) + 1
     assert capfd.readouterr().out == ""
-    assert ray_left() <= before
+    (run,) = runs
+    assert processes.of_run(run.id, run.head) == ()
+    assert not run.folder.exists()
+    assert not Path(run.temp).exists()
 
 
 @pytest.mark.slow
