@@ -187,10 +187,11 @@ def stop(only: Only = None, run_dir: RunDir = None, address: options.Address = N
       fleetslice stop --only acme
     """
     from optimizer import launch as launching
+    from optimizer.domain.words import plural
 
     result = launching.stop(run_dir, address, only, progress=_tell)
     ended = "; the local Ray ended too" if result.cluster_ended else ""
-    print(f"stopped {len(result.stopped)} replicas{ended}")
+    print(f"stopped {plural(len(result.stopped), 'replica')}{ended}")
     say(*result.notes, *(f"could not be ended: {name}" for name in result.left))
     finish(Code.PARTLY if result.partial else Code.DONE)
 

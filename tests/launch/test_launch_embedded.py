@@ -109,7 +109,7 @@ def test_a_killed_head_is_told_and_cleared(plan, folder):
     os.kill(read(folder).head.pid, signal.SIGKILL)
     assert until(lambda: rows(folder)["code/0"]["state"] == "missing")
     code, out = fleetslice("stop", "--run-dir", folder)
-    assert (code, out) == (0, "stopped 1 replicas; the local Ray ended too\n")
+    assert (code, out) == (0, "stopped 1 replica; the local Ray ended too\n")
     assert left_behind(*everything) == []
 
 
