@@ -1,10 +1,10 @@
 """The same facts for people and for machines."""
 
 from optimizer.report.catalogue_rows import engine_rows, gpu_rows, model_rows, profile_rows
-from optimizer.report.data import markdown
+from optimizer.report.data import diff_data, diff_markdown, markdown
 from optimizer.report.diff import Diff, diff, render_diff
 from optimizer.report.explain import UnknownSubject, explain
-from optimizer.report.html import render_html
+from optimizer.report.html import render_diff_html, render_frontier_html, render_html
 from optimizer.report.lists import (
     render_engines,
     render_faults,
@@ -22,6 +22,8 @@ __all__ = [
     "Diff",
     "UnknownSubject",
     "diff",
+    "diff_data",
+    "diff_markdown",
     "engine_rows",
     "explain",
     "gpu_rows",
@@ -29,8 +31,10 @@ __all__ = [
     "model_rows",
     "profile_rows",
     "render_diff",
+    "render_diff_html",
     "render_engines",
     "render_faults",
+    "render_frontier_html",
     "render_gpus",
     "render_html",
     "render_models",

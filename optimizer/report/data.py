@@ -10,7 +10,7 @@ from optimizer.domain.placement import Replica
 from optimizer.domain.plan import DeploymentPlan, Plan
 from optimizer.domain.units import gib, money, rps
 from optimizer.report import status
-from optimizer.report.diff import Diff
+from optimizer.report.diff import Diff, sentences, side
 from optimizer.report.tables import ordered, ways, where
 
 Row = Mapping[str, Any]
@@ -134,6 +134,18 @@ def markdown(plan: Plan) -> str:
         ]
     parts += [f"Note: {note}" for note in plan.notes]
     parts += [f"- `{i.path}` {i.sha256[:12]}" for i in plan.inputs]
+    return "\n\n".join(_joined(parts)) + "\n"
+
+
+def diff_markdown(found: Diff) -> str:
+    """A difference for a ticket or a pull request."""
+    parts = [f"- {line}" for line in sentences(found)]
+    if found.changes:
+        rows = [
+            [c.replica, found.tenant_of(c), c.kind, side(c.before), side(c.after)]
+            for c in found.changes
+        ]
+        parts.append(_table(["replica", "tenant", "change", "from", "to"], rows))
     return "\n\n".join(_joined(parts)) + "\n"
 
 

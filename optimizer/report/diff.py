@@ -1,7 +1,8 @@
 """What differs between two plans, or a plan and a placement: as data, and as text."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +39,13 @@ class Diff:
     unit: str = words.GPUS
     price_micros: tuple[int, int] | None = None
     unmet: tuple[tuple[str, int, int], ...] = ()
+    tenants: Mapping[str, str] = field(default_factory=dict)  # of deployments, as far as known
+    tenant_prices: tuple[tuple[str, int, int], ...] = ()  # micros before and after, where changed
+
+    def tenant_of(self, change: Change) -> str:
+        """Whose replica it is; empty where neither side says."""
+        replica = change.after or change.before
+        return "" if replica is None else self.tenants.get(replica.deployment, "")
 
     @property
     def same(self) -> bool:
@@ -63,10 +71,23 @@ def diff(a: Plan | Placement, b: Plan | Placement) -> Diff:
     uses = {g for r in second.replicas for g in r.gpus}
     on = tuple(sorted(uses - used, key=replica_order))
     off = tuple(sorted(used - uses, key=replica_order))
+    plans = [side for side in (a, b) if isinstance(side, Plan)]
+    whose = {d.name: d.tenant for plan in plans for d in plan.deployments}
     if isinstance(a, Plan) and isinstance(b, Plan):
         prices = (a.price_micros, b.price_micros)
-        return Diff(tuple(found), on, off, b.unit, prices, _unmet(a, b))
-    return Diff(tuple(found), on, off)
+        by_tenant = _changed(_paid(a), _paid(b))
+        return Diff(tuple(found), on, off, b.unit, prices, _unmet(a, b), whose, by_tenant)
+    return Diff(tuple(found), on, off, tenants=whose)
+
+
+def _paid(plan: Plan) -> dict[str, int]:
+    return {t.name: t.price_micros for t in plan.tenants}
+
+
+def _changed(a: Mapping[str, int], b: Mapping[str, int]) -> tuple[tuple[str, int, int], ...]:
+    """What differs by name, nothing counting as 0."""
+    pairs = ((n, a.get(n, 0), b.get(n, 0)) for n in sorted({*a, *b}))
+    return tuple(p for p in pairs if p[1] != p[2])
 
 
 def _placement(side: Plan | Placement) -> Placement:
@@ -89,10 +110,7 @@ def _kind(before: Replica | None, after: Replica | None) -> str | None:
 
 def _unmet(a: Plan, b: Plan) -> tuple[tuple[str, int, int], ...]:
     first = {u.deployment: u.missing_mrps for u in a.unmet}
-    second = {u.deployment: u.missing_mrps for u in b.unmet}
-    names = sorted({*first, *second})
-    pairs = ((n, first.get(n, 0), second.get(n, 0)) for n in names)
-    return tuple(p for p in pairs if p[1] != p[2])
+    return _changed(first, {u.deployment: u.missing_mrps for u in b.unmet})
 
 
 def sentences(found: Diff) -> tuple[str, ...]:
@@ -103,14 +121,17 @@ def sentences(found: Diff) -> tuple[str, ...]:
     counts = [(len(found.of_kind(k)), k) for k in ("added", "removed", "moved", "reconfigured")]
     listed = ", ".join(f"{n} {kind}" for n, kind in counts if n)
     told.append(f"replicas: {listed or 'none changed'}")
+    if touched := _touched(found):
+        told.append(f"touched: {touched}")
     if found.price_micros is not None:
         was, now = found.price_micros
-        sign = "+" if now >= was else "-"
-        change = f"{sign}{words.price(abs(now - was), found.unit)}"
-        if now == was:
-            change = "unchanged"
+        change = "unchanged" if now == was else _signed(now - was, found.unit)
         both = f"{words.price(was, found.unit)} to {words.price(now, found.unit)}"
         told.append(f"price: {both}, {change}")
+    if found.tenant_prices:
+        ranked = sorted(found.tenant_prices, key=lambda t: (-abs(t[2] - t[1]), t[0]))
+        each = ", ".join(f"{name} {_signed(now - was, found.unit)}" for name, was, now in ranked)
+        told.append(f"by tenant: {each}")
     if found.gpus_on:
         told.append(f"GPUs newly used: {words.gpus(found.gpus_on)}")
     if found.gpus_off:
@@ -118,6 +139,20 @@ def sentences(found: Diff) -> tuple[str, ...]:
     for name, was, now in found.unmet:
         told.append(f"{name} misses {words.rate(now)} instead of {words.rate(was)}")
     return tuple(told)
+
+
+def _touched(found: Diff) -> str:
+    """``acme 3 replicas, globex 1``: whose replicas change, most first."""
+    counts = Counter(name for c in found.changes if (name := found.tenant_of(c)))
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(
+        f"{name} {words.plural(count, 'replica') if i == 0 else f'{count:,}'}"
+        for i, (name, count) in enumerate(ranked)
+    )
+
+
+def _signed(change: int, unit: str) -> str:
+    return f"{'+' if change >= 0 else '-'}{words.price(abs(change), unit)}"
 
 
 def render_diff(found: Diff, console: Console, *, ascii: bool = False) -> None:
@@ -141,11 +176,11 @@ def _table(changes: Sequence[Change], ink: Ink) -> Table:
     table.add_column("to")
     for change in changes[:ROWS]:
         kind = Text(change.kind, styles[change.kind])
-        table.add_row(change.replica, kind, _side(change.before), _side(change.after))
+        table.add_row(change.replica, kind, side(change.before), side(change.after))
     return table
 
 
-def _side(replica: Replica | None) -> str:
+def side(replica: Replica | None) -> str:
     if replica is None:
         return "-"
     how = words.settings(replica.config)

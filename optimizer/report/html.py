@@ -9,26 +9,38 @@ from typing import Any
 from optimizer.domain import words
 from optimizer.domain.placement import node_of, replica_order
 from optimizer.domain.plan import DeploymentPlan, GpuPlan, Plan, Step
-from optimizer.domain.units import MIB_PER_GIB, money
-from optimizer.report import status
+from optimizer.domain.units import MIB_PER_GIB, MICROS, money
+from optimizer.report import compared, frontier, status
+from optimizer.report.chart import Chart, chart
 from optimizer.report.data import deployment_rows
+from optimizer.report.diff import Diff, sentences, side
 from optimizer.report.ink import PALETTE
 from optimizer.report.pieces import Layout, Piece
 from optimizer.report.tables import end, moves_sentence, ordered
 
 STEPS = 400  # bars of the time line; more would hide each other
+TICKS = (5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)  # s between two labels
 Row = dict[str, Any]
+NO_FACTS: Row = {"replicas": {}, "deployments": {}}
 
 
-def render_html(plan: Plan, whatif: Mapping[str, Any] | None = None) -> str:
-    """The page of a plan; with ``whatif`` (as of ``whatif -o json``) its scenarios too."""
+def render_html(
+    plan: Plan, whatif: Mapping[str, Any] | None = None, curve: Mapping[str, Any] | None = None
+) -> str:
+    """The page of a plan.
+
+    With ``whatif`` (as of ``whatif -o json``) its scenarios too, with ``curve`` (as of
+    ``rebalance --frontier -o json``) the price against disruption.
+    """
     tenants = sorted({d.tenant for d in plan.deployments})
+    lead = (status.totals(plan), status.demand(plan), status.slos(plan))
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(tenants)}
-    page: str = _page().render(
+    page: str = _page("report").render(
         plan=plan,
+        title=plan.fleet,
         headline=status.headline(plan),
-        totals=status.totals(plan),
-        demand=status.demand(plan),
+        status=plan.status,
+        lead=". ".join(filter(None, lead)) + ".",
         levels=status.levels(plan),
         colours=colours,
         priced=plan.unit != words.GPUS,
@@ -39,21 +51,57 @@ def render_html(plan: Plan, whatif: Mapping[str, Any] | None = None) -> str:
         products=_products(plan),
         moves=[_move(m) for m in plan.moves],
         moves_told=moves_sentence(plan) if plan.moves else "",
-        lanes=list(_lanes(plan)),
+        lanes=_lanes(plan),
+        ticks=_ticks(end(plan)),
         steps_hidden=max(0, len(plan.steps) - STEPS),
         duration=words.duration(end(plan)),
-        whatif=whatif,
+        whatif=None if whatif is None else _whatif(whatif, plan),
+        frontier=None if curve is None else _frontier(curve),
     )
     return page
 
 
-@lru_cache(maxsize=1)
-def _page() -> Any:
+def render_frontier_html(curve: Mapping[str, Any], fleet: str) -> str:
+    """The page of ``rebalance --frontier`` alone."""
+    page: str = _page("curve").render(
+        title=fleet,
+        headline=words.plural(len(curve["points"]), "point"),
+        status="limit",
+        lead="",
+        colours={},
+        facts=_script_json(NO_FACTS),
+        frontier=_frontier(curve),
+    )
+    return page
+
+
+def render_diff_html(found: Diff, before: str, after: str) -> str:
+    """The page of a difference; ``before`` and ``after`` name the two sides."""
+    sides = [
+        (c.replica, found.tenant_of(c), c.kind, side(c.before), side(c.after))
+        for c in found.changes
+    ]
+    page: str = _page("diff").render(
+        title=f"{before} to {after}",
+        headline="the same" if found.same else "different",
+        status="optimal" if found.same else "limit",
+        lead="",
+        colours={},
+        facts=_script_json(NO_FACTS),
+        diff=found,
+        sentences=sentences(found),
+        changes=sides,
+    )
+    return page
+
+
+@lru_cache(maxsize=3)
+def _page(name: str) -> Any:
     from jinja2 import Environment, PackageLoader
 
     loader = PackageLoader("optimizer.report", "page")
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return pages.get_template("report.html.j2")
+    return pages.get_template(f"{name}.html.j2")
 
 
 def _script_json(data: Any) -> str:
@@ -221,25 +269,86 @@ def _move(move: Any) -> Row:
 # --- the time line --------------------------------------------------------------------------------
 
 
-def _lanes(plan: Plan) -> Iterator[Row]:
-    """A lane per GPU, or per group of GPUs, with its steps as bars."""
+def _ticks(last: int) -> list[tuple[float, str]]:
+    """Where the time line is labelled, in percent of its width."""
+    step = next((s for s in TICKS if last <= 8 * s), max(1, last))
+    return [(round(100 * at / max(1, last), 2), words.clock(at)) for at in range(0, last + 1, step)]
+
+
+def _lanes(plan: Plan) -> list[Row]:
+    """A lane per GPU, or per group of GPUs, by its first step; bars at the same time lie apart."""
     steps, last = plan.steps[:STEPS], max(1, end(plan))
     by_place = sorted(steps, key=lambda s: (_lane(s), s.start_s, s.id))
+    lanes = []
     for place, run in groupby(by_place, _lane):
-        yield {
-            "name": words.gpus(place),
-            "bars": [
-                {
-                    "left": round(100 * s.start_s / last, 2),
-                    "width": max(0.4, round(100 * s.seconds / last, 2)),
-                    "action": s.action,
-                    "told": f"{words.clock(s.start_s)} {s.action.replace('_', ' ')} "
-                    f"{s.replica or ''} ({words.duration(s.seconds)}): {s.because}",
-                }
-                for s in run
-            ],
-        }
+        free: list[int] = []  # when each row of the lane is free again
+        bars = []
+        for step in run:
+            row = next((i for i, at in enumerate(free) if at <= step.start_s), len(free))
+            free[row:] = [step.start_s + step.seconds, *free[row + 1 :]]
+            bars.append(_bar(step, row, last))
+        lanes.append({"name": words.gpus(place), "rows": len(free), "bars": bars})
+    return sorted(lanes, key=lambda lane: lane["bars"][0]["left"])
+
+
+def _bar(step: Step, row: int, last: int) -> Row:
+    what = f"{step.action.replace('_', ' ')} {step.replica or ''}".rstrip()
+    took = words.duration(step.seconds)
+    return {
+        "left": round(100 * step.start_s / last, 2),
+        "width": max(0.4, round(100 * step.seconds / last, 2)),
+        "row": row,
+        "action": step.action,
+        "told": f"{words.clock(step.start_s)} {what} ({took}): {step.because}",
+    }
 
 
 def _lane(step: Step) -> tuple[str, ...]:
     return tuple(sorted(step.gpus, key=replica_order))
+
+
+# --- what if --------------------------------------------------------------------------------------
+
+
+def _whatif(data: Mapping[str, Any], plan: Plan) -> Row:
+    baseline, scenarios = compared.rows(data)
+    return {
+        "baseline": baseline,
+        "rows": scenarios,
+        "survivals": compared.survivals(data, plan),
+        "sweeps": [(f"{s.family}: the price", _curve(s, plan)) for s in compared.sweeps(data)],
+    }
+
+
+def _curve(sweep: compared.Sweep, plan: Plan) -> Chart:
+    """The price along a sweep; what leaves something unserved is marked."""
+    points = []
+    for at, row in sweep.points:
+        short = f", {', '.join(row.unmet)} short" if row.unmet else ""
+        price = row.price or 0.0
+        told = f"{at:g}: {words.price(round(price * MICROS), plan.unit)}{short}"
+        points.append((at, price, told, "bad" if row.unmet else "good"))
+    return chart(points, sweep.family, plan.unit if plan.unit == words.GPUS else f"{plan.unit}/h")
+
+
+def _frontier(curve: Mapping[str, Any]) -> Row:
+    unit = str(curve["unit"])
+    points = [
+        (
+            p["disruption_gib"],
+            p["price_per_hour"],
+            f"{words.price(round(p['price_per_hour'] * MICROS), unit)} after "
+            f"{words.plural(p['moves'], 'move')}, {words.number(p['disruption_gib'], 1)} GiB"
+            f"{', the knee' if p['knee'] else ''}",
+            "best" if p["knee"] else "good",
+        )
+        for p in curve["points"]
+    ]
+    columns = frontier.columns(unit)
+    return {
+        "title": frontier.TITLE,
+        "told": frontier.told(curve),
+        "columns": columns,
+        "rows": frontier.rows(curve),
+        "chart": chart(points, "GiB to load", columns[0], from_zero=False) if points else None,
+    }

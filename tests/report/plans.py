@@ -275,8 +275,13 @@ SIZE = {
 
 def _scenario(name: str, price: float | None, **more: object) -> dict[str, object]:
     row = {"name": name, "status": "optimal", "price_per_hour": price, "bound": price}
-    counts = {"gpus_used": 61, "unmet": 0, "moves": 0, "failed": None, "differences": []}
+    counts = {"gpus_used": 61, "unmet": [], "moves": 0, "failed": None, "differences": []}
     return {**row, **counts, **more}
+
+
+def _short(deployment: str, rps: float = 0.0, replicas: int = 0) -> dict[str, object]:
+    missing = {"missing_rps": rps, "missing_replicas": replicas}
+    return {"deployment": deployment, **missing, "reason": "no room", "smallest_fix": None}
 
 
 WHATIF = {
@@ -287,12 +292,42 @@ WHATIF = {
             140.2,
             status="within_gap",
             gpus_used=64,
-            unmet=1.5,
+            unmet=[_short("batch-embed", 1.5)],
             moves=12,
             differences=["batch-embed misses 1.5 req/s", "support-chat moves to h100-80gb-sxm"],
         ),
         _scenario("growth/1.5", 131.5),
         _scenario("cheaper", 120.25, gpus_used=58),
         _scenario("broken", None, status=None, failed='no node "x-01" in the fleet'),
+    ],
+}
+
+# Answers about the small plan: one node after the other is lost, and demand grows.
+FAMILIES = {
+    "unit": "USD",
+    "baseline": _scenario("baseline", 23.0),
+    "scenarios": [
+        _scenario("each-node/h100-01", 20.0, unmet=[_short("support-chat", 4.8)]),
+        _scenario("each-node/h200-01", None, status="infeasible", gpus_used=None),
+        _scenario("each-node/l40s-01", 22.0, unmet=[_short("vision", replicas=3)]),
+        _scenario("growth/2.0", 41.0, unmet=[_short("support-chat", 1)]),
+        _scenario("growth/1.0", 23.0),
+    ],
+}
+
+CURVE = {
+    "unit": "USD",
+    "points": [
+        {
+            "price_per_hour": price,
+            "price_bound": price,
+            "gpus_used": gpus,
+            "moves": moves,
+            "disruption_gib": gib,
+            "disruption_bound_gib": gib,
+            "proved": True,
+            "knee": moves == 2,
+        }
+        for price, gpus, moves, gib in ((31.6, 11, 0, 0.0), (25.5, 9, 2, 17.0), (23.0, 8, 9, 90.0))
     ],
 }

@@ -10,7 +10,7 @@ import plans
 from builders import fleet, problem
 from optimizer.domain.outcome import Outcome, Termination
 from optimizer.domain.placement import Placement
-from optimizer.report import render_html
+from optimizer.report import diff, diff_markdown, render_diff_html, render_html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 INFEASIBLE = Outcome(Termination.INFEASIBLE, conflict=("pin of chat", "cordon of n0/0"))
@@ -25,12 +25,58 @@ PLANS = {
 }
 
 
+# Texts whose contrast to what is behind them is under WCAG 2 AA's 4.5 to 1.
+PALE = """() => {
+  const parts = (c) => {
+    const v = c.match(/[\\d.]+/g).map(Number);
+    const scale = c.startsWith("color(") ? 255 : 1;
+    return [v[0] * scale, v[1] * scale, v[2] * scale, v[3] === undefined ? 1 : v[3]];
+  };
+  const light = (c) => {
+    const f = (v) => (v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * f(c[0]) + 0.7152 * f(c[1]) + 0.0722 * f(c[2]);
+  };
+  const behind = (e) => {
+    const layers = [];
+    for (; e && (!layers.length || layers.at(-1)[3] < 1); e = e.parentElement) {
+      const c = parts(getComputedStyle(e).backgroundColor);
+      if (c[3] > 0) layers.push(c);
+    }
+    const over = (below, c) => below.map((v, i) => v * (1 - c[3]) + c[i] * c[3]);
+    return layers.reverse().reduce(over, [255, 255, 255]);
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.querySelector("body"), NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const e = walk.currentNode.parentElement, text = walk.currentNode.textContent.trim();
+    if (!text || ["SCRIPT", "STYLE"].includes(e.tagName) || !e.getClientRects().length) continue;
+    const style = getComputedStyle(e);
+    const pair = [light(parts(e.ownerSVGElement ? style.fill : style.color)), light(behind(e))];
+    const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (ratio < 4.5) found.push(`${text}: ${ratio.toFixed(2)}`);
+  }
+  return found;
+}"""
+
+
 def test_nothing_of_a_document_becomes_markup():
     plan = plans.small_plan()
     evil = '<script>alert("x")</script>'
     named = tuple(replace(d, name=evil, tenant=evil) for d in plan.deployments)
     page = render_html(replace(plan, deployments=named, fleet=evil))
     assert evil not in page
+
+
+def test_the_page_of_a_difference_says_who_is_touched():
+    found = diff(plans.small_plan(), plans.rebalanced_plan())
+    assert "no difference" in render_diff_html(found, "a.json", "b.json")
+    found = diff(plans.small_current(), plans.rebalanced_plan())
+    page = render_diff_html(found, "now.yaml", "night.json")
+    told = diff_markdown(found)
+    assert "touched: acme 4 replicas, initech 1" in told
+    for text in ("now.yaml to night.json", "touched: acme 4 replicas", "support-chat/1", "removed"):
+        assert text in page
+    assert told.count("| moved |") == len(found.of_kind("moved"))
 
 
 def test_nothing_is_loaded_from_elsewhere():
@@ -58,9 +104,9 @@ def opened(browser, tmp_path):
     faults: list[str] = []
     pages = []
 
-    def show(plan, **context):
+    def show(plan, answers=None, curve=None, **context):
         file = tmp_path / "plan.html"
-        file.write_text(render_html(plan), "utf-8")
+        file.write_text(render_html(plan, answers, curve), "utf-8")
         page = browser.new_page(bypass_csp=True, **context)  # the page forbids what tests evaluate
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
@@ -86,6 +132,31 @@ def test_page_opens_without_error(opened, name):
     assert runs == len(plan.deployments)
     if folder := os.environ.get("FLEETSLICE_SCREENSHOTS"):
         page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_answers_and_the_curve_stand_on_the_page_and_can_be_read(opened, theme):
+    plan = plans.rebalanced_plan()
+    page = opened(plan, plans.FAMILIES, plans.CURVE, color_scheme=theme)
+    heat = page.locator(".heat tbody tr").all_inner_texts()
+    assert [row.split()[0] for row in heat] == ["l40s-01", "h100-01", "h200-01"]
+    assert "100 % missing" in heat[0]
+    assert "50 % missing" in heat[1]
+    assert "infeasible" in heat[2]
+    assert page.locator("section:has(#h-whatif) svg circle.bad").count() == 1
+    best = page.locator("section:has(#h-frontier) svg circle.best")
+    best.focus()
+    assert "25.50 USD/h after 2 moves, 17 GiB, the knee" in page.locator("#card").inner_text()
+    assert page.evaluate(PALE) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1300])
+def test_the_page_is_no_wider_than_the_screen(opened, width):
+    screen = {"width": width, "height": 800}
+    page = opened(plans.rebalanced_plan(), plans.FAMILIES, plans.CURVE, viewport=screen)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 @pytest.mark.slow

@@ -30,9 +30,10 @@
   };
   const show = (target, x, y) => {
     const gpu = target.closest(".gpu");
-    if (!gpu) { card.hidden = true; return; }
-    const piece = target.closest("[data-r]") || gpu.querySelector("[data-r]");
-    card.textContent = telling(piece && piece.dataset.r, gpu);
+    const told = target.closest("[data-told]");
+    if (!gpu && !told) { card.hidden = true; return; }
+    const piece = gpu && (target.closest("[data-r]") || gpu.querySelector("[data-r]"));
+    card.textContent = told ? told.dataset.told : telling(piece && piece.dataset.r, gpu);
     card.hidden = false;
     const box = card.getBoundingClientRect();
     card.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 8))}px`;
