@@ -129,13 +129,13 @@ def whatif(
       fleetslice whatif fleet.yaml workloads.yaml scenarios.yaml --baseline p.json --workers 0
       fleetslice whatif fleet.yaml workloads.yaml --lose-node h100-01 --scale-demand 1.5
     """
-    from optimizer.report import render_whatif
+    from optimizer.report import render_html, render_whatif
     from optimizer.scenarios.answer import Answer
     from optimizer.scenarios.compare import comparison, in_order
     from optimizer.scenarios.evaluate import evaluate, setting
     from optimizer.scenarios.quick import load_with, quick, scaling
 
-    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
+    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML, Output.HTML)
     check_writable(out)
     lost = {"node": lose_node, "rack": lose_rack, "zone": lose_zone, "gpu": lose_gpu}
     asked_here = quick(
@@ -165,6 +165,8 @@ def whatif(
     data = comparison(ground.before, in_order([*answers, *bad], found.scenario_names))
     if output is Output.TABLE:
         render_whatif(data, stdout(), ascii=ascii)
+    elif output is Output.HTML:
+        print(render_html(planned.plan, data), end="")
     else:
         show_data(data, output)
     if out is not None:
