@@ -118,7 +118,7 @@ def _pods(found: list[kube.Object], nodes: Mapping[str, KubeNode], told: Told) -
     pods: list[_Pod] = []
     for raw in sorted(found, key=_full_name):
         asked = kube.asked(raw)
-        if not asked.devices:
+        if not asked.accelerated:
             continue
         name, node = _full_name(raw), kube.text(raw, "spec", "nodeName")
         shape, why = _shape(asked, nodes.get(node) if node else None)
@@ -144,6 +144,8 @@ def _full_name(pod: kube.Object) -> str:
 
 def _shape(asked: kube.Asked, node: KubeNode | None) -> tuple[Shape | None, str]:
     """What the pod holds in our words, or why that cannot be said."""
+    if asked.others:
+        return None, f"takes {', '.join(asked.others)}, which is not read here"
     if len(asked.devices) > 1:
         return None, f"holds devices of two kinds ({', '.join(r for r, _ in asked.devices)})"
     resource, number = asked.devices[0]
@@ -181,8 +183,12 @@ def _renamed(pods: list[_Pod]) -> list[_Pod]:
 
 def _close_shared(nodes: Mapping[str, KubeNode], pods: list[kube.Object], told: Told) -> None:
     """Where pods share GPUs in turns nobody knows what is free, so nothing new is placed."""
-    used = {kube.text(p, "spec", "nodeName") for p in pods if kube.asked(p).devices}
+    used = {kube.text(p, "spec", "nodeName") for p in pods if kube.asked(p).accelerated}
+    strange = {kube.text(p, "spec", "nodeName") for p in pods if kube.asked(p).others}
     for node in nodes.values():
+        if node.name in strange:
+            node.entry["cordoned"] = True
+            told.notes.append(f"node {node.name} is cordoned: pods take devices of it otherwise")
         if not node.shared:
             continue
         told.notes.append(
@@ -198,7 +204,7 @@ def _take_host_room(nodes: Mapping[str, KubeNode], pods: list[kube.Object]) -> N
     for pod in pods:
         node = nodes.get(kube.text(pod, "spec", "nodeName") or "")
         asked = kube.asked(pod)
-        if node is None or asked.devices:
+        if node is None or asked.accelerated:
             continue
         for name, amount, digits in (("cpu_cores", asked.cores, 3), ("memory_gib", asked.gib, 2)):
             if name in node.entry:

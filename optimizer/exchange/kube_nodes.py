@@ -16,6 +16,18 @@ _ZONES = ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone
 _KEPT = re.compile(
     r"(?:^|/)(?:mig\.strategy|instance-type|nodepool|gke-nodepool|nodegroup|agentpool|pool|capacity-type)$"
 )
+GKE = "cloud.google.com/gke-"
+# What Google calls the accelerators of its machine families (A2, A3, A4, G2, N1).
+GKE_PRODUCTS = {
+    "nvidia-a100-80gb": "a100-80gb-sxm",
+    "nvidia-b200": "b200-180gb-sxm",
+    "nvidia-h100-80gb": "h100-80gb-sxm",
+    "nvidia-h100-mega-80gb": "h100-80gb-sxm",
+    "nvidia-h200-141gb": "h200-141gb-sxm",
+    "nvidia-l4": "l4",
+    "nvidia-tesla-a100": "a100-40gb-sxm",
+    "nvidia-tesla-t4": "t4",
+}
 _USUAL_TAINTS = {"nvidia.com/gpu", "sku", "node.kubernetes.io/unschedulable"}
 
 
@@ -56,10 +68,14 @@ def read_node(node: kube.Object, given: Input, told: Told) -> KubeNode | None:
     capacity = kube.mapping(node, "status", "capacity")
     capacity = capacity or kube.mapping(node, "status", "allocatable")
     devices = {r: kube.count(n) for r, n in capacity.items() if kube.is_device(r) and kube.count(n)}
+    strange = [r for r, n in sorted(capacity.items()) if kube.strange_device(r) and str(n) != "0"]
+    if strange:
+        told.notes.append(f"node {name}: resources that are not read: {', '.join(strange)}")
     if not devices and not kube.count(labels.get(f"{LABEL}count")):
         return None
-    spelling = str(labels.get(f"{LABEL}product") or "")
+    spelling = str(labels.get(f"{LABEL}product") or "") or _gke(labels)
     shared = spelling.endswith("-SHARED") or any(r.endswith(kube.SHARED) for r in devices)
+    shared |= f"{GKE}gpu-sharing-strategy" in labels
     single = _SINGLE.match(spelling.removesuffix("-SHARED"))
     base = single["product"] if single else spelling.removesuffix("-SHARED")
     gpu = _gpu(name, base, labels, given, told)
@@ -78,6 +94,13 @@ def read_node(node: kube.Object, given: Input, told: Told) -> KubeNode | None:
         return None
     found.entry = _entry(found, node, told)
     return found
+
+
+def _gke(labels: Mapping[str, Any]) -> str:
+    """The product in GPU Feature Discovery's words, by the labels of Google's node pools."""
+    known = GKE_PRODUCTS.get(str(labels.get(f"{GKE}accelerator")), "")
+    size = str(labels.get(f"{GKE}gpu-partition-size") or "")
+    return f"{known}-MIG-{size}" if known and size else known
 
 
 def _gpu(

@@ -12,6 +12,11 @@ Object = Mapping[str, Any]
 GPU = "nvidia.com/gpu"
 MIG = "nvidia.com/mig-"
 SHARED = ".shared"
+# Resources and annotations by which other schedulers hand out parts of GPUs, or other makers GPUs.
+_OTHERS = re.compile(
+    r"^(?:nvidia\.com|amd\.com|gpu\.intel\.com|habana\.ai|aliyun\.com|volcano\.sh|tencent\.com)/"
+)
+_SHARES = ("gpu-fraction", "gpu-memory", "gpu-fraction-num-devices")  # KAI and its kin
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
 _QUANTITY = re.compile(r"([0-9.]+)(m|[kMGTP]i?|Ki)?$")
@@ -125,6 +130,12 @@ class Asked:
     devices: tuple[tuple[str, int], ...]
     cores: float
     gib: float
+    others: tuple[str, ...] = ()  # what else it takes of accelerators, in others' words
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether it holds any device, or a part of one."""
+        return bool(self.devices or self.others)
 
 
 def asked(pod: Object) -> Asked:
@@ -139,7 +150,13 @@ def asked(pod: Object) -> Asked:
     devices = sorted(
         (name, int(amount)) for name, amount in totals.items() if is_device(name) and amount >= 1
     )
-    return Asked(tuple(devices), totals.get("cpu", 0.0), totals.get("memory", 0.0) / 2**30)
+    others = sorted(name for name in totals if strange_device(name))
+    annotations = mapping(pod, "metadata", "annotations")
+    others += [f"annotation {name}" for name in _SHARES if name in annotations]
+    if entries(pod, "spec", "resourceClaims"):
+        others.append("a resource claim (DRA)")
+    gib = totals.get("memory", 0.0) / 2**30
+    return Asked(tuple(devices), totals.get("cpu", 0.0), gib, tuple(others))
 
 
 def _amounts(container: Object) -> dict[str, float]:
@@ -153,6 +170,11 @@ def _amounts(container: Object) -> dict[str, float]:
 def is_device(resource: str) -> bool:
     """Whether a resource is a GPU or a part of one."""
     return resource.removesuffix(SHARED) == GPU or resource.startswith(MIG)
+
+
+def strange_device(resource: str) -> bool:
+    """Whether a resource is of an accelerator, and none that is read here."""
+    return bool(_OTHERS.match(resource)) and not is_device(resource)
 
 
 def matches(labels: Mapping[str, Any], pod: Object) -> bool:

@@ -281,3 +281,31 @@ def test_packing_instances_on_gpus(names, gpus, fits):
         assert len(layouts) == gpus
         assert sorted(p.profile for layout in layouts for p in layout) == sorted(names)
         assert all(H100.mig.faults(layout) == [] for layout in layouts)
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        pod("x-1", "nvidia.com/gpumem"),
+        pod("x-1", "cpu", resourceClaims=[{"name": "gpu"}]),
+        {**pod("x-1", "cpu"), "metadata": {"name": "x", "annotations": {"gpu-fraction": "0.5"}}},
+    ],
+    ids=["HAMi", "DRA", "KAI"],
+)
+def test_parts_of_gpus_in_others_words_are_told(claimed):
+    kinds, found = read(node(), claimed)
+    assert "which is not read here" in notes(found)
+    assert kinds["Fleet"]["nodes"][0]["cordoned"] is True
+
+
+def test_node_pools_of_google():
+    bare = node(product=None, count=None, capacity={"nvidia.com/gpu": "7"})
+    bare["metadata"]["labels"] = {
+        "cloud.google.com/gke-accelerator": "nvidia-tesla-a100",
+        "cloud.google.com/gke-gpu-partition-size": "1g.5gb",
+    }
+    entry = only_node(bare)
+    assert (entry["gpu"], entry["gpus"]) == ("a100-40gb-sxm", 1)
+    assert len(entry["devices"]["0"]["layout"]) == 7
+    bare["metadata"]["labels"]["cloud.google.com/gke-gpu-sharing-strategy"] = "time-sharing"
+    assert "shares are no room" in notes(read(bare)[1])
