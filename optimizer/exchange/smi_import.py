@@ -237,13 +237,28 @@ def _main_product(name: str, machine: Machine, given: Input, told: _Told) -> Gpu
         best = found.most_common(1)[0][0]
         return next(g for g in given.gpus if g.name == best)
     if not names:
+        fits = [g.name for g in given.gpus if _has_these(g, machine)]
+        could = f" (its profiles are those of {' and '.join(fits)})" if fits else ""
         told.refused.append(
             f"{name}: no capture names its product; add one of nvidia-smi -L, or say --gpu PRODUCT"
+            f"{could}"
         )
         return None
     seen = ", ".join(f"{count} x {n}" for n, count in sorted(names.items()))
     told.left_out.append(f"{name}: no datasheet of {seen}; write one as gpus/NAME.yaml")
     return None
+
+
+def _has_these(gpu: Gpu, machine: Machine) -> bool:
+    """Whether the product has every profile that -lgip shows, of that memory and those SMs."""
+    rows = [(n, r) for g in machine.gpus.values() for n, r in g.profiles.items()]
+    for number, row in rows:
+        profile = by_id(gpu, number)
+        if profile is None or profile.memory_mib is None or profile.sms != row.sms:
+            return False
+        if abs(profile.memory_mib / 1024 - row.memory_gib) > 0.01:
+            return False
+    return bool(rows)
 
 
 def _device(id: str, gpu: SeenGpu, main: Gpu, machine: Machine, told: _Told) -> dict[str, Any]:
@@ -252,6 +267,8 @@ def _device(id: str, gpu: SeenGpu, main: Gpu, machine: Machine, told: _Told) -> 
         found["uuid"] = gpu.uuid
     told.notes += [f"a process runs on {id}: {p}" for p in gpu.processes]
     mig = gpu.mig
+    if mig is None and any(row.free for row in gpu.profiles.values()):
+        mig = True  # nothing is free where MIG is off
     if gpu.instances or gpu.listed or gpu.held:
         if mig is False:
             told.refused.append(f"{id}: MIG is off, and instances are listed; capture both at once")

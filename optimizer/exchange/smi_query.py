@@ -47,6 +47,10 @@ class Query:
         names = [_plain(n) for n in found[1].split(",")] if found else []
         return cls(fields=list(names), asked_fields=names)
 
+    def rows_have(self, cells: int) -> bool:
+        """Whether a line of so many cells is a row of the table being read."""
+        return cells > 1 and cells == len(self.fields)
+
     def end(self) -> None:
         """A blank line ends a table."""
         if not self.asked_fields:
@@ -90,6 +94,11 @@ class Query:
         machine: Machine,
         refuse: Callable[[int, str], None],
     ) -> None:
+        broken = [v for v in row.values() if v in ("[Unknown Error]", "[GPU requires reset]")]
+        if broken:
+            refuse(number, f"a GPU does not answer: {broken[0]}")
+            return
+        row = {k: v for k, v in row.items() if not v.startswith("[")}  # [N/A], [Not Supported]
         index = row.get("index")
         if index is not None and not index.isdigit():
             refuse(number, f'"{index}" is no index of a GPU')

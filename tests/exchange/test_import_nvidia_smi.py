@@ -190,6 +190,7 @@ def test_processes_are_told():
         (lgi("0  MIG 3g.40gb          9        2          4:4    "), "--gpu PRODUCT"),
         ("GPU 0: NVIDIA X999 (UUID: GPU-48aeb943-9458-4282-da24-e5f49e0db44b)\n", "X999"),
         ("index, name, uuid\n0, NVIDIA H100 80GB HBM3\n", "2 values under 3 columns"),
+        ("index, name, uuid\n0, [Unknown Error], GPU-1\n", ":2: a GPU does not answer"),
         (H100 + "GPU  0 Profile ID  9 Placements: {0,2}:4\n", "Profile|profile 9"),
     ],
 )
@@ -306,3 +307,33 @@ def test_damage_is_refused_or_harmless():
         for id, layout in layouts(found).items():
             assert layout in (None, [], "off") or len(layout) >= 2, (whole.name, at, id)
     assert answered > 100
+
+
+def lgip(free: int) -> str:
+    return (
+        BORDER
+        + "| GPU instance profiles:                                                      |\n"
+        + "| GPU   Name             ID    Instances   Memory     P2P    SM    DEC   ENC  |\n"
+        + "|                              Free/Total   GiB              CE    JPEG  OFA  |\n"
+        + BORDER
+        + f"|   0  MIG 1g.12gb       19     {free}/7        10.62      No     16     1     0   |\n"
+        + "|                                                             1     1     0   |\n"
+        + BORDER
+    )
+
+
+def test_profiles_alone_suggest_their_product():
+    assert "those of h100-94gb-nvl)" in refusal(text(lgip(7)))
+    assert layouts(read(text(lgip(7)), gpu="h100-94gb-nvl")) == {"n1/0": []}
+    assert layouts(read(text(lgip(5)), gpu="h100-94gb-nvl")) == {"n1/0": None}
+    assert nodes(read(text(lgip(5)), gpu="h100-94gb-nvl"))["n1"]["devices"]["0"]["mig_enabled"]
+    assert "devices" not in nodes(read(text(lgip(0)), gpu="h100-94gb-nvl"))["n1"]
+
+
+def test_a_gpu_without_mig_says_so_in_many_ways():
+    table = "index, name, uuid, mig.mode.current\n0, Tesla T4, GPU-00000000-1, [N/A]\n"
+    node = nodes(read(text(table)))["n1"]
+    assert node == {
+        **{"name": "n1", "gpu": "t4", "gpus": 1},
+        "devices": {"0": {"uuid": "GPU-00000000-1"}},
+    }
