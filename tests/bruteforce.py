@@ -69,6 +69,7 @@ class Search:
     spots: dict[str, list[Spot]] = field(init=False)
     twins: dict[str, object] = field(init=False)
     named: set[str] = field(init=False)
+    company: set[str] = field(init=False)
     alone: dict[str, int] = field(default_factory=dict)
     seen: set[object] = field(default_factory=set)
     best: Score | None = None
@@ -80,12 +81,14 @@ class Search:
         self.order = sorted(self.problem.deployments, key=lambda d: (-d.priority, d.name))
         self.spots = {d.name: [s for s in self._spots(d) if self._fine([s])] for d in self.order}
         self.named = _mentioned(self.problem)
+        self.company = {name for d in self.problem.deployments for name in d.near}
         self.twins = _twins(self.problem, self.named)
         if not self.everything and len(self.order) > 1:
             self.alone = {d.name: self._missing_alone(d) for d in self.order}
 
     def _missing_alone(self, deployment: Deployment) -> int:
-        found = Search(replace(self.problem, deployments=(deployment,))).run()
+        single = replace(deployment, near=())
+        found = Search(replace(self.problem, deployments=(single,))).run()
         assert found is not None, "an empty placement breaks a rule"
         return found.score.unmet_ppm[0][1]
 
@@ -104,7 +107,8 @@ class Search:
         facts = self._facts(chosen)
         if not self._hopeful(facts, position) or self._been_here(position, first, chosen):
             return
-        if self.everything or missing(facts, deployment).ppm:
+        wanted = self.everything or deployment.name in self.company
+        if wanted or missing(facts, deployment).ppm:
             spots = self.spots[deployment.name]
             for index in range(first, len(spots)):
                 spot = spots[index]
@@ -114,7 +118,7 @@ class Search:
                 if self._apart(spot, chosen) and self._fine(longer):
                     again = next(i for i, s in enumerate(spots) if s.group == spot.group)
                     self._walk(position, again, longer)
-        if self.everything or self._needed(deployment, facts):
+        if wanted or self._needed(deployment, facts):
             self._walk(position + 1, 0, chosen)
 
     def _judge(self, chosen: list[Spot]) -> None:
@@ -241,8 +245,8 @@ def brute_force(problem: PlacementProblem, *, everything: bool = False) -> Optim
     that need more replicas rather than fewer, for which leaving branches early would be wrong.
     """
     fixed = any(node.layouts_fixed for node in problem.fleet.nodes)
-    if fixed or any(d.survive or d.near or d.disturb == "never" for d in problem.deployments):
-        raise ValueError("survive, near, disturb: never and fixed layouts are not enumerated")
+    if fixed or any(d.survive or d.disturb == "never" for d in problem.deployments):
+        raise ValueError("survive, disturb: never and fixed layouts are not enumerated")
     return Search(problem, everything).run()
 
 

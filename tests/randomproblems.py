@@ -12,16 +12,16 @@ from typing import Any
 
 from builders import a30_like, candidate, deployment, fleet, gpu, node, use
 from optimizer.domain.config import Candidate, ReplicaConfig
-from optimizer.domain.fleet import Device, Fleet, Node, Sharing
+from optimizer.domain.fleet import Device, Fleet, Limits, Node, Sharing
 from optimizer.domain.gpu import Gpu, PlacedProfile
 from optimizer.domain.placement import Instance, Placement, Replica
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
 from optimizer.verify.slots import layout_faults
 
-PLAIN = gpu("plain", memory_gib=48, bandwidth_gbs=864)
+PLAIN = gpu("plain", memory_gib=48, bandwidth_gbs=864, tdp_w=350)
 SLICED = a30_like()
-LARGE = gpu("large", memory_gib=80, mig="std8")
+LARGE = gpu("large", memory_gib=80, mig="std8", tdp_w=400)
 PROFILES = {"a30": ("1g.6gb", "2g.12gb", "4g.24gb"), "large": ("2g.20gb", "3g.40gb", "4g.40gb")}
 NAMES = ("chat", "embed", "vision")
 # Each problem is about a few of these; all at once would leave nothing that can be served.
@@ -36,6 +36,9 @@ TOPICS = (
     "twins",
     "pair",
     "max",
+    "avoid",
+    "near",
+    "limits",
 )
 FULL = "full"  # enough demand that GPUs must be shared well
 
@@ -50,6 +53,12 @@ def random_problem(seed: int) -> PlacementProblem:
     names = NAMES[: dice.choice((1, 2, 2, 3, 3))]
     ways = {name: _candidates(dice, name, machines) for name in names}
     deployments = tuple(_deployment(dice, about, name, ways[name], machines) for name in names)
+    if "avoid" in about and len(deployments) > 1:
+        deployments = _avoiding(dice, deployments)
+    if "near" in about and len(deployments) > 1:
+        first, second, *rest = dice.sample(deployments, len(deployments))
+        first = replace(first, near=(second.name,))
+        deployments = tuple(sorted((first, second, *rest), key=lambda d: d.name))
     problem = PlacementProblem(machines, deployments, ways)
     return replace(problem, current=_state(dice, problem)) if dice.random() < 0.4 else problem
 
@@ -69,7 +78,24 @@ def _fleet(dice: random.Random, about: frozenset[str]) -> Fleet:
     if len(nodes) > 1 and "twins" in about:  # two nodes that differ in nothing but the name
         twin = nodes[0] if nodes[0].gpus <= left + nodes[-1].gpus else replace(nodes[0], gpus=1)
         nodes[-1] = replace(twin, name=nodes[-1].name, devices=())
-    return fleet(*nodes)
+    return fleet(*nodes, limits=_limits(dice, nodes) if "limits" in about else Limits())
+
+
+def _limits(dice: random.Random, nodes: list[Node]) -> Limits:
+    """Ceilings that a full fleet does not keep."""
+    price = sum(n.gpus * (n.price_micros_per_gpu_hour or 1_000_000) for n in nodes)
+    return Limits(
+        price_micros_per_hour=dice.choice((None, int(price * 0.6), int(price * 0.8))),
+        rack_power_w=dice.choice((None, 300, 700)),
+    )
+
+
+def _avoiding(dice: random.Random, deployments: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
+    """One or two of them avoid another."""
+    names = [d.name for d in deployments]
+    shy = dice.sample(names, dice.choice((1, 2)))
+    others = {name: dice.choice([n for n in names if n != name]) for name in shy}
+    return tuple(replace(d, avoid=(others[d.name],)) if d.name in shy else d for d in deployments)
 
 
 def _node(
@@ -220,6 +246,10 @@ def traits(problem: PlacementProblem) -> set[str]:
         found |= {"host_cpu"} if one.cpu_millicores else set()
         found |= {"host_memory"} if one.host_memory_mib else set()
         found |= {"pair"} if one.nvlink_domain == "pair" and one.gpus > 1 else set()
+    found |= {"price limit"} if problem.fleet.limits.price_micros_per_hour else set()
+    found |= {"power limit"} if problem.fleet.limits.rack_power_w else set()
+    found |= {"near"} if any(d.near for d in problem.deployments) else set()
+    found |= {"avoid"} if any(d.avoid for d in problem.deployments) else set()
     found |= {"free of charge"} if not problem.fleet.priced else set()
     for d in problem.deployments:
         found |= {f"isolate {d.isolate}"}

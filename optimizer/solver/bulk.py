@@ -107,9 +107,9 @@ def _integer(
         taken: tuple[tuple[int, float], ...] = mix.counts
         for variable, count in (*taken, (master.missing[name], mix.missing_ppm)):
             cost += count * float(master.costs[variable])
-            for r, coefficient in master.by_variable.get(variable, ()):
+            for r, times in master.by_variable.get(variable, ()):
                 if r in rows:
-                    into[r] += coefficient * count
+                    into[r] += times * count
             for row, part in extra.get(variable, ()):
                 row.set_coefficient(x, row.get_coefficient(x) + part * count)
         for r, coefficient in into.items():

@@ -20,6 +20,7 @@ from optimizer.domain.workload import Deployment
 OPEN = "open"
 MOST_PATTERNS = 4_000
 MOST_SIZES = 60
+MOST_SHADES = 8
 
 Multiset = tuple[tuple[str, int], ...]
 
@@ -240,22 +241,76 @@ def _joined(group: list[FleetGpu]) -> bool:
     return low % 2 == 0 and high == low + 1
 
 
-def colours(problem: PlacementProblem) -> dict[str, tuple[str, ...]]:
-    """The colours of MIG and shared GPUs that each deployment may lie on (rule ``isolation``).
+def colours(problem: PlacementProblem, *, exact: bool = True) -> dict[str, tuple[str, ...]]:
+    """The colours of MIG and shared GPUs that each deployment may lie on.
 
-    A GPU has one colour: open to all, one tenant's alone, or one deployment's alone. Whoever asks
-    for isolation lies only on its own colour; the others of that tenant may join it there.
+    Rule ``isolation``: a GPU is open to all, one tenant's alone, or one deployment's alone. Whoever
+    asks for isolation lies only on its own colour; the others of that tenant may join it there.
+    Rule ``anti_affinity``: each of these comes in shades, one for each largest set of deployments
+    that do not avoid each other. Where there are too many, each deployment keeps to one shade,
+    or without ``exact`` the rule is left out.
     """
     own = {d.tenant for d in problem.deployments if d.isolate in ("tenant", "node")}
+    shades = _shades(problem, exact)
     found: dict[str, tuple[str, ...]] = {}
     for d in problem.deployments:
         if d.isolate == "gpu":
             found[d.name] = (f"gpu:{d.name}",)
-        elif d.isolate in ("tenant", "node"):
-            found[d.name] = (f"tenant:{d.tenant}",)
+            continue
+        if d.isolate in ("tenant", "node"):
+            plain: tuple[str, ...] = (f"tenant:{d.tenant}",)
         else:
-            found[d.name] = (OPEN, f"tenant:{d.tenant}") if d.tenant in own else (OPEN,)
+            plain = (OPEN, f"tenant:{d.tenant}") if d.tenant in own else (OPEN,)
+        found[d.name] = tuple(c + shade for c in plain for shade in shades.get(d.name, ("",)))
+    if any(shades.values()):
+        every = sorted({shade for some in shades.values() for shade in some})
+        for d in problem.deployments:
+            if d.name not in shades and d.isolate != "gpu":
+                found[d.name] = tuple(c + shade for c in found[d.name] for shade in every)
     return found
+
+
+def avoided(problem: PlacementProblem) -> dict[str, set[str]]:
+    """Who avoids whom, whichever of the two says so."""
+    known = {d.name for d in problem.deployments}
+    found: dict[str, set[str]] = {}
+    for d in problem.deployments:
+        for other in d.avoid:
+            if other in known and other != d.name:
+                found.setdefault(d.name, set()).add(other)
+                found.setdefault(other, set()).add(d.name)
+    return found
+
+
+def _shades(problem: PlacementProblem, exact: bool) -> dict[str, tuple[str, ...]]:
+    """For each deployment that avoids or is avoided: the largest peaceful sets it lies in."""
+    apart = avoided(problem)
+    names = sorted(apart)
+    sets = _peaceful(names, apart)
+    if sets is None and not exact:
+        return {}
+    if sets is None:
+        shade: dict[str, int] = {}
+        for name in names:
+            taken = {shade[other] for other in apart[name] if other in shade}
+            shade[name] = next(i for i in range(len(names)) if i not in taken)
+        return {name: (f"~{shade[name]}",) for name in names}
+    return {name: tuple(f"~{i}" for i, some in enumerate(sets) if name in some) for name in names}
+
+
+def _peaceful(names: list[str], apart: dict[str, set[str]]) -> list[frozenset[str]] | None:
+    """All largest sets in which nobody avoids anybody; None when there are too many."""
+    sets: set[frozenset[str]] = {frozenset()}
+    for name in names:
+        grown = set()
+        for some in sets:
+            grown.add(frozenset(some - apart[name]) | {name})
+            if some & apart[name]:
+                grown.add(some)
+        sets = {s for s in grown if not any(s < other for other in grown)}
+        if len(sets) > MOST_SHADES:
+            return None
+    return sorted(sets, key=sorted)
 
 
 @lru_cache(maxsize=4096)

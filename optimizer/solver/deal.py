@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Node, Sharing
 from optimizer.domain.gpu import Use
+from optimizer.domain.placement import node_of
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
 from optimizer.solver.bulk import Filled
-from optimizer.solver.columns import Site
+from optimizer.solver.columns import Site, avoided
 from optimizer.solver.formulation import Copies, Formulation
 from optimizer.solver.integer import value_of
 from optimizer.solver.where import Seat, layout
@@ -49,11 +50,17 @@ class _Ground:
     nodes: dict[str, Node]
     by_node: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     by_rack: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    watts: Counter[str] = field(default_factory=Counter)  # by rack
     cpu: Counter[str] = field(default_factory=Counter)
     memory: Counter[str] = field(default_factory=Counter)
 
-    def fits(self, held: Counter[str], node: Node) -> bool:
-        """Whether the node may hold these replicas too."""
+    def fits(self, load: Load, node: Node) -> bool:
+        """Whether the node may hold the load too."""
+        held = load.deployments
+        limit = self.problem.fleet.limits.rack_power_w
+        watts = (node.gpu.tdp_w or 0) * load.gpus
+        if limit is not None and self.watts[node.rack_domain] + watts > limit:
+            return False
         here, rack = self.by_node[node.name], self.by_rack[node.rack_domain]
         cpu, memory = self.cpu[node.name], self.memory[node.name]
         for name, count in held.items():
@@ -80,6 +87,7 @@ class _Ground:
 
     def put(self, load: Load, node: Node, sign: int = 1) -> None:
         """Count the load in, or with ``sign`` -1 out."""
+        self.watts[node.rack_domain] += sign * (node.gpu.tdp_w or 0) * load.gpus
         for name, count in load.deployments.items():
             d = self.deployments[name]
             self.by_node[node.name][name] += sign * count
@@ -99,8 +107,26 @@ def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat
     seats: list[Seat] = []
     for s, site in enumerate(f.sites):
         loads = [*_groups(f, s, values), *_cut(f, s, values), *_packed(f, s, values, fillings)]
-        placed = _Dealer(ground, site, f).run(loads)
+        placed = _Dealer(ground, site).run(loads)
         seats += [seat for load in placed for seat in _seats(site, load)]
+    return _near_enough(problem, seats)
+
+
+def _near_enough(problem: PlacementProblem, seats: list[Seat]) -> list[Seat]:
+    """Rule ``affinity``: without the replicas whose node lacks one that they want near."""
+    near = {d.name: d.near for d in problem.deployments if d.near}
+    while near:
+        on_node: dict[str, set[str]] = defaultdict(set)
+        for seat in seats:
+            on_node[node_of(seat.gpus[0])].add(seat.deployment)
+        kept = [
+            seat
+            for seat in seats
+            if on_node[node_of(seat.gpus[0])].issuperset(near.get(seat.deployment, ()))
+        ]
+        if len(kept) == len(seats):
+            break
+        seats = kept
     return seats
 
 
@@ -113,6 +139,7 @@ def _groups(f: Formulation, s: int, values: list[int]) -> Iterator[Load]:
 
 def _cut(f: Formulation, s: int, values: list[int]) -> Iterator[Load]:
     """GPUs cut into instances; slots are dealt so that a deployment's replicas lie apart."""
+    apart = avoided(f.problem)
     loads: list[Load] = []
     slots: dict[tuple[int, str, str], list[tuple[int, Load]]] = defaultdict(list)
     for filling in f.fillings:
@@ -132,12 +159,15 @@ def _cut(f: Formulation, s: int, values: list[int]) -> Iterator[Load]:
         if c.site == s and c.candidate.shape.sharing is Sharing.MIG:
             profile = c.candidate.shape.profile or ""
             for _ in range(value_of(c.count, values)):
-                queues[c.zone or 0, c.colour or "", profile].popleft().held.append((c, profile))
+                slot = _pop(queues[c.zone or 0, c.colour or "", profile], c.deployment, apart)
+                if slot is not None:
+                    slot.held.append((c, profile))
     return iter([load for load in loads if load.held])
 
 
 def _packed(f: Formulation, s: int, values: list[int], fillings: list[Filled]) -> Iterator[Load]:
     """GPUs of shares: by pattern, or by what filled the pool."""
+    apart = avoided(f.problem)
     slots: dict[tuple[int, str, Use], deque[Load]] = defaultdict(deque)
     loads: list[Load] = []
 
@@ -160,14 +190,25 @@ def _packed(f: Formulation, s: int, values: list[int], fillings: list[Filled]) -
         if c.site == s and c.candidate.shape.sharing is Sharing.SHARED:
             room = slots[c.zone or 0, c.colour or "", c.candidate.shape.share or Use()]
             for _ in range(value_of(c.count, values)):
-                room.popleft().held.append((c, ""))
+                slot = _pop(room, c.deployment, apart)
+                if slot is not None:
+                    slot.held.append((c, ""))
     yield from (load for load in loads if load.held)
+
+
+def _pop(queue: deque[Load], name: str, apart: dict[str, set[str]]) -> Load | None:
+    """The next slot on a GPU with nobody whom the deployment avoids; None if there is none."""
+    for step, load in enumerate(queue):
+        if apart.get(name, set()).isdisjoint(c.deployment for c, _ in load.held):
+            del queue[step]
+            return load
+    return None
 
 
 class _Dealer:
     """Deals the loads of one site to its nodes."""
 
-    def __init__(self, ground: _Ground, site: Site, f: Formulation) -> None:
+    def __init__(self, ground: _Ground, site: Site) -> None:
         self.ground, self.site = ground, site
         self.barred = [zone.barred for zone in site.zones]
         self.free: dict[str, list[tuple[int, int]]] = {n.name: [] for n in site.nodes}
@@ -208,7 +249,7 @@ class _Dealer:
 
     def _try(self, load: Load, node: Node) -> bool:
         on = self._gpus_for(load, node)
-        if not on or not self.ground.fits(load.deployments, node):
+        if not on or not self.ground.fits(load, node):
             return False
         self._place(load, node, on)
         return True

@@ -166,15 +166,21 @@ def total(terms: Iterable[Expr]) -> Expr:
     return cp_model.LinearExpr.sum(list(terms))
 
 
-def build(problem: PlacementProblem, sites: tuple[Site, ...]) -> Formulation:
-    """All variables and every rule over them."""
-    f = Formulation(problem, sites, colours=colours(problem))
+Rule = Callable[["Formulation"], Iterator[Expr]]
+
+
+def build(
+    problem: PlacementProblem, sites: tuple[Site, ...], rules: tuple[Rule, ...] | None = None
+) -> Formulation:
+    """All variables and every rule over them, or only the ``rules`` named."""
+    coarse = any(len(site.nodes) > 1 for site in sites)
+    f = Formulation(problem, sites, colours=colours(problem, exact=not coarse))
     _running(f)
     for s in range(len(sites)):
         _whole(f, s)
         _mig(f, s)
         _shared(f, s)
-    for rule in RULES:
+    for rule in RULES if rules is None else rules:
         for constraint in rule(f):
             f.model.add(constraint)
     return f
@@ -686,9 +692,57 @@ def isolation(f: Formulation) -> Iterator[Expr]:
     yield from ()
 
 
+def affinity(f: Formulation) -> Iterator[Expr]:
+    """A node of a replica holds at least one replica of each deployment it wants near."""
+    for d in f.problem.deployments:
+        for wanted in d.near:
+            for s, site in enumerate(f.sites):
+                here = [c.count for c in f.of(d.name) if c.site == s]
+                near = [c.count for c in f.of(wanted) if c.site == s]
+                most = sum(_highest(count) for count in here)
+                if most and len(site.nodes) == 1:
+                    yield total(here) <= most * total(near)
+                elif most and not near:
+                    yield total(here) <= 0
+
+
+def _highest(count: Expr) -> int:
+    return int(list(count.proto.domain)[-1])
+
+
+def price_limit(f: Formulation) -> Iterator[Expr]:
+    """The price per hour stays within the fleet's ceiling."""
+    limit = f.problem.fleet.limits.price_micros_per_hour
+    if limit is not None:
+        yield f.price_micros() <= limit
+
+
+def power_limit(f: Formulation) -> Iterator[Expr]:
+    """The TDP of a rack's used GPUs stays within the ceiling; an unknown TDP counts nothing."""
+    limit = f.problem.fleet.limits.rack_power_w
+    if limit is None:
+        return
+    uses = f._uses
+    watts: dict[int, list[Expr]] = defaultdict(list)
+    for at, site, _, _ in f.cells():
+        watts[at[0]] += [(site.gpu.tdp_w or 0) * use for use in uses[at]]
+    for among, number in _racks(f.sites):
+        used = [x for s in among for x in watts[s]]
+        if used:
+            yield total(used) <= limit * number
+
+
+def do_not_disturb(f: Formulation) -> Iterator[Expr]:
+    """A replica of a deployment that says ``never`` stays where it runs, if it may."""
+    never = {d.name for d in f.problem.deployments if d.disturb == "never"}
+    for c in f.copies:
+        if c.stays is not None and c.deployment in never:
+            yield c.count >= 1
+
+
 # `allowed`, `pin` and `cordon` are filters: what they forbid has no variable (see _offered, the
-# zones and columns.may_stay).
-RULES: tuple[Callable[[Formulation], Iterator[Expr]], ...] = (
+# zones and columns.may_stay). `anti_affinity` is in the colours of GPUs (columns.colours).
+RULES: tuple[Rule, ...] = (
     demand_met,
     replica_bounds,
     slot_legality,
@@ -698,4 +752,8 @@ RULES: tuple[Callable[[Formulation], Iterator[Expr]], ...] = (
     host_memory,
     spread,
     isolation,
+    affinity,
+    price_limit,
+    power_limit,
+    do_not_disturb,
 )

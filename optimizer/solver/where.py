@@ -240,8 +240,11 @@ def _without_surplus(
 ) -> tuple[tuple[Replica, ...], list[Seat]]:
     """Leave out replicas that the demand does not need: new ones first, smallest first."""
     gone: set[int] = set()
+    wanted = {name for d in problem.deployments for name in d.near}
     seats_of, stays_of = _by_deployment(seats), _by_deployment(stays)
     for d in problem.deployments:
+        if d.name in wanted:
+            continue  # another deployment may need each of its replicas near
         mine, old = seats_of.get(d.name, []), stays_of.get(d.name, [])
         served = sum(capacity_mrps(d, s.candidate) for s in mine)
         served += sum(capacity_mrps(d, kept_as[r.id]) for r in old)
