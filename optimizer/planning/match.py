@@ -15,6 +15,7 @@ class Matcher:
         self.problem = problem
         self.ground = Ground.of(problem)
         self.deployments = self.ground.deployments
+        self.known: dict[int, tuple[Replica, Candidate | None]] = {}  # by identity, once asked
 
     def product(self, replica: Replica) -> str | None:
         """The GPU product that the replica is on; None when its node is not in the fleet."""
@@ -23,8 +24,11 @@ class Matcher:
 
     def candidate(self, replica: Replica) -> Candidate | None:
         """The candidate that the replica runs as, found as the judge finds it."""
-        node = self.ground.nodes.get(node_of(replica.gpus[0]))
-        return None if node is None else self.ground.candidate(replica, node.gpu)
+        if id(replica) not in self.known:
+            node = self.ground.nodes.get(node_of(replica.gpus[0]))
+            found = None if node is None else self.ground.candidate(replica, node.gpu)
+            self.known[id(replica)] = (replica, found)
+        return self.known[id(replica)][1]
 
     def load_mib(self, replica: Replica) -> int:
         """Weights that a start of the replica must load."""

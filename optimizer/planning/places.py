@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
 
-from optimizer.domain.config import Shape
 from optimizer.domain.fleet import FleetGpu, Sharing
 from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.placement import Replica
@@ -36,7 +35,7 @@ def free_places(
         return
     sharing = like.shape.sharing
     usable = (g for g in gpus if g.gpu.name == product and rooms.allows(deployment, g, sharing))
-    for copy in _every(usable, like, like.shape):
+    for copy in _every(usable, rooms, like):
         if rooms.blocked(copy):
             continue
         cut = rooms.changes_layout(copy)
@@ -44,23 +43,27 @@ def free_places(
             yield copy, cut
 
 
-def _every(usable: Iterable[FleetGpu], like: Replica, shape: Shape) -> Iterator[Replica]:
+def _every(usable: Iterable[FleetGpu], rooms: Rooms, like: Replica) -> Iterator[Replica]:
+    shape = like.shape
     if shape.sharing is Sharing.MIG:
-        yield from _slots(usable, like)
+        yield from _slots(usable, rooms, like)
     elif shape.sharing is Sharing.SHARED:
         yield from (replace(like, gpus=(g.id,)) for g in usable)
     else:
         yield from _groups(usable, like, shape.gpus)
 
 
-def _slots(usable: Iterable[FleetGpu], like: Replica) -> Iterator[Replica]:
+def _slots(usable: Iterable[FleetGpu], rooms: Rooms, like: Replica) -> Iterator[Replica]:
+    """Instances of the profile at every start whose slices nobody holds."""
     if like.mig is None:
         return
     for gpu in usable:
         profile = None if gpu.gpu.mig is None else gpu.gpu.mig.profile(like.mig.profile)
+        taken = rooms.taken_cells(gpu.id)
         for start in profile.starts if profile is not None else ():
             placed = PlacedProfile(start, like.mig.profile)
-            yield replace(like, gpus=(gpu.id,), mig=placed)
+            if not taken & rooms.cells(gpu.gpu, placed):
+                yield replace(like, gpus=(gpu.id,), mig=placed)
 
 
 def _groups(usable: Iterable[FleetGpu], like: Replica, count: int) -> Iterator[Replica]:

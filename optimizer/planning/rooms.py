@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from optimizer.domain.fleet import FleetGpu, Sharing
-from optimizer.domain.gpu import Gpu, PlacedProfile, Use
+from optimizer.domain.gpu import Gpu, MigProfile, PlacedProfile, Use
 from optimizer.domain.placement import Placement, Replica
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
@@ -62,7 +62,10 @@ class Rooms:
         self.nodes = {n.name: n for n in problem.fleet.nodes}
         self.gpus = {g.id: _Held(g) for g in problem.fleet.gpus()}
         self.on_node: dict[str, list[Replica]] = {n: [] for n in self.nodes}
-        self.legal: dict[tuple[object, ...], bool] = {}  # by product and layout, once asked
+        # Facts about products, once asked.
+        self.legal: dict[tuple[object, ...], bool] = {}
+        self.masks: dict[tuple[str, PlacedProfile], int] = {}
+        self.geometric: dict[str, bool] = {}
         for gpu, layout in layouts.items():
             self.gpus[gpu].instances = dict.fromkeys(layout)
         for replica in placement.replicas if placement is not None else ():
@@ -131,20 +134,48 @@ class Rooms:
             yield from (r for r in held.occupants() if self.strangers(r, replica))
 
     def _same_slices(self, held: _Held, placed: PlacedProfile) -> Iterator[Replica]:
+        gpu = held.gpu.gpu
+        if gpu.mig is None:
+            return
+        mine = self.cells(gpu, placed)
         inside = {p: r for p, r in held.instances.items() if r is not None}
-        if held.gpu.gpu.mig is None:
-            return
-        if placed not in inside and self._legal(held.gpu.gpu, (*sorted(inside), placed)):
-            return
         apart = []
-        for other, replica in sorted(inside.items()):
-            if other == placed or not self._legal(held.gpu.gpu, (other, placed)):
+        for other, replica in inside.items():
+            if other == placed or mine & self.cells(gpu, other):
                 yield replica
             else:
                 apart.append(other)
-        if not self._legal(held.gpu.gpu, (*apart, placed)):
+        if not self._by_cells(gpu) and not self._legal(gpu, (*sorted(apart), placed)):
             # Together they are too many of one profile or hand out an engine twice.
-            yield from (inside[p] for p in apart)
+            yield from (inside[p] for p in sorted(apart))
+
+    def cells(self, gpu: Gpu, placed: PlacedProfile) -> int:
+        """The memory slices of an instance as bits; those of a profile nobody knows are all."""
+        key = (gpu.name, placed)
+        if key not in self.masks:
+            profile = gpu.mig.profile(placed.profile) if gpu.mig is not None else None
+            known = profile is not None and placed.start in profile.starts
+            slices = profile.memory_slices if profile is not None and known else 0
+            self.masks[key] = ((1 << slices) - 1) << placed.start if slices else -1
+        return self.masks[key]
+
+    def taken_cells(self, gpu_id: str) -> int:
+        """The memory slices that replicas hold on that GPU, as bits."""
+        held = self.gpus[gpu_id]
+        taken = 0
+        for placed, replica in held.instances.items():
+            if replica is not None:
+                taken |= self.cells(held.gpu.gpu, placed)
+        return taken
+
+    def _by_cells(self, gpu: Gpu) -> bool:
+        """Whether instances that share no slice are always legal together on that product."""
+        if gpu.name not in self.geometric:
+            profiles = gpu.mig.profiles if gpu.mig is not None else ()
+            self.geometric[gpu.name] = all(
+                not p.engines and p.max_instances >= _most_apart(p) for p in profiles
+            )
+        return self.geometric[gpu.name]
 
     def _legal(self, gpu: Gpu, layout: tuple[PlacedProfile, ...]) -> bool:
         key = (gpu.name, *layout)
@@ -162,7 +193,12 @@ class Rooms:
         deployment = self.deployments.get(replica.deployment)
         if deployment is None:
             return
+        yield from self._too_close(name, replica, deployment)
+        if self.apart:
+            yield from ((r,) for r in here if self.node_strangers(r, replica))
         node = self.nodes[name]
+        if not (deployment.host_cpu_millicores or deployment.host_memory_mib):
+            return
         cpu = deployment.host_cpu_millicores
         memory = deployment.host_memory_mib
         for other in here:
@@ -173,9 +209,6 @@ class Rooms:
             yield tuple(here)
         if node.host_memory_mib is not None and memory > node.host_memory_mib:
             yield tuple(here)
-        yield from self._too_close(name, replica, deployment)
-        if self.apart:
-            yield from ((r,) for r in here if self.node_strangers(r, replica))
 
     def _too_close(
         self, name: str, replica: Replica, deployment: Deployment
@@ -249,6 +282,15 @@ class Rooms:
         """Whether a new replica may be on that GPU at all: cordon, mode and pin."""
         pinned = not deployment.pin or bool({gpu.id, gpu.node.name} & {*deployment.pin})
         return pinned and not gpu.cordoned and sharing in gpu.node.sharing
+
+
+def _most_apart(profile: MigProfile) -> int:
+    """How many instances of one profile share no slice."""
+    count, end = 0, 0
+    for start in sorted(profile.starts):
+        if start >= end:
+            count, end = count + 1, start + profile.memory_slices
+    return count
 
 
 def _copy(replica: Replica) -> str:

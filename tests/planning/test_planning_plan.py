@@ -262,7 +262,7 @@ def test_reasons_compare_with_the_next_best() -> None:
     )
     told = reasons(where, where.deployments[0], [replica("chat/0", "b/0", config=BF16)], ())
     assert "each uses 30.0 GiB of 48.0 GiB" in told[0]
-    assert "next best: a100" in told[1]
+    assert "a100 bf16" in told[1]
     assert "+100 %" in told[1]
 
 
