@@ -7,22 +7,21 @@ from optimizer.domain import words
 from optimizer.domain.config import Candidate, Dropped
 from optimizer.domain.fleet import FleetGpu, Sharing
 from optimizer.domain.gpu import MigProfile, PlacedProfile, Use
-from optimizer.domain.placement import Replica, replica_order
+from optimizer.domain.placement import Replica, node_of, replica_order
 from optimizer.domain.plan import DeploymentPlan, GpuPlan, Plan
 from optimizer.domain.prices import served_price_micros
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.domain.workload import Deployment
 from optimizer.report import status
 
+NEAR = 8  # names of a group that a hint shows
 Refusals = Mapping[str, tuple[Dropped, ...]]
 
 
 class UnknownSubject(KeyError):
     """Nothing in the plan has that name."""
 
-    def __init__(self, subject: str, known: list[str]) -> None:
-        near = get_close_matches(subject, known, 1)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
+    def __init__(self, subject: str, hint: str) -> None:
         super().__init__(f'no deployment, replica or GPU "{subject}" in this plan{hint}')
 
     def __str__(self) -> str:
@@ -36,20 +35,52 @@ def explain(
 
     Raises UnknownSubject.
     """
+    return tuple(_explained(plan, problem, dropped, subject))
+
+
+def _begun(sentence: str) -> str:
+    """With a capital, unless it begins with a number or the name of a product."""
+    first = sentence.split(" ", 1)[0]
+    return sentence[:1].upper() + sentence[1:] if first.isalpha() else sentence
+
+
+def _explained(
+    plan: Plan, problem: PlacementProblem, dropped: Refusals, subject: str | None
+) -> Iterator[str]:
     if subject is None:
-        return tuple(_plan(plan))
+        return _plan(plan)
     deployments = {d.name: d for d in plan.deployments}
     gpus = {g.id: g for g in plan.gpus}
     replicas = {r.id: r for r in plan.placement.replicas}
     if subject in deployments:
         asked = problem.deployment(subject)
-        return tuple(_Why(plan, problem, dropped, deployments[subject], asked).sentences())
+        return _Why(plan, problem, dropped, deployments[subject], asked).sentences()
     if subject in replicas:
-        return tuple(_replica(plan, problem, dropped, replicas[subject]))
+        return _replica(plan, problem, replicas[subject])
     if subject in gpus:
         fleet = {g.id: g for g in problem.fleet.gpus()}
-        return tuple(_gpu(plan, problem, gpus[subject], fleet[subject]))
-    raise UnknownSubject(subject, [*deployments, *replicas, *gpus])
+        return _gpu(plan, problem, gpus[subject], fleet[subject])
+    raise UnknownSubject(subject, _hint(subject, plan))
+
+
+def _hint(subject: str, plan: Plan) -> str:
+    """What can be asked about a node, tenant or product of that name; else near names."""
+    groups = {
+        "a node; its GPUs": [g.id for g in plan.gpus if node_of(g.id) == subject],
+        "a tenant; its deployments": [d.name for d in plan.deployments if d.tenant == subject],
+        "a product; the plan's GPUs of it": [g.id for g in plan.gpus if g.gpu == subject],
+        "a rack; its GPUs": [g.id for g in plan.gpus if g.rack == subject],
+    }
+    for what, members in groups.items():
+        if members:
+            more = f" and {len(members) - NEAR:,} more" if len(members) > NEAR else ""
+            return f"; it is {what}: {', '.join(members[:NEAR])}{more}"
+    named = {d.name for d in plan.deployments} | {g.id for g in plan.gpus}
+    folded = {
+        name.lower(): name for name in sorted({*named, *(r.id for r in plan.placement.replicas)})
+    }
+    near = [folded[n] for n in get_close_matches(subject.lower(), folded, 3)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _plan(plan: Plan) -> Iterator[str]:
@@ -57,9 +88,9 @@ def _plan(plan: Plan) -> Iterator[str]:
     yield f"{status.totals(plan)}; {status.demand(plan)}."
     for level in status.levels(plan):
         if level.proved:
-            yield f"{level.name}: {level.value}, and no plan can do better."
+            yield f"{_begun(level.name)}: {level.value}, and no plan can do better."
         else:
-            yield f"{level.name}: {level.value}; no plan can go below {level.bound}."
+            yield f"{_begun(level.name)}: {level.value}; no plan can go below {level.bound}."
     dear = sorted(plan.deployments, key=lambda d: (-d.price_micros, d.name))[:3]
     if dear and dear[0].price_micros:
         listed = ", ".join(f"{d.name} {words.price(d.price_micros, plan.unit)}" for d in dear)
@@ -96,7 +127,7 @@ class _Why:
         """From how it runs to what would have to change."""
         yield self._first()
         if self.replicas:
-            yield from (f"{reason}." for reason in self.part.reasons)
+            yield from (f"{_begun(reason)}." for reason in self.part.reasons)
         for way in self._ways():
             smaller = self._smaller(way)
             if smaller is not None:
@@ -132,8 +163,8 @@ class _Why:
             label = f"{way.gpu} {name}".strip()
             taken = [c for c in self.offered if c.gpu == way.gpu and _room(c) == name]
             refused = [d for d in self.refused if _about(d, way.gpu, name)]
-            mine = way.config.precision or ""
-            refused.sort(key=lambda d: (mine not in d.what.split(), d.what))
+            mine = {way.config.precision, way.config.engine}
+            refused.sort(key=lambda d: (-len(mine & {*d.what.split()}), d.what))
             if taken:
                 return self._costlier(label, taken, way)
             if refused:
@@ -150,7 +181,7 @@ class _Why:
         if table is None or way.shape.sharing is Sharing.SHARED:
             return []
         mine = table.profile(way.shape.profile or "")
-        most = table.memory_slices + 1 if mine is None else mine.memory_slices
+        most = table.memory_slices if mine is None else mine.memory_slices
         plain = [p for p in table.profiles if p.plain and p.memory_slices < most]
         plain.sort(key=lambda p: (-p.memory_slices, -p.compute_slices))
         return [p.name for p in plain]
@@ -161,8 +192,11 @@ class _Why:
         mine = served_price_micros(fleet, way)
         if not costs or mine is None:
             return f"The smaller {label} would do too."
-        told = f"{words.price(min(costs), unit)} per req/s against {words.price(mine, unit)} here"
-        return f"The smaller {label} fits too, at {told}."
+        smaller, here = words.price(min(costs), unit), words.price(mine, unit)
+        if smaller == here:
+            return f"The smaller {label} fits too, at as much per req/s."
+        cheaper = "costs more" if min(costs) > mine else "is cheaper by itself"
+        return f"The smaller {label} fits too and {cheaper}: {smaller} per req/s against {here}."
 
     def _slo(self) -> Iterator[str]:
         predicted, slo = self.part.predicted, self.asked.slo
@@ -247,26 +281,34 @@ def _about(one: Dropped, gpu: str, room: str) -> bool:
     return not (second.startswith("x") or "g." in second or second == "share")
 
 
-def _replica(
-    plan: Plan, problem: PlacementProblem, dropped: Refusals, replica: Replica
-) -> Iterator[str]:
+def _replica(plan: Plan, problem: PlacementProblem, replica: Replica) -> Iterator[str]:
     how = words.settings(replica.config)
     yield f"{replica.id} runs on {words.place(replica)}{f' as {how}' if how else ''}."
     way = _candidate(problem, replica)
     if way is not None:
-        yield from (f"{reason}." for reason in way.reasons)
+        yield from (f"{_begun(reason)}." for reason in way.reasons)
     for move in plan.moves:
         if move.replica == replica.id:
             was = "" if move.before is None else f" from {words.place(move.before)}"
             yield f"It is to {move.kind}{was}: {move.reason}."
-    if plan.moves and all(m.replica != replica.id for m in plan.moves):
-        yield "It stays where it is."
+    runs_now = problem.current is not None and problem.current.replicas
+    if replica.id in plan.left:
+        yield "It stays for now: no safe order of steps was found for its move."
+    elif runs_now and all(m.replica != replica.id for m in plan.moves):
+        yield f"It stays where it is: {_why_it_stays(problem, replica, way)}."
     yield f"See {replica.deployment} for why it runs this way."
+
+
+def _why_it_stays(problem: PlacementProblem, replica: Replica, way: Candidate | None) -> str:
+    if problem.deployment(replica.deployment).disturb == "never":
+        return "its deployment may never be disturbed"
+    load = f" would load {words.gib(way.load_mib)} of weights, and it" if way is not None else ""
+    return f"moving it{load} is part of no cheaper plan that was found"
 
 
 def _gpu(plan: Plan, problem: PlacementProblem, part: GpuPlan, gpu: FleetGpu) -> Iterator[str]:
     rack = f", rack {part.rack}" if part.rack else ""
-    yield f"{part.id} is a {part.gpu}{rack}, {words.price(part.price_micros, plan.unit)} when used."
+    yield f"{part.id}: {part.gpu}{rack}, {words.price(part.price_micros, plan.unit)} when used."
     if part.cordoned:
         yield "It is cordoned: nothing may run here."
     replicas = {r.id: r for r in plan.placement.replicas}
@@ -316,7 +358,9 @@ def _left(
         yield f"Still fits, one at a time: {listed}."
         fitting = [c for c in _offered(problem, gpu) if c.shape.profile in open_starts]
     names = sorted({c.deployment for c in fitting if _pin_allows(problem, c.deployment, gpu)})
-    if names:
+    if not names:
+        yield "No replica of this plan's deployments is small enough for that."
+    else:
         yield f"By its size that is room for a replica of {', '.join(names)}."
 
 

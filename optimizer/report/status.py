@@ -70,7 +70,8 @@ def _rounded_up(part: float) -> str:
 def amount(objective: Objective, value: int, unit: str) -> str:
     """A value of that objective with its unit."""
     if objective.name == "unmet":
-        return f"{words.number(100 * value / PPM, 2)} % missing" if value else "none"
+        # A sum over deployments of missing/asked: 0.35 is a third of what one of them asks.
+        return f"{words.number(value / PPM, 4)} deployments short" if value else "none"
     if objective.name == "price_per_hour":
         return words.price(value, unit)
     return f"{words.number(value / MIB_PER_GIB, 1)} GiB"

@@ -215,9 +215,12 @@ def no_room(budget: MemoryBudget, room: Room) -> str:
         f"runtime {gib(budget.runtime_mib + inside + budget.outside_mib):.1f}",
         f"KV of one {budget.max_model_len}-token request {request / 2**30:.2f}",
     ]
+    short = budget.least_mib - budget.total_mib
+    lacking = f": {gib(short):.1f} GiB too little" if short > 0 else ""
     return (
         f"{' + '.join(parts)} need {gib(budget.least_mib):.1f} GiB, {room.name} has "
         f"{gib(budget.total_mib):.1f} GiB, {gib(budget.budget_mib):.1f} of them for the engine"
+        f"{lacking}"
     )
 
 
