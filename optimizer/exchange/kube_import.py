@@ -264,10 +264,11 @@ def _fleet(given: Input, nodes: Mapping[str, KubeNode], told: Told) -> Imported:
         unsaid.append("rack of every node: a node without a rack fails alone")
     guessed = [n.name for n in nodes.values() if n.layouts and not n.exact]
     if guessed:
+        shown = ", ".join(guessed[:8]) + (f" and {len(guessed) - 8} more" if guessed[8:] else "")
         unsaid.append(
-            f"on which GPU and where each MIG instance stands in {', '.join(guessed)}: labels only "
-            "count them, so these positions are one legal way; a capture of nvidia-smi -L and mig "
-            "-lgi in a folder named after the node says it"
+            f"on which GPU and where each MIG instance stands in {shown}: labels only "
+            "count them, so these positions are one legal way; before a plan changes MIG, add "
+            "captures of nvidia-smi -L and mig -lgi, in folders named after the nodes"
         )
     data = {"kind": "Fleet", "version": 1, "name": given.name, "nodes": entries}
     return Imported(data, tuple(unsaid), tuple(told.notes))

@@ -1,8 +1,9 @@
 """Nodes of Kubernetes to nodes of a Fleet: products, GPUs, and how they are divided."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from optimizer.domain.gpu import Gpu, PlacedProfile
@@ -200,7 +201,7 @@ def _divide(found: KubeNode, slices: Mapping[str, int], told: Told) -> None:
             return
         # More than can be are one too many, however many.
         names += [profile.name] * min(number, len(divided) * profile.max_instances + 1)
-    layouts = pack(found.gpu, names, len(divided))
+    layouts = pack(found.gpu, tuple(names), len(divided))
     if layouts is None:
         counts = ", ".join(f"{n} x {p}" for p, n in sorted(slices.items()))
         told.left_out.append(
@@ -210,7 +211,8 @@ def _divide(found: KubeNode, slices: Mapping[str, int], told: Told) -> None:
     found.layouts = dict(zip(divided, layouts, strict=True))
 
 
-def pack(gpu: Gpu, names: Sequence[str], gpus: int) -> list[tuple[PlacedProfile, ...]] | None:
+@lru_cache(maxsize=1024)
+def pack(gpu: Gpu, names: tuple[str, ...], gpus: int) -> list[tuple[PlacedProfile, ...]] | None:
     """Legal layouts of so many GPUs that hold those profiles, alike where they can be alike.
 
     None where none was found: largest profiles first, each on the first GPU that still takes it.

@@ -19,7 +19,7 @@ from optimizer.exchange.imported import (
     Imported,
     Input,
 )
-from optimizer.exchange.products import by_id, placements, product
+from optimizer.exchange.products import by_id, near, placements, product
 from optimizer.exchange.smi_capture import read_capture
 from optimizer.exchange.smi_facts import Machine, SeenGpu, SeenInstance
 
@@ -266,6 +266,10 @@ def _device(id: str, gpu: SeenGpu, main: Gpu, machine: Machine, told: _Told) -> 
     if gpu.uuid:
         found["uuid"] = gpu.uuid
     told.notes += [f"a process runs on {id}: {p}" for p in gpu.processes]
+    if gpu.memory_mib is not None and not near(main, gpu.memory_mib):
+        told.notes.append(
+            f"{id}: reports {gpu.memory_mib} MiB, and {main.name} has {main.memory_mib_reported}"
+        )
     mig = gpu.mig
     if mig is None and any(row.free for row in gpu.profiles.values()):
         mig = True  # nothing is free where MIG is off

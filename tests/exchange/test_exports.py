@@ -321,6 +321,29 @@ def test_kubernetes_comes_back(source):
     )
 
 
+def test_nvidia_smi_comes_back_with_its_starts(source):
+    """What the script creates, listed as nvidia-smi would, is the layout of the plan."""
+    (script,) = files(source, "nvidia-smi").values()
+    h100 = next(g for g in GPUS if g.name == "h100-80gb-sxm")
+    names = {p.profile_id: p for p in h100.mig.profiles}
+    uuid = "GPU-48aeb943-9458-4282-da24-e5f49e0db44"
+    text = "".join(f"GPU {i}: NVIDIA H100 80GB HBM3 (UUID: {uuid}{i})\n" for i in range(6))
+    on = {int(i) for i in re.findall(r"-i (\d+) -mig 1", script)}
+    text += "index, mig.mode.current\n"
+    text += "".join(f"{i}, {'Enabled' if i in on else 'Disabled'}\n" for i in range(6))
+    text += "\nGPU instances:\n"
+    for number, (gpu, made) in enumerate(re.findall(r"-i (\d+) -cgi (\S+) -C", script)):
+        for one in made.split(","):
+            id, start = map(int, one.split(":"))
+            profile = names[id]
+            text += f"| {gpu} MIG {profile.name} {id} {number} {start}:{profile.memory_slices} |\n"
+    found = IMPORTERS["nvidia-smi"](given(text, node="h100-1"))
+    state = next(d.data for d in found.documents if d.kind == "State")
+    assert {(i["gpu"], i["profile"], i["start"]) for i in state["instances"]} == {
+        (g.id, i.placed.profile, i.placed.start) for g in source.plan.gpus for i in g.instances
+    }
+
+
 def test_mig_parted_comes_back(source):
     text = files(source, "mig-parted")["mig-parted.yaml"]
     fleet = (DATA / "exports" / "lab.yaml").read_text("utf-8").split("---")[0]

@@ -275,7 +275,7 @@ def test_quantities(text, value):
     ],
 )
 def test_packing_instances_on_gpus(names, gpus, fits):
-    layouts = pack(H100, names, gpus)
+    layouts = pack(H100, tuple(names), gpus)
     assert (layouts is not None) is fits
     if layouts is not None:
         assert len(layouts) == gpus
