@@ -176,7 +176,8 @@ class _Schedule:
         self.drafts: list[_Draft] = []
         self.tasks = [self._task(m) for m in moves]
         self.empties = placement.instances
-        self.serving = self._levels(self._current)
+        self.today = self._levels(self._current)
+        self.serving = defaultdict(_Level, self.today)
         self.floors = self.floors_with(left)
         self.now = 0
         self.events: list[tuple[int, int, str, _Task]] = []
@@ -231,7 +232,7 @@ class _Schedule:
         staying = frozenset(left)
         later = [r for r in self.placement.replicas if r.id not in staying]
         later += [r for r in self._current if r.id in staying]
-        now, end = self._levels(self._current), self._levels(later)
+        now, end = self.today, self._levels(later)
         return {
             d.name: _Level(
                 min(now[d.name].mrps, d.asked_mrps or 0, end[d.name].mrps),
@@ -466,8 +467,7 @@ class _Schedule:
             return True
         if self.rooms.strangers(gone, target):
             return True
-        table = self.rooms.gpus[target.gpus[0]].gpu.gpu.mig
-        return table is None or bool(table.faults((gone.mig, target.mig)))
+        return self.rooms.clash(self.rooms.gpus[target.gpus[0]].gpu.gpu, gone.mig, target.mig)
 
     def _tight(self, node: str, target: Replica) -> bool:
         """Whether room on that node's host, or closeness, may have kept the target waiting."""

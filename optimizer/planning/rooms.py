@@ -159,6 +159,12 @@ class Rooms:
             self.masks[key] = ((1 << slices) - 1) << placed.start if slices else -1
         return self.masks[key]
 
+    def clash(self, gpu: Gpu, one: PlacedProfile, other: PlacedProfile) -> bool:
+        """Whether the two instances cannot stand on one GPU of that product together."""
+        if one == other or self.cells(gpu, one) & self.cells(gpu, other):
+            return True
+        return not self._by_cells(gpu) and not self._legal(gpu, (one, other))
+
     def taken_cells(self, gpu_id: str) -> int:
         """The memory slices that replicas hold on that GPU, as bits."""
         held = self.gpus[gpu_id]
@@ -265,8 +271,27 @@ class Rooms:
             if replica.mig is None:
                 acts.extend(_clear(gpu, held))
             else:
-                acts.extend(_cut(gpu, held, replica.mig))
+                acts.extend(self._cut(gpu, held, replica.mig))
         return acts
+
+    def _cut(self, gpu: str, held: _Held, placed: PlacedProfile) -> Iterator[Act]:
+        if not held.mig_on:
+            yield Act(gpu, "set_mig_mode", enable=True)
+            held.mig_on = True
+        table = held.gpu.gpu.mig
+        if placed in held.instances or table is None:
+            return
+        empty = [p for p, r in held.instances.items() if r is None]
+        if self._by_cells(held.gpu.gpu):
+            gone = [p for p in empty if self.clash(held.gpu.gpu, p, placed)]
+        else:
+            busy = {p for p, r in held.instances.items() if r is not None}
+            gone = list({*empty} - {*keep_beside(table, {*busy, placed}, empty)})
+        for instance in sorted(gone):
+            yield Act(gpu, "destroy_instance", instance)
+            del held.instances[instance]
+        yield Act(gpu, "create_instance", placed)
+        held.instances[placed] = None
 
     def changes_layout(self, replica: Replica) -> bool:
         """Whether its place would have to be cut or cleared first."""
@@ -304,20 +329,3 @@ def _clear(gpu: str, held: _Held) -> Iterator[Act]:
     if held.mig_on:
         yield Act(gpu, "set_mig_mode", enable=False)
     held.mig_on = False
-
-
-def _cut(gpu: str, held: _Held, placed: PlacedProfile) -> Iterator[Act]:
-    if not held.mig_on:
-        yield Act(gpu, "set_mig_mode", enable=True)
-        held.mig_on = True
-    table = held.gpu.gpu.mig
-    if placed in held.instances or table is None:
-        return
-    busy = {p for p, r in held.instances.items() if r is not None}
-    empty = [p for p, r in held.instances.items() if r is None]
-    kept = {*keep_beside(table, {*busy, placed}, empty)}
-    for gone in sorted({*empty} - kept):
-        yield Act(gpu, "destroy_instance", gone)
-        del held.instances[gone]
-    yield Act(gpu, "create_instance", placed)
-    held.instances[placed] = None
