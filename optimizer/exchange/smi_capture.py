@@ -12,11 +12,9 @@ from optimizer.exchange.smi_facts import (
     SeenProfile,
     Selection,
 )
+from optimizer.exchange.smi_hosts import BARE_PROMPT, PROMPT
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
-_HOST = r"\[?(?:\([^)]*\)\s*)?[\w.\-]+@(?P<host>[\w.\-]+)[^$#%>]*\]?\s*[$#%>]"
-_PROMPT = re.compile(rf"^(?:{_HOST}|[$#+])\s+(?P<command>\S.*)$")
-_BARE_PROMPT = re.compile(rf"^(?:{_HOST})\s*$")
 _LIST = re.compile(r"^GPU\s+(\d+):\s*(.+?)\s*\(UUID:\s*((?:GPU-)?[0-9A-Za-z\-]+)\)\s*$")
 _LIST_CUT = re.compile(r"^GPU\s+(\d{1,4}):\s+\S")
 _LIST_MIG = re.compile(r"^MIG\s+(\S+)\s+Device\s+(\d+):\s*\(UUID:\s*(MIG-\S+?)\)\s*$")
@@ -146,11 +144,11 @@ class _Reader:
     # Readings of one line: each says whether the line was its.
 
     def _prompt(self, number: int, line: str) -> bool:
-        if _BARE_PROMPT.match(line):
+        if BARE_PROMPT.match(line):
             self.foreign = True
             self.end_table()
             return True
-        found = _PROMPT.match(line)
+        found = PROMPT.match(line)
         if not found or (found["host"] is None and "nvidia-smi" not in line and line[0] == "#"):
             return line.startswith("#") and not found
         self.end_table()
@@ -158,11 +156,6 @@ class _Reader:
         self.foreign = "nvidia-smi" not in command
         self.query = smi_query.Query.asked(command)
         self.selection = _selection(command)
-        inside = re.search(r"\b(?:kubectl|docker|podman|crictl|srun)\b", command)
-        remote = re.search(r"\bssh\s+(?:-\S+\s+)*(?:[\w.\-]+@)?([\w.\-]+)\s", command)
-        host = remote[1] if remote else found["host"]
-        if host and not inside and "nvidia-smi" in command:
-            self.machine.hosts.append(host)
         return True
 
     def _blank(self, number: int, line: str) -> bool:

@@ -70,7 +70,7 @@ class Selection:
 class Machine:
     """All that was captured of one node."""
 
-    hosts: list[str] = field(default_factory=list)
+    host: str | None = None
     gpus: dict[int, SeenGpu] = field(default_factory=dict)
     asked: list[Selection] = field(default_factory=list)  # of each -lgi that was answered
     driver: str | None = None

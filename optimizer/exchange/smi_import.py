@@ -22,6 +22,7 @@ from optimizer.exchange.imported import (
 from optimizer.exchange.products import by_id, near, placements, product
 from optimizer.exchange.smi_capture import read_capture
 from optimizer.exchange.smi_facts import Machine, SeenGpu, SeenInstance
+from optimizer.exchange.smi_hosts import by_host
 
 FORMAT = "nvidia-smi"
 _ENDINGS = re.compile(
@@ -80,16 +81,12 @@ def _machines(given: Input, told: _Told) -> Iterator[tuple[str, Machine]]:
     """The captures joined by node: by ``--node``, folder, prompt, or where they agree."""
     reasons: list[str] = []
     read: list[tuple[File, Machine]] = []
-    for file in given.files:
-        machine = Machine()
+    for host, file in (part for whole in given.files for part in by_host(whole)):
+        machine = Machine(host=host)
         try:
             read_capture(file, machine)
         except CannotRead as refusal:
             reasons += refusal.reasons
-        hosts = sorted(set(machine.hosts))
-        if len(hosts) > 1 and not given.node:
-            several = " and ".join(hosts)
-            reasons.append(f"{file.name}: holds captures of {several}; give a file for each")
         read.append((file, machine))
     if reasons:
         raise CannotRead(*reasons)
@@ -106,7 +103,7 @@ def _by_node(given: Input, read: list[tuple[File, Machine]]) -> dict[str, list[F
     named: dict[str, list[File]] = {}
     nameless: list[tuple[File, Machine]] = []
     for file, machine in read:
-        name = file.folder or (machine.hosts[0].split(".")[0] if machine.hosts else None)
+        name = file.folder or machine.host
         if name:
             named.setdefault(_plain(name), []).append(file)
         else:
@@ -190,6 +187,9 @@ def _node(name: str, machine: Machine, given: Input, told: _Told) -> dict[str, A
         for g in machine.gpus.values()
         if named and not g.name
     ]
+    uuids = Counter(g.uuid for g in machine.gpus.values() if g.uuid)
+    twice = sorted(uuid for uuid, times in uuids.items() if times > 1)
+    told.refused += [f"{name}: two GPUs have the UUID {uuid}" for uuid in twice]
     main = _main_product(name, machine, given, told)
     if main is None:
         return None

@@ -174,6 +174,7 @@ def test_processes_are_told():
             "more often",
         ),
         (H100 + HEAD + "|   0  MIG 3g.40gb          9        2          4:4     |\n", "breaks off"),
+        (H100 + H100.replace("0:", "1:"), "two GPUs have the UUID"),
         (H100 + "|   0  MIG 3g.40gb          9        2          4:4     |\n", "in no table"),
         (H100.replace("0:", "1:") + lgi("0  MIG 3g.40gb 9 2 4:4"), "GPU 0 stands in a table"),
         (H100 + HEAD + BORDER, "a row of the table is missing"),
@@ -337,3 +338,21 @@ def test_a_gpu_without_mig_says_so_in_many_ways():
         **{"name": "n1", "gpu": "t4", "gpus": 1},
         "devices": {"0": {"uuid": "GPU-00000000-1"}},
     }
+
+
+@pytest.mark.parametrize(
+    ("captured", "names"),
+    [
+        ("root@a:~# nvidia-smi -L\n{0}root@b.lab:~# nvidia-smi -L\n{1}", {"a", "b"}),
+        ("[me@a ~]$ nvidia-smi -L\n{0}[me@a ~]$ ssh b nvidia-smi -L\n{1}", {"a", "b"}),
+        ("a: {0}b: {1}", {"a", "b"}),
+        ("root@10.0.0.7:~# nvidia-smi -L\n{0}", {"10.0.0.7"}),
+        ("root@3f2a1b9c8d7e:/# nvidia-smi -L\n{0}", {"n1"}),
+        ("me@pc:~$ kubectl exec -it p -- nvidia-smi -L\n{0}", {"n1"}),
+        ("C:\\Users\\me> nvidia-smi -L\n{0}", {"n1"}),
+    ],
+)
+def test_the_machine_of_each_line(captured, names):
+    found = read(text(captured.format(H100, H100.replace("48aeb943", "99999999"))))
+    assert set(nodes(found)) == names
+    assert found.documents[0].notes == ()
