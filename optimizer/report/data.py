@@ -118,6 +118,7 @@ def markdown(plan: Plan) -> str:
         f"## Plan for {plan.fleet}: {status.headline(plan)}",
         f"{status.totals(plan)}. {status.demand(plan)}.",
         *(f"- {rule}" for rule in plan.conflict),
+        *filter(None, [status.way_out(plan)]),
     ]
     if plan.placement.replicas:
         parts += ["### What runs where", _deployments(plan)]
@@ -202,11 +203,8 @@ def _tenants(plan: Plan) -> str:
 
 def _unmet(plan: Plan) -> Iterable[str]:
     for one in plan.unmet:
-        parts = [words.rate(one.missing_mrps)] if one.missing_mrps else []
-        if one.missing_replicas:
-            parts.append(words.plural(one.missing_replicas, "replica"))
         fix = f" Would help: {one.smallest_fix}." if one.smallest_fix else ""
-        yield f"- **{one.deployment}** misses {' and '.join(parts)}: {one.reason}.{fix}"
+        yield f"- **{one.deployment}** misses {status.missing(plan, one)}: {one.reason}.{fix}"
 
 
 def _moves(plan: Plan) -> str:

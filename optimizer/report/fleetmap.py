@@ -16,6 +16,7 @@ from optimizer.report.pieces import Layout, Piece
 LINES = 64  # a fleet of more GPUs is folded by class
 CLASSES = 48  # of those the most frequent are drawn
 INDEX = 6  # columns before the bar: index and bracket
+ROOMY = 100  # columns from which on a folded map names the GPUs that are like no other
 RIGHT = 8  # columns after the bar: how full the memory is
 
 
@@ -26,7 +27,9 @@ class FleetMap:
         self.plan = plan
         self.ink = ink
         self.layout = Layout(plan)
-        self.bar = max(24, (ink.width - INDEX - RIGHT) // 8 * 8)
+        folded = len(plan.gpus) > LINES and ink.width >= ROOMY
+        ids = max((len(g.id) + 2 for g in plan.gpus), default=0) if folded else 0
+        self.bar = max(24, (ink.width - INDEX - RIGHT - ids) // 8 * 8)
 
     def lines(self) -> Iterator[Text]:
         """The whole map, a line each: node by node, or folded by class."""
@@ -168,7 +171,10 @@ class FleetMap:
         first = members[0]
         text = Text(f"{count:>5}", "bold").append(" ", Style(bold=False))
         pieces = self.layout.pieces(first, generic=True)
-        return text.append_text(self._drawn(pieces)).append(f" {_memory_percent(first):>3} %")
+        text.append_text(self._drawn(pieces)).append(f" {_memory_percent(first):>3} %")
+        if len(members) == 1 and text.cell_len + len(first.id) + 2 <= self.ink.width:
+            text.append(f"  {first.id}", "dim")  # an outlier; where there is room, say which
+        return text
 
     def _class(self, gpu: GpuPlan) -> tuple[object, ...]:
         pieces = tuple(self.layout.pieces(gpu, generic=True)) if _used(gpu) else ()

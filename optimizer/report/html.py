@@ -42,6 +42,8 @@ def render_html(
         status=plan.status,
         lead=". ".join(filter(None, lead)) + ".",
         levels=status.levels(plan),
+        unmet=[(u, status.missing(plan, u)) for u in plan.unmet],
+        way_out=status.way_out(plan),
         colours=colours,
         priced=plan.unit != words.GPUS,
         nodes=list(_nodes(plan, Layout(plan))),

@@ -5,7 +5,7 @@ from itertools import groupby
 
 from optimizer.domain import words
 from optimizer.domain.outcome import Objective
-from optimizer.domain.plan import DeploymentPlan, GpuPlan, Plan
+from optimizer.domain.plan import DeploymentPlan, GpuPlan, Plan, Unmet
 from optimizer.domain.units import MIB_PER_GIB, PPM
 
 NAMES = {
@@ -71,7 +71,8 @@ def amount(objective: Objective, value: int, unit: str) -> str:
     """A value of that objective with its unit."""
     if objective.name == "unmet":
         # A sum over deployments of missing/asked: 0.35 is a third of what one of them asks.
-        return f"{words.number(value / PPM, 4)} deployments short" if value else "none"
+        told = words.number(value / PPM, 2 if value >= PPM // 10 else 6)
+        return f"{told} deployment{'' if told == '1' else 's'}" if value else "none"
     if objective.name == "price_per_hour":
         return words.price(value, unit)
     return f"{words.number(value / MIB_PER_GIB, 1)} GiB"
@@ -123,6 +124,28 @@ def gpus_before(plan: Plan) -> tuple[GpuPlan, ...]:
     ids |= {g for m in plan.moves if m.before is not None for g in m.before.gpus}
     reserved = {g.id for g in plan.gpus if g.mode != "empty" and not g.replicas}
     return tuple(g for g in plan.gpus if g.id in ids | reserved)
+
+
+def missing(plan: Plan, one: Unmet) -> str:
+    """``3 of 12 req/s and 1 replica``: what a deployment does not get of what it asks."""
+    asked = next((d.demand_mrps for d in plan.deployments if d.name == one.deployment), None)
+    parts = []
+    if one.missing_mrps and asked:
+        parts.append(f"{words.number(one.missing_mrps / 1000)} of {words.rate(asked)}")
+    elif one.missing_mrps:
+        parts.append(words.rate(one.missing_mrps))
+    if one.missing_replicas:
+        parts.append(words.plural(one.missing_replicas, "replica"))
+    return " and ".join(parts)
+
+
+def way_out(plan: Plan) -> str:
+    """What to do when there is no plan; empty where there is one."""
+    if plan.status == "nothing_found":
+        return "More time may find one: --time-limit SECONDS, --effort SECONDS."
+    if plan.status == "infeasible":
+        return "Change or take away one of the rules above; only demand and replicas.min give way."
+    return ""
 
 
 def demand(plan: Plan) -> str:

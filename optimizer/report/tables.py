@@ -187,25 +187,14 @@ def unmet(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     """Demand that is not served, why, and what would help."""
     if not plan.unmet:
         return
-    asked = {d.name: d for d in plan.deployments}
     yield Text("Unmet demand", "bold red")
     for one in plan.unmet:
         text = Text(f"{ink.glyphs.bad} ", "bold red").append(one.deployment, "bold")
-        text.append(f" misses {_missing(one.missing_mrps, one.missing_replicas)}")
-        demand = asked[one.deployment].demand_mrps if one.deployment in asked else None
-        if one.missing_mrps and demand:
-            text.append(f" of {words.rate(demand)}")
+        text.append(f" misses {status.missing(plan, one)}")
         text.append(f": {ink.plain(one.reason)}")
         if one.smallest_fix:
             text.append(f"\n  would help: {ink.plain(one.smallest_fix)}", "green")
         yield text
-
-
-def _missing(mrps: int, replicas: int) -> str:
-    parts = [words.rate(mrps)] if mrps else []
-    if replicas:
-        parts.append(words.plural(replicas, "replica"))
-    return " and ".join(parts)
 
 
 def moves(plan: Plan, ink: Ink) -> Iterator[RenderableType]:

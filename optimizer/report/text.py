@@ -59,6 +59,8 @@ def render_rebalance(
 
 
 def _closing(plan: Plan, ink: Ink) -> None:
+    if way_out := status.way_out(plan):
+        ink.console.print(Text(way_out))
     ink.console.print()
     for note in plan.notes:
         ink.console.print(Text(f"Note: {ink.plain(note)}"))

@@ -43,7 +43,7 @@ def test_what_a_gpu_holds_and_what_fits_beside():
 
 def test_the_whole_plan_says_what_is_short():
     text = told(None)
-    assert "Unmet demand, priority 0: 1.4 deployments short, and no plan can do better." in text
+    assert "Unmet demand, priority 0: 1.4 deployments, and no plan can do better." in text
     assert "code-assist gets less than asked" in text
 
 
