@@ -299,6 +299,10 @@ class _Schedule:
         gone = {t for part in self.parts for t in part.aside}
         straight = {t: [w for w in ahead if w not in gone] for t, ahead in waits.items()}
         tail = tails(self.tasks, straight, self._length_s)
+        for task, ahead in waits.items():
+            for other in gone.intersection(ahead):  # goes aside first, and all this follows
+                follows = self._length_s(other) + tail[task]
+                tail[other] = max(tail[other], follows)
         value = self._value() if self.pace.window_s is not None else {}
         self.tasks.sort(key=lambda t: (-value.get(t.name, 0.0), -tail[t], replica_order(t.name)))
         for rank, task in enumerate(self.tasks):
