@@ -19,12 +19,16 @@ from optimizer.sizing.replica import Sized, load_of
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """How to replay. ``trace`` None: arrivals drawn from each demand's statistics at its peak."""
+    """How to replay. ``trace`` None: arrivals drawn from each demand's statistics at its peak.
+
+    ``lengths_vary_as``: demand or trace.
+    """
 
     seconds: float = 3600.0
     trace: Trace | None = None
     routing: Routing = Routing.LEAST_LOADED
     seed: int = 0
+    lengths_vary_as: str = "demand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,14 @@ def _traffic(task: Task) -> Iterable[Request]:
     own = of_deployment(replay.trace, task.deployment)
     if own:
         return (r for r in own if r.at_s < replay.seconds)
-    return fitted(replay.trace, task.demand, replay.seconds, seed, task.longest)
+    return fitted(
+        replay.trace,
+        task.demand,
+        replay.seconds,
+        seed,
+        task.longest,
+        lengths_vary_as=replay.lengths_vary_as,
+    )
 
 
 def replay_plan(

@@ -1,8 +1,12 @@
 """Arrivals: drawn from a demand's statistics, or a recorded trace fitted to it."""
 
+import heapq
+import itertools
 import math
 import random
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from optimizer.domain.trace import Request, Trace
 from optimizer.domain.workload import Demand
@@ -48,12 +52,19 @@ class _Lengths:
 
 
 def fitted(
-    trace: Trace, demand: Demand, seconds: float, seed: int | str, longest: int | None = None
+    trace: Trace,
+    demand: Demand,
+    seconds: float,
+    seed: int | str,
+    longest: int | None = None,
+    *,
+    lengths_vary_as: str = "demand",
 ) -> Iterator[Request]:
     """The trace at the demand's mean rate, with lengths of the demand's means, over and over.
 
-    Keeps the trace's rhythm second by second: a rate k times the trace's gives each request k
-    copies on the mean, each moved by up to the mean gap; lengths are scaled to the demand's mean.
+    A demand of k times the trace's rate is k independent copies of it, each turned by an offset of
+    its own, as more customers of the same kind would be; a part of a copy drops requests at random.
+    Lengths are scaled to the demand's means, and vary as the demand says or as in the trace.
     ``longest``: input and output together are cut to what the replicas accept.
     """
     requests = trace.requests
@@ -61,30 +72,52 @@ def fitted(
         return
     draw = random.Random(seed)
     times = demand.rate_mrps / 1000 * trace.seconds / len(requests)
-    scale_in = (demand.input_tokens or 1) * len(requests) / sum(r.input_tokens for r in requests)
-    scale_out = (demand.output_tokens or 1) * len(requests) / sum(r.output_tokens for r in requests)
-    gap = trace.seconds / len(requests)
-    rounds = math.ceil(seconds / trace.seconds)
-    for turn in range(rounds):
-        copies: list[Request] = []
-        for r in requests:
-            count = int(times) + (draw.random() < times - int(times))
-            for _ in range(count):
-                at = turn * trace.seconds + r.at_s + (draw.random() * gap if times > 1 else 0.0)
-                copies.append(_scaled(r, at, scale_in, scale_out, demand, longest))
-        copies.sort(key=lambda c: c.at_s)
-        yield from (c for c in copies if c.at_s < seconds)
+    vary = demand.length_cv if lengths_vary_as == "demand" else None
+    prompts = _Scale.of([r.input_tokens for r in requests], demand.input_tokens or 1, vary)
+    outputs = _Scale.of([r.output_tokens for r in requests], demand.output_tokens or 1, vary)
+    offsets = [draw.random() * trace.seconds for _ in range(int(times))]
+    streams = [_turned(requests, trace.seconds, offset, 1.0, draw) for offset in offsets]
+    if times > len(offsets):
+        part = times - len(offsets)
+        streams.append(_turned(requests, trace.seconds, 0.0, part, random.Random(f"{seed}/part")))
+    for at, r in heapq.merge(*streams, key=lambda found: found[0]):
+        if at >= seconds:
+            return
+        prompt, output = prompts(r.input_tokens), outputs(r.output_tokens)
+        if longest is not None:
+            output = min(output, longest - 1)
+            prompt = min(prompt, longest - output)
+        yield Request(at, prompt, output, int(prompt * demand.prefix_hit_rate))
 
 
-def _scaled(
-    r: Request, at: float, scale_in: float, scale_out: float, demand: Demand, longest: int | None
-) -> Request:
-    prompt = max(1, round(r.input_tokens * scale_in))
-    output = max(1, round(r.output_tokens * scale_out))
-    if longest is not None:
-        output = min(output, longest - 1)
-        prompt = min(prompt, longest - output)
-    return Request(at, prompt, output, int(prompt * demand.prefix_hit_rate))
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Lengths of a trace to lengths of another mean and another standard deviation."""
+
+    mean: float
+    target: float
+    stretch: float  # of the distance from the mean
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], target: float, length_cv: float | None) -> "_Scale":
+        mean = math.fsum(lengths) / len(lengths)
+        varies = math.sqrt(math.fsum((n - mean) ** 2 for n in lengths) / len(lengths)) / mean
+        stretch = 1.0 if length_cv is None or varies == 0 else length_cv / varies
+        return cls(mean, target, stretch)
+
+    def __call__(self, length: int) -> int:
+        return max(1, round(self.target * (1 + (length / self.mean - 1) * self.stretch)))
+
+
+def _turned(
+    requests: Sequence[Request], seconds: float, offset: float, part: float, draw: random.Random
+) -> Iterator[tuple[float, Request]]:
+    """A trace without end that starts at ``offset`` in it, and a random part of its requests."""
+    first = bisect_left(requests, offset, key=lambda r: r.at_s)
+    for turn in itertools.count():
+        for r in requests[first if turn == 0 else 0 :]:
+            if part >= 1 or draw.random() < part:
+                yield turn * seconds + r.at_s - offset, r
 
 
 def of_deployment(trace: Trace, name: str) -> tuple[Request, ...]:
