@@ -11,6 +11,14 @@ FORMAT = "apps/v1, policy/v1, resource.k8s.io/v1"
 NAME, PART_OF = "app.kubernetes.io/name", "app.kubernetes.io/part-of"
 DEPLOYMENT, GROUP = "fleetslice.io/deployment", "fleetslice.io/group"
 TENANT = "fleetslice.io/tenant"
+# NCCL between the GPUs of one pod needs more than the 64 MiB that a container has by default.
+SHM = {"name": "shm", "emptyDir": {"medium": "Memory"}}
+SHM_MOUNT = {"name": "shm", "mountPath": "/dev/shm"}
+# Gated models want a token; without the secret the variable is left out.
+TOKEN = {
+    "name": "HF_TOKEN",
+    "valueFrom": {"secretKeyRef": {"name": "hf-token", "key": "token", "optional": True}},
+}
 PROFILE = "device.attributes['gpu.nvidia.com'].profile == '{profile}'"
 
 
@@ -25,6 +33,11 @@ def export(source: Source) -> Export:
         _claim(source, p) for p in sorted({g.first.mig.profile for g in found if g.first.mig})
     ]
     told = [*notes]
+    if ours:
+        told.append(
+            f"gated models: kubectl -n {source.namespace} create secret generic hf-token "
+            "--from-literal token=TOKEN"
+        )
     for name in dict.fromkeys(g.deployment for g in found if g.served is None):
         told.append(
             f"{name}: once its new pods are ready, delete {owner_text(source.pods[name])}, which "
@@ -65,7 +78,7 @@ def _deployment(source: Source, group: Group) -> Document:
         own, spec = pod_spec(pod, group.resource, selects)
     else:
         own = {NAME: label_value(group.deployment)}
-        spec = {"nodeSelector": selects, "containers": [container(source, group)]}
+        spec = pod_of(source, group)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -104,12 +117,22 @@ def container(source: Source, group: Group) -> dict[str, Any]:
         "name": "main",
         "image": image(source, group),
         "command": [*_everywhere(group.command.argv)],
-        "env": [{"name": name, "value": value} for name, value in group.command.env],
+        "env": [*({"name": n, "value": v} for n, v in group.command.env), TOKEN],
         "ports": [{"containerPort": PORT}],
         "resources": {"limits": amount, "requests": requests},
         "readinessProbe": {**probe, "periodSeconds": 5},
         "startupProbe": {**probe, "periodSeconds": 10, "failureThreshold": 180},
+        **({"volumeMounts": [SHM_MOUNT]} if len(group.first.gpus) > 1 else {}),
     }
+
+
+def pod_of(source: Source, group: Group, name: str = "main") -> dict[str, Any]:
+    """The pod around it: on its node, with shared memory where several GPUs work together."""
+    spec: dict[str, Any] = {
+        "nodeSelector": {"kubernetes.io/hostname": group.node},
+        "containers": [{**container(source, group), "name": name}],
+    }
+    return spec | ({"volumes": [SHM]} if len(group.first.gpus) > 1 else {})
 
 
 def _everywhere(argv: tuple[str, ...]) -> list[str]:

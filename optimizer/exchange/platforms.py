@@ -6,11 +6,12 @@ from typing import Any
 
 from optimizer.exchange.artifact import Artifact, Document, Export, Source
 from optimizer.exchange.kube_names import dns_label
-from optimizer.exchange.kubernetes import container
+from optimizer.exchange.kubernetes import container, pod_of
 from optimizer.exchange.serving import Group, groups
 
 KSERVE_FORMAT = "serving.kserve.io/v1beta1"
 DYNAMO_FORMAT = "nvidia.com/v1beta1"
+DYNAMO_MOST = 25  # components of one graph, the frontend among them
 DYNAMO_VERSION = "1.6.0"
 DYNAMO_IMAGE = "nvcr.io/nvidia/ai-dynamo/{runtime}:{version}"
 # Dynamo's worker of an engine, and the image that has it.
@@ -30,12 +31,10 @@ def export_kserve(source: Source) -> Export:
 
 
 def _inference_service(source: Source, group: Group) -> Document:
-    one = {**container(source, group), "name": "kserve-container"}
     predictor: dict[str, Any] = {
         "minReplicas": len(group.replicas),
         "maxReplicas": len(group.replicas),
-        "nodeSelector": {"kubernetes.io/hostname": group.node},
-        "containers": [one],
+        **pod_of(source, group, "kserve-container"),
     }
     return {
         "apiVersion": KSERVE_FORMAT,
@@ -57,6 +56,9 @@ def export_dynamo(source: Source) -> Export:
                 f"{group.name} is left out: no Dynamo worker of {group.first.config.engine}"
             )
     documents = tuple(_graph(source, name, members) for name, members in by_name.items())
+    for name, members in by_name.items():
+        if len(members) >= DYNAMO_MOST:
+            notes.append(f"{name}: a graph takes {DYNAMO_MOST} components; split its manifest")
     told = [*notes, "workers serve whole requests; disaggregation is not planned"]
     return Export(DYNAMO_FORMAT, (Artifact("dynamo.yaml", documents),), tuple(told))
 

@@ -19,8 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from optimizer.cli.exchanging import _parsed, _source, _text
 from optimizer.documents import catalogue
-from optimizer.exchange import EXPORTERS, IMPORTERS, CannotExport, File, Input
+from optimizer.exchange import (
+    EXPORTERS,
+    IMPORTERS,
+    CannotExport,
+    File,
+    Input,
+    running_pods,
+)
 from optimizer.exchange.kube_names import dns_label, label_value
+from optimizer.exchange.kube_pods import pod_spec
 
 DATA = Path(__file__).parent.parent / "data"
 GPUS = catalogue().gpus.all()
@@ -115,6 +123,7 @@ def test_pods_ask_for_what_the_plan_gives_them(source):
     by_name = {d["metadata"]["name"]: d for d in manifests(source, "kubernetes")}
     big = by_name["big-0"]["spec"]["template"]["spec"]
     assert big["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "2"}
+    assert big["volumes"] == [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     assert big["nodeSelector"] == {"kubernetes.io/hostname": "h100-1"}
     chat = next(d for n, d in by_name.items() if n.startswith("support-chat-0"))
     pod = chat["spec"]["template"]
@@ -217,6 +226,15 @@ def test_triton_models(source):
     assert model["triton_config"]["max_batch_size"] == 0
     assert 0 < model["kv_cache_config"]["free_gpu_memory_fraction"] < 1
     bash(texts["complete.sh"], "-n")
+
+
+def test_command_lines_are_a_script(source):
+    text = files(source, "engines")["engines.sh"]
+    bash(text, "-n")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(lines) == sum(bool(r.config.engine) for r in source.plan.placement.replicas)
+    assert all("CUDA_VISIBLE_DEVICES=" in line for line in lines)
+    assert len({re.search(r"--port (\d+)", line)[1] for line in lines}) == len(lines)
 
 
 def bash(script: str, *arguments: str, **environment: str) -> str:
@@ -352,6 +370,26 @@ def test_mig_parted_comes_back(source):
     assert Counter((i["gpu"], i["profile"]) for i in state["instances"]) == Counter(
         (g.id, i.placed.profile) for g in source.plan.gpus for i in g.instances
     )
+
+
+def test_a_running_pod_becomes_a_template():
+    """What the cluster added goes, what was asked for stays, the device is the plan's."""
+    text = (DATA / "captures" / "kubernetes.json").read_text("utf-8")
+    pod = running_pods(given(text))["ranker"]
+    labels, spec = pod_spec(pod, ("nvidia.com/mig-4g.40gb", 1), {"kubernetes.io/hostname": "n9"})
+    schema = {"$ref": "#/definitions/core.v1.PodTemplateSpec", "definitions": DEFINITIONS}
+    template = {"metadata": {"labels": labels}, "spec": spec}
+    assert list(Draft7Validator(schema).iter_errors(template)) == []
+    assert labels == {"app": "ranker"}
+    assert spec["nodeSelector"] == {"kubernetes.io/hostname": "n9"}
+    (container,) = spec["containers"]
+    assert container["image"] == pod["spec"]["containers"][0]["image"]
+    assert container["resources"] == {
+        "limits": {"memory": "16Gi", "nvidia.com/mig-4g.40gb": "1"},
+        "requests": {"cpu": "4", "memory": "16Gi", "nvidia.com/mig-4g.40gb": "1"},
+    }
+    assert not {"nodeName", "volumes"} & spec.keys()
+    assert [t["key"] for t in spec["tolerations"]] == ["nvidia.com/gpu"]
 
 
 def test_what_no_manifest_can_carry_is_said(source):
