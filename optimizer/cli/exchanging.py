@@ -1,6 +1,7 @@
 """Commands that read and write other people's formats."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -213,6 +214,9 @@ def import_(
 
     if from_ not in IMPORTERS:
         raise Stop(Code.USAGE, unknown("format", from_, IMPORTERS))
+    for flag, said in (("--name", name), ("--node", node)):
+        if said is not None and not _NAME.fullmatch(said):
+            raise Stop(Code.USAGE, f'{flag} "{said}": letters, digits and . _ - + : @ only')
     given = Input(
         files=tuple(_given(files) if files else _asked_here(from_)),
         gpus=_products(files or []),
@@ -242,6 +246,7 @@ ASKS = {
     ),
 }
 _PATIENCE_S = 60
+_NAME = re.compile(r"\w[\w.:@+\-]*")
 
 
 def _asked_here(from_: str) -> "Iterator[File]":

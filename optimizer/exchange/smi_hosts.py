@@ -9,7 +9,6 @@ _WINDOWS = r"(?:PS )?[A-Z]:\\[^>]*>"
 PROMPT = re.compile(rf"^(?:{_PLACE}|{_WINDOWS}|[$#+])\s*(?<=[\s>])(?P<command>\S.*)$")
 BARE_PROMPT = re.compile(rf"^(?:{_PLACE}|{_WINDOWS})\s*$")
 _ELSEWHERE = re.compile(r"\b(?:kubectl|docker|podman|crictl|srun|lxc)\b")
-_SSH = re.compile(r"\bssh\s+(?:-\S+\s+)*(?:[\w.\-]+@)?([\w.\-]+)\s")
 _CONTAINER = re.compile(r"[0-9a-f]{12}")
 _ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
 _PREFIX = re.compile(r"^([A-Za-z][\w.\-]*): ?(.*)$")
@@ -20,11 +19,20 @@ def host_of(line: str) -> str | None:
     found = PROMPT.match(line)
     if not found or "nvidia-smi" not in found["command"] or _ELSEWHERE.search(found["command"]):
         return None
-    remote = _SSH.search(found["command"])
-    host = remote[1] if remote else found["host"]
+    host = _remote(found["command"]) or found["host"]
     if host is None or _CONTAINER.fullmatch(host):
         return None
     return host if _ADDRESS.fullmatch(host) else host.split(".")[0]
+
+
+def _remote(command: str) -> str | None:
+    """The machine that ``ssh`` runs the command on: the last word before it."""
+    words = re.split(r"[\s\"']+", command[: command.index("nvidia-smi")].strip(" \"'"))
+    while words and words[-1] == "sudo":
+        words.pop()
+    if len(words) < 2 or "ssh" not in words[:-1]:
+        return None
+    return words[-1].rpartition("@")[2] or None
 
 
 def by_host(file: File) -> list[tuple[str | None, File]]:

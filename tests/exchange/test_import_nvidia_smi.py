@@ -345,6 +345,8 @@ def test_a_gpu_without_mig_says_so_in_many_ways():
     [
         ("root@a:~# nvidia-smi -L\n{0}root@b.lab:~# nvidia-smi -L\n{1}", {"a", "b"}),
         ("[me@a ~]$ nvidia-smi -L\n{0}[me@a ~]$ ssh b nvidia-smi -L\n{1}", {"a", "b"}),
+        ("$ ssh -i ~/.ssh/id root@a.lab 'sudo nvidia-smi -L'\n{0}", {"a"}),
+        ("$ ssh -p 2222 a nvidia-smi -L\n{0}", {"a"}),
         ("a: {0}b: {1}", {"a", "b"}),
         ("root@10.0.0.7:~# nvidia-smi -L\n{0}", {"10.0.0.7"}),
         ("root@3f2a1b9c8d7e:/# nvidia-smi -L\n{0}", {"n1"}),
