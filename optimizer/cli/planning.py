@@ -1,5 +1,7 @@
 """Commands that make plans and look at them."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +10,7 @@ import typer
 from optimizer.cli import inputs, options
 from optimizer.cli.codes import Code, of_plan
 from optimizer.cli.options import Output
+from optimizer.cli.rebalancing import Wishes, drained, frontier_data
 from optimizer.cli.terminal import (
     Stop,
     check_writable,
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 # Logical workers of one search: the same everywhere, or the same input would give two plans.
 SEARCH_WORKERS = 2
+
+
+NIGHT = "What a night may do"
 
 
 @guarded
@@ -106,6 +112,99 @@ def rebalance(
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit with 10 when something would move.")
     ] = False,
+    frontier: Annotated[
+        bool,
+        typer.Option(
+            "--frontier",
+            help="Show price against disruption as a curve, in place of a plan.",
+            rich_help_panel=NIGHT,
+        ),
+    ] = False,
+    points: Annotated[
+        int, typer.Option("--points", min=2, max=200, help="Of the curve.", rich_help_panel=NIGHT)
+    ] = 10,
+    knee: Annotated[
+        bool,
+        typer.Option("--knee", help="Go where the curve bends.", rich_help_panel=NIGHT),
+    ] = False,
+    keep_configs: Annotated[
+        bool,
+        typer.Option(
+            "--keep-configs",
+            help="Only move what runs in MIG slices, as it runs; proved at any size.",
+            rich_help_panel=NIGHT,
+        ),
+    ] = False,
+    max_moves: Annotated[
+        int | None,
+        typer.Option(
+            "--max-moves",
+            min=0,
+            help="Start at most so many copies; stops are free.",
+            show_default=False,
+            rich_help_panel=NIGHT,
+        ),
+    ] = None,
+    max_load_gib: Annotated[
+        float | None,
+        typer.Option(
+            "--max-load-gib",
+            min=0,
+            help="Load at most so much of weights.",
+            show_default=False,
+            rich_help_panel=NIGHT,
+        ),
+    ] = None,
+    free_gpus: Annotated[
+        str | None,
+        typer.Option(
+            "--free-gpus",
+            metavar="N|all",
+            help="Free so many GPUs with the least disruption.",
+            show_default=False,
+            rich_help_panel=NIGHT,
+        ),
+    ] = None,
+    drain: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drain",
+            metavar="NODE",
+            help="Empty this node; may be repeated.",
+            show_default=False,
+            rich_help_panel=NIGHT,
+        ),
+    ] = None,
+    loads_at_once: Annotated[
+        int | None,
+        typer.Option(
+            "--loads-at-once",
+            min=1,
+            help="Start at most so many copies at once.",
+            show_default=False,
+            rich_help_panel=NIGHT,
+        ),
+    ] = None,
+    loads_per_node: Annotated[
+        int | None,
+        typer.Option(
+            "--loads-per-node",
+            min=1,
+            help="Of those, on one node.",
+            show_default=False,
+            rich_help_panel=NIGHT,
+        ),
+    ] = None,
+    window_minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--window-minutes",
+            min=1,
+            help="Leave what would end later, least valuable first.",
+            show_default=False,
+            rich_help_panel=NIGHT,
+        ),
+    ] = None,
     output: options.Shown = Output.TABLE,
     out: options.OutFile = None,
     summary: options.Summary = False,
@@ -123,14 +222,37 @@ def rebalance(
     Examples:
       fleetslice rebalance clusters/lab-64.yaml workloads/prod.yaml \\
           --state clusters/lab-64.state.yaml --out tonight.plan.json
+      fleetslice rebalance fleet.yaml workloads.yaml --state now.yaml --frontier
+      fleetslice rebalance fleet.yaml workloads.yaml --state now.yaml --drain h100-03
     """
     from optimizer.documents import load
 
     check_writable(out)
     found = load(documents, need=("Fleet", "Workloads", "State"), state_path=state)
     tell_notes(found)
-    asked = inputs.settings(command="rebalance", gap=gap, effort=effort, seed=seed)
-    made = _optimized(found, limits_of(gap, time_limit, effort, seed), asked, with_state=True)
+    limits = limits_of(gap, time_limit, effort, seed)
+    if frontier:
+        _show_frontier(found, limits, drain or (), points, output, out, ascii=ascii)
+        finish(Code.DONE)
+    wishes = Wishes(
+        max_moves,
+        max_load_gib,
+        free_gpus,
+        knee,
+        keep_configs,
+        loads_at_once,
+        loads_per_node,
+        window_minutes,
+    )
+    asked = inputs.settings(
+        command="rebalance",
+        gap=gap,
+        effort=effort,
+        seed=seed,
+        drain=drain,
+        **wishes.said(),
+    )
+    made = _optimized(found, limits, asked, with_state=True, wishes=wishes, drain=drain or ())
     _show_plan(made, output, out, summary=summary, ascii=ascii, moves=True)
     code = _code(made)
     if detailed_exitcode and code is Code.DONE and made.moves:
@@ -222,18 +344,20 @@ def diff(
     Examples:
       fleetslice diff clusters/lab-64.state.yaml tonight.plan.json
     """
-    from optimizer.report import diff as difference
-    from optimizer.report import render_diff
-    from optimizer.report.data import diff_data
+    from optimizer import report
 
-    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
     check_writable(out)
-    found = difference(_side(a), _side(b))
-    if output is Output.TABLE:
-        render_diff(found, stdout(), ascii=ascii)
-    else:
-        show_data(diff_data(found), output)
-    write_result(out, diff_data(found))
+    found = report.diff(_side(a), _side(b))
+    match output:
+        case Output.TABLE:
+            report.render_diff(found, stdout(), ascii=ascii)
+        case Output.MARKDOWN:
+            print(report.diff_markdown(found), end="")
+        case Output.HTML:
+            print(report.render_diff_html(found, a.name, b.name), end="")
+        case _:
+            show_data(report.diff_data(found), output)
+    write_result(out, report.diff_data(found))
     finish(Code.DONE if found.same else Code.CHANGED)
 
 
@@ -243,6 +367,25 @@ def report(
     output: options.Shown = Output.TABLE,
     summary: options.Summary = False,
     ascii: options.Ascii = False,
+    whatif: Annotated[
+        Path | None,
+        typer.Option(
+            "--whatif",
+            metavar="FILE",
+            help="Put these answers on the HTML page too: what whatif -o json showed or "
+            "whatif --out wrote, asked of this plan.",
+            show_default=False,
+        ),
+    ] = None,
+    frontier: Annotated[
+        Path | None,
+        typer.Option(
+            "--frontier",
+            metavar="FILE",
+            help="Put this curve on the HTML page too: what rebalance --frontier --out wrote.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Show a plan again.
 
@@ -250,11 +393,50 @@ def report(
     Examples:
       fleetslice report lab-64.plan.json --summary
       fleetslice report lab-64.plan.json -o markdown
+      fleetslice report lab-64.plan.json -o html --whatif answers.jsonl > lab-64.html
     """
+    from optimizer import report
     from optimizer.documents import read_plan
 
     found = read_plan(plan)
-    _show_plan(found, output, None, summary=summary, ascii=ascii)
+    if whatif is None and frontier is None:
+        _show_plan(found, output, None, summary=summary, ascii=ascii)
+        return
+    if output is not Output.HTML:
+        raise Stop(Code.USAGE, "--whatif and --frontier: only the page shows them; add -o html")
+    answers = None if whatif is None else _answers(whatif, found)
+    curve = None if frontier is None else _curve(frontier)
+    print(report.render_html(found, answers, curve), end="")
+
+
+def _curve(path: Path) -> dict[str, Any]:
+    """What ``rebalance --frontier --out`` wrote."""
+    try:
+        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if {"unit", "points"} <= data.keys():
+            return data
+    except (ValueError, AttributeError):
+        pass  # said below
+    raise Stop(Code.USAGE, f"{path}: holds no curve; name what rebalance --frontier --out wrote")
+
+
+def _answers(path: Path, plan: "Plan") -> dict[str, Any]:
+    """The answers of a file compared with the plan; of one scenario the last counts."""
+    from optimizer.scenarios.answer import read_entry, summary
+    from optimizer.scenarios.compare import comparison
+
+    text = path.read_text("utf-8")
+    try:
+        try:
+            whole = json.loads(text)
+            entries = whole.get("scenarios", [whole])
+        except json.JSONDecodeError:
+            entries = [json.loads(line) for line in text.splitlines() if line]
+        answers = {str(one["name"]): read_entry(one) for one in entries}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        what = "holds no answers; name what whatif -o json showed or whatif --out wrote"
+        raise Stop(Code.USAGE, f"{path}: {what}") from None
+    return comparison(summary(plan), list(answers.values()))
 
 
 def _side(path: Path) -> Any:
@@ -276,14 +458,58 @@ def limits_of(gap: float, time_limit: float, effort: float, seed: int) -> "Limit
     )
 
 
-def _optimized(documents: "Documents", limits: "Limits", asked: Any, *, with_state: bool) -> "Plan":
+def _optimized(
+    documents: "Documents",
+    limits: "Limits",
+    asked: Any,
+    *,
+    with_state: bool,
+    wishes: Wishes | None = None,
+    drain: Sequence[str] = (),
+) -> "Plan":
     from optimizer.optimize import optimize
 
-    asked_of = inputs.inputs_of(documents, with_state=with_state)
+    asked_of = drained(inputs.inputs_of(documents, with_state=with_state), drain)
+    policy = documents.policy if wishes is not None else None
     with watching(asked_of.fleet.unit) as progress:
         return optimize(
-            asked_of, limits, options=asked, progress=progress, version=inputs.version()
+            asked_of,
+            limits,
+            options=asked,
+            progress=progress,
+            version=inputs.version(),
+            search=wishes.search(policy) if wishes is not None else None,
+            pace=wishes.pace(policy) if wishes is not None else None,
         ).plan
+
+
+def _show_frontier(
+    documents: "Documents",
+    limits: "Limits",
+    drain: Sequence[str],
+    points: int,
+    output: Output,
+    out: Path | None,
+    *,
+    ascii: bool,
+) -> None:
+    """The curve on stdout in the form asked for, and as JSON in ``out``."""
+    from optimizer.optimize import pose
+    from optimizer.report import render_frontier_html
+    from optimizer.report.frontier import render_frontier
+    from optimizer.solver.rebalance import frontier
+
+    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML, Output.HTML)
+    asked_of = drained(inputs.inputs_of(documents, with_state=True), drain)
+    problem, _ = pose(asked_of)
+    data = frontier_data(frontier(problem, limits, points), asked_of.fleet.unit)
+    if output is Output.TABLE:
+        render_frontier(data, stdout(), ascii=ascii)
+    elif output is Output.HTML:
+        print(render_frontier_html(data, asked_of.fleet.name), end="")
+    else:
+        show_data(data, output)
+    write_result(out, data)
 
 
 def _code(plan: "Plan") -> Code:

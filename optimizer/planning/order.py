@@ -292,8 +292,8 @@ class _Schedule:
         """In a window what saves most first, then the longest way to the end."""
         waits: dict[_Task, list[_Task]] = {}
         for task in self.tasks:
-            ahead = self.rooms.blocked(task.target).every if task.target is not None else ()
-            waits[task] = [self.leaving[r] for r in ahead if r in self.leaving]
+            there = self.rooms.blocked(task.target).every if task.target is not None else ()
+            waits[task] = [self.leaving[r] for r in there if r in self.leaving]
         self.tasks.sort(key=lambda t: replica_order(t.name))
         self._cut_parts(waits)
         gone = {t for part in self.parts for t in part.aside}
