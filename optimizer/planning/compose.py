@@ -81,6 +81,7 @@ def compose(
         conflict=outcome.conflict,
         notes=(*outcome.notes, *ordered.notes),
         reproducible=outcome.reproducible,
+        uses={r.id: sheet.use(r) for r in placement.replicas},
         version=version,
     )
 
@@ -132,7 +133,7 @@ class _Sheet:
                 for p in self.layouts.get(gpu.id, ())
             ),
             replicas=tuple(r.id for r in here),
-            use=sum((self._use(r) for r in here), Use()),
+            use=sum((self.use(r) for r in here), Use()),
             room=gpu.gpu.room,
             price_micros=self.problem.fleet.price_micros(gpu.node),
             cordoned=gpu.cordoned,
@@ -140,7 +141,8 @@ class _Sheet:
             rack=gpu.node.rack,
         )
 
-    def _use(self, replica: Replica) -> Use:
+    def use(self, replica: Replica) -> Use:
+        """What it takes of each of its GPUs."""
         if replica.share is not None:
             return replica.share
         candidate = self.matcher.candidate(replica)
