@@ -9,6 +9,7 @@ the ``isolation`` of nodes. What cannot be dealt is left out and counted as miss
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Node, Sharing
@@ -19,9 +20,10 @@ from optimizer.domain.workload import Deployment
 from optimizer.solver.bulk import Filled
 from optimizer.solver.columns import Site, avoided
 from optimizer.solver.formulation import Copies, Formulation
-from optimizer.solver.integer import value_of
 from optimizer.solver.where import Seat, layout
 
+Counted = list[tuple[Copies, int]]
+Sharings = (Sharing.WHOLE, Sharing.MIG, Sharing.SHARED)
 MOST_LOOKED_AT = 200  # nodes tried for a load before it waits for a swap
 
 
@@ -105,8 +107,17 @@ def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat
         {n.name: n for n in problem.fleet.nodes},
     )
     seats: list[Seat] = []
+    copies: dict[tuple[int, Sharing], list[tuple[Copies, int]]] = defaultdict(list)
+    for c in f.copies:
+        if count := values[c.count.index]:
+            copies[c.site, c.candidate.shape.sharing].append((c, count))
     for s, site in enumerate(f.sites):
-        loads = [*_groups(f, s, values), *_cut(f, s, values), *_packed(f, s, values, fillings)]
+        whole, mig, shared = (copies[s, mode] for mode in Sharings)
+        loads = [
+            *_groups(whole),
+            *_cut(f, s, values, mig),
+            *_packed(f, s, values, fillings, shared),
+        ]
         placed = _Dealer(ground, site).run(loads)
         seats += [seat for load in placed for seat in _seats(site, load)]
     return _near_enough(problem, seats)
@@ -130,14 +141,13 @@ def _near_enough(problem: PlacementProblem, seats: list[Seat]) -> list[Seat]:
     return seats
 
 
-def _groups(f: Formulation, s: int, values: list[int]) -> Iterator[Load]:
-    for c in f.copies:
-        if c.site == s and c.candidate.shape.sharing is Sharing.WHOLE:
-            for _ in range(value_of(c.count, values)):
-                yield Load(None, c.candidate.shape.gpus, [(c, "")])
+def _groups(copies: Counted) -> Iterator[Load]:
+    for c, count in copies:
+        for _ in range(count):
+            yield Load(None, c.candidate.shape.gpus, [(c, "")])
 
 
-def _cut(f: Formulation, s: int, values: list[int]) -> Iterator[Load]:
+def _cut(f: Formulation, s: int, values: list[int], copies: Counted) -> Iterator[Load]:
     """GPUs cut into instances; slots are dealt so that a deployment's replicas lie apart."""
     apart = avoided(f.problem)
     loads: list[Load] = []
@@ -145,7 +155,7 @@ def _cut(f: Formulation, s: int, values: list[int]) -> Iterator[Load]:
     for filling in f.fillings:
         if filling.at[0] != s or filling.mig is None:
             continue
-        for _ in range(value_of(filling.count, values)):
+        for _ in range(values[filling.count.index]):
             load = Load(filling.at[1], 1)
             loads.append(load)
             for profile, number in filling.mig.added:
@@ -155,17 +165,18 @@ def _cut(f: Formulation, s: int, values: list[int]) -> Iterator[Load]:
         key: deque(load for _, load in sorted(pairs, key=lambda pair: pair[0]))
         for key, pairs in slots.items()
     }
-    for c in f.copies:
-        if c.site == s and c.candidate.shape.sharing is Sharing.MIG:
-            profile = c.candidate.shape.profile or ""
-            for _ in range(value_of(c.count, values)):
-                slot = _pop(queues[c.zone or 0, c.colour or "", profile], c.deployment, apart)
-                if slot is not None:
-                    slot.held.append((c, profile))
+    for c, count in copies:
+        profile = c.candidate.shape.profile or ""
+        for _ in range(count):
+            slot = _pop(queues[c.zone or 0, c.colour or "", profile], c.deployment, apart)
+            if slot is not None:
+                slot.held.append((c, profile))
     return iter([load for load in loads if load.held])
 
 
-def _packed(f: Formulation, s: int, values: list[int], fillings: list[Filled]) -> Iterator[Load]:
+def _packed(
+    f: Formulation, s: int, values: list[int], fillings: list[Filled], copies: Counted
+) -> Iterator[Load]:
     """GPUs of shares: by pattern, or by what filled the pool."""
     apart = avoided(f.problem)
     slots: dict[tuple[int, str, Use], deque[Load]] = defaultdict(deque)
@@ -180,19 +191,18 @@ def _packed(f: Formulation, s: int, values: list[int], fillings: list[Filled]) -
 
     for filling in f.fillings:
         if filling.at[0] == s and filling.shares is not None:
-            add(filling.at[1], filling.colour, filling.shares, value_of(filling.count, values))
+            add(filling.at[1], filling.colour, filling.shares, values[filling.count.index])
     for pool, filled in zip(f.pools, fillings, strict=True):
         if pool.site == s:
             for counts, times in filled:
                 some = [(pool.wanted[size][0], count) for size, count in counts]
                 add(pool.zone, pool.colour, some, times)
-    for c in f.copies:
-        if c.site == s and c.candidate.shape.sharing is Sharing.SHARED:
-            room = slots[c.zone or 0, c.colour or "", c.candidate.shape.share or Use()]
-            for _ in range(value_of(c.count, values)):
-                slot = _pop(room, c.deployment, apart)
-                if slot is not None:
-                    slot.held.append((c, ""))
+    for c, count in copies:
+        room = slots[c.zone or 0, c.colour or "", c.candidate.shape.share or Use()]
+        for _ in range(count):
+            slot = _pop(room, c.deployment, apart)
+            if slot is not None:
+                slot.held.append((c, ""))
     yield from (load for load in loads if load.held)
 
 
@@ -220,6 +230,10 @@ class _Dealer:
         for gpus in self.free.values():
             gpus.sort()
         self.order = [n for n in site.nodes if self.free[n.name]]
+        # Nodes by how many GPUs are free; dicts as sets that keep their order.
+        self.by_free: dict[int, dict[str, None]] = defaultdict(dict)
+        for n in self.order:
+            self.by_free[len(self.free[n.name])][n.name] = None
         self.turn = 0
 
     def run(self, loads: list[Load]) -> list[Load]:
@@ -256,20 +270,34 @@ class _Dealer:
 
     def _place(self, load: Load, node: Node, on: tuple[int, ...]) -> None:
         load.node, load.on = node.name, on
-        self.free[node.name] = [pair for pair in self.free[node.name] if pair[0] not in on]
+        self._set_free(node, [pair for pair in self.free[node.name] if pair[0] not in on])
         self.ground.put(load, node)
+
+    def _set_free(self, node: Node, gpus: list[tuple[int, int]]) -> None:
+        self.by_free[len(self.free[node.name])].pop(node.name, None)
+        self.by_free[len(gpus)][node.name] = None
+        self.free[node.name] = gpus
 
     def _lift(self, load: Load, zones: dict[int, int]) -> None:
         node = self.ground.nodes[load.node or ""]
         self.ground.put(load, node, -1)
-        self.free[node.name] = sorted([*self.free[node.name], *((i, zones[i]) for i in load.on)])
+        freed = [*self.free[node.name], *((i, zones[i]) for i in load.on)]
+        self._set_free(node, sorted(freed))
         load.node = None
 
     def _fill_up(self, load: Load) -> bool:
         """The fullest node that still has room for the group."""
-        fitting = [n for n in self.order if len(self.free[n.name]) >= load.gpus]
-        fitting.sort(key=lambda n: len(self.free[n.name]))
-        return any(self._try(load, node) for node in fitting[:MOST_LOOKED_AT])
+        looked_at = 0
+        for size in sorted(self.by_free):
+            if size < load.gpus:
+                continue
+            for name in list(islice(self.by_free[size], MOST_LOOKED_AT)):
+                if self._try(load, self.ground.nodes[name]):
+                    return True
+                looked_at += 1
+                if looked_at >= MOST_LOOKED_AT:
+                    return False
+        return False
 
     def _next_round(self, load: Load) -> bool:
         """The next node in turn that takes it."""

@@ -41,11 +41,13 @@ class Clock:
     effort_spent: float = 0.0
     timed_out: bool = False
     interrupted: bool = False
+    kept_back_s: float = 0.0  # of the safety stop, for what must come after
 
     @property
     def seconds_left(self) -> float:
         """Seconds until the safety stop."""
-        return self.limits.time_limit_s - (time.monotonic() - self.started)
+        left = self.limits.time_limit_s - (time.monotonic() - self.started)
+        return left - self.kept_back_s
 
 
 @dataclass(slots=True)

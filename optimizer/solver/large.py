@@ -110,12 +110,24 @@ def _levels(problem: PlacementProblem, found: Placement, floors: Floors) -> list
     """Counted values and the bounds that hold for them."""
     levels = []
     kept = True
-    for priority, value in measure.unmet_ppm(problem, found).items():
-        low = floors.unmet[priority] if kept else 0
-        levels.append(Level("unmet", value, min(value, low), priority))
-        kept = kept and value <= floors.held[priority]
-    price = measure.price_micros(problem, found)
-    levels.append(Level("price_per_hour", price, min(price, floors.price if kept else 0)))
+    for level in counted_levels(problem, found):
+        low = 0
+        if kept and level.priority is not None:
+            low = floors.unmet[level.priority]
+            kept = level.value <= floors.held[level.priority]
+        elif kept and level.name == "price_per_hour":
+            low = floors.price
+        levels.append(Level(level.name, level.value, min(level.value, low), level.priority))
+    return levels
+
+
+def counted_levels(problem: PlacementProblem, found: Placement) -> list[Level]:
+    """The values of a placement, without bounds."""
+    levels = [
+        Level("unmet", value, 0, priority)
+        for priority, value in measure.unmet_ppm(problem, found).items()
+    ]
+    levels.append(Level("price_per_hour", measure.price_micros(problem, found), 0))
     if problem.current is not None:
         levels.append(Level("disruption", measure.disruption_mib(problem, found), 0))
     return levels

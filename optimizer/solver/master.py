@@ -29,6 +29,7 @@ MOST_ROUNDS = 200
 MOST_TREE_NODES = 2_000
 BIG = 1e4  # price of leaving a deployment out, in units of the dearest objective coefficient
 TOLERANCE = 1e-5  # relative distance of program and bound at which generating ends
+SLOW = 1e-4  # relative progress of a round that calls for exact pricing
 SMOOTHING = 0.5  # how far the prices asked at lean to those of the best bound
 NEIGHBOURS = 4  # larger sizes whose slots a replica may take
 MOST_IN_GPU = 64
@@ -249,6 +250,7 @@ class Master:
         program.start()
         best = Bound(-inf)
         many = len(self.names) >= MANY
+        before = inf
         for _ in range(MOST_ROUNDS):
             duals = program.solve()
             if duals is None:
@@ -259,7 +261,9 @@ class Master:
             added = self._generate(program, duals, asked_at, best, exact=not many)
             if not added and asked_at is not duals:
                 added = self._generate(program, duals, duals, best, exact=False)
-            if many and added <= len(self.names) // 20:
+            slow = before - program.value < SLOW * max(1.0, abs(program.value))
+            before = program.value
+            if many and (slow or added <= len(self.names) // 20):
                 added += self._generate(program, duals, asked_at, best, exact=True)
                 if not added and asked_at is not duals:
                     added += self._generate(program, duals, duals, best, exact=True)

@@ -11,11 +11,14 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
 from optimizer.domain.workload import Deployment
 from optimizer.solver.columns import coarse_sites, fine_sites
+from optimizer.solver.deal import deal
 from optimizer.solver.formulation import Expr, build, total
 from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
-from optimizer.solver.large import is_large, solve_large
+from optimizer.solver.large import counted_levels, is_large, solve_large
 from optimizer.solver.tighten import Goal, minimise, start
-from optimizer.solver.where import placement, stranded_slices
+from optimizer.solver.where import placement, settle, stranded_slices
+
+KEPT_FOR_WHERE = 0.3  # of the safety stop
 
 UNMET, PRICE, DISRUPTION, STRANDED = "unmet", "price_per_hour", "disruption", "stranded"
 
@@ -36,10 +39,12 @@ def solve(
         if large.placement is None:
             return _nothing(clock)
         return _outcome(problem, clock, large.placement, large.levels)
+    clock.kept_back_s = KEPT_FOR_WHERE * limits.time_limit_s
     what = _what(problem, clock)
+    clock.kept_back_s = 0.0
     where, levels = _where(problem, clock, what)
     if not where.found:
-        return _nothing(clock)
+        return _dealt(problem, clock, what) if what.search.found else _nothing(clock)
     found = placement(where.f, where.values)
     return _outcome(problem, clock, found, levels)
 
@@ -154,6 +159,20 @@ def _from_scratch(search: Search, what: What, effort: float) -> None:
         gap = search.clock.limits.gap
         price = search.f.price_micros()
         search.minimise(PRICE, price, effort=effort * 0.6, gap=gap, floor=floor)
+
+
+def _dealt(problem: PlacementProblem, clock: Clock, what: What) -> Outcome:
+    """Where time ran out: the counts dealt to the nodes, as far as they fit there."""
+    search = what.search
+    found = settle(problem, deal(search.f, search.values, [() for _ in search.f.pools]))
+    floors = {(o.name, o.priority): o for o in what.search.levels}
+    kept, levels = True, []
+    for level in counted_levels(problem, found):
+        floor = floors.get((level.name, level.priority))
+        low = min(level.value, floor.bound) if floor is not None and kept else 0
+        levels.append(Level(level.name, level.value, low, level.priority))
+        kept = kept and floor is not None and level.value <= floor.value
+    return _outcome(problem, clock, found, levels)
 
 
 def _nothing(clock: Clock) -> Outcome:

@@ -51,7 +51,7 @@ MODELS = (
 )
 # Thousands of tokens of context, output tokens, input tokens.
 TRAFFIC = ((1, 150, 700), (2, 250, 1500), (4, 300, 3000), (8, 400, 6000))
-SLICES = ("1g.", "1g2", "2g.", "3g.", "4g.")
+Products = dict[str, Gpu]
 DEPLOYMENTS = {64: 25, 512: 100, 2_000: 300, 4_096: 500, 10_000: 1_000, 50_000: 3_000}
 
 
@@ -88,6 +88,7 @@ def generate(family: Family) -> PlacementProblem:
     """The problem of that family; the same for the same family."""
     dice = random.Random(f"{family.gpus} {family.seed}")
     machines = _fleet(family.gpus)
+    catalogue_of = {gpu.name: gpu for gpu in machines.products()}
     number = DEPLOYMENTS.get(family.gpus, max(25, family.gpus // 10))
     tenants = max(3, number // 6)
     deployments: list[Deployment] = []
@@ -97,15 +98,15 @@ def generate(family: Family) -> PlacementProblem:
         name = f"d{len(deployments):04}"
         drawn = _draw(dice, large=family.gpus >= 512)
         products = _allowed(dice, drawn)
-        ways = tuple(w for w in _ways(dice, name, drawn, machines, products) if w.capacity_mrps)
+        ways = tuple(w for w in _ways(dice, name, drawn, catalogue_of, products) if w.capacity_mrps)
         size = math.exp(dice.gauss(0, 1.1)) * (2.5 if drawn.params >= 60 else 1.0)
         tenant = f"t{dice.randrange(tenants):03}"
         if not ways:
             continue
         offered[name] = ways
-        wanted[name] = size * max(_rate_per_price(way, machines) for way in ways)
+        wanted[name] = size * max(_rate_per_price(way, catalogue_of) for way in ways)
         deployments.append(Deployment(name, tenant=tenant, demand=Demand(1), min_replicas=1))
-    scale = family.load * _largest_scale(machines, offered, wanted)
+    scale = family.load * _largest_scale(machines, catalogue_of, offered, wanted)
     asked = tuple(
         replace(d, demand=Demand(max(1, int(scale * wanted[d.name])))) for d in deployments
     )
@@ -156,9 +157,9 @@ def _allowed(dice: random.Random, drawn: _Drawn) -> set[str]:
 
 
 def _ways(
-    dice: random.Random, name: str, drawn: _Drawn, machines: Fleet, allowed: set[str]
+    dice: random.Random, name: str, drawn: _Drawn, products: Products, allowed: set[str]
 ) -> Iterator[Candidate]:
-    for gpu in machines.products():
+    for gpu in products.values():
         if gpu.name not in allowed:
             continue
         tflops, fp8 = next((t, f) for n, _, _, t, f in PRODUCTS if n == gpu.name)
@@ -227,9 +228,9 @@ def _mrps(drawn: _Drawn, weight: float, gib: float, bandwidth: float, tflops: fl
     return int(1000 / (step * drawn.output / batch + prefill))
 
 
-def _gpus_of(way: Candidate, machines: Fleet) -> float:
+def _gpus_of(way: Candidate, products: Products) -> float:
     """GPUs that one replica takes, as a fraction."""
-    product = next(p for p in machines.products() if p.name == way.gpu)
+    product = products[way.gpu]
     if way.shape.share is not None:
         return max(way.shape.share.parts_of(product.room))
     profile = product.mig.profile(way.shape.profile or "") if product.mig else None
@@ -239,13 +240,16 @@ def _gpus_of(way: Candidate, machines: Fleet) -> float:
     return float(way.shape.gpus)
 
 
-def _rate_per_price(way: Candidate, machines: Fleet) -> float:
+def _rate_per_price(way: Candidate, products: Products) -> float:
     price = next(p for n, _, p, *_ in PRODUCTS if n == way.gpu) / 1e6
-    return (way.capacity_mrps or 0) / (_gpus_of(way, machines) * price) * 2.6
+    return (way.capacity_mrps or 0) / (_gpus_of(way, products) * price) * 2.6
 
 
 def _largest_scale(
-    machines: Fleet, offered: dict[str, tuple[Candidate, ...]], wanted: dict[str, float]
+    machines: Fleet,
+    products: Products,
+    offered: dict[str, tuple[Candidate, ...]],
+    wanted: dict[str, float],
 ) -> float:
     """The largest common factor on all demands that fractional replicas could serve."""
     lp = pywraplp.Solver.CreateSolver("GLOP")
@@ -262,7 +266,7 @@ def _largest_scale(
         for way in ways:
             x = lp.NumVar(0, lp.infinity(), "")
             served.SetCoefficient(x, way.capacity_mrps or 0)
-            room[way.gpu].SetCoefficient(x, _gpus_of(way, machines))
+            room[way.gpu].SetCoefficient(x, _gpus_of(way, products))
     lp.Maximize(scale)
     lp.Solve()
     return scale.solution_value()
