@@ -100,11 +100,11 @@ def _kept(problem: "PlacementProblem", limits: "Limits", ask: "Ask") -> "Outcome
 def _to_the_knee(
     problem: "PlacementProblem", limits: "Limits", progress: "Progressing"
 ) -> "Outcome":
-    from optimizer.solver.rebalance import consolidate, frontier, knee
+    from optimizer.solver.rebalance import at_point, consolidate, frontier, knee
 
     _must_hold(problem)
     points = frontier(problem, limits)
-    return knee(points).outcome if points else consolidate(problem, limits)
+    return at_point(problem, limits, knee(points)) if points else consolidate(problem, limits)
 
 
 def _must_hold(problem: "PlacementProblem") -> None:
@@ -140,7 +140,7 @@ def frontier_data(points: "Sequence[Point]", unit: str) -> Mapping[str, Any]:
         "points": [
             {
                 "price_per_hour": p.price_micros / 1e6,
-                "price_bound": _bound(p) / 1e6,
+                "price_bound": p.price_bound_micros / 1e6,
                 "gpus_used": p.gpus,
                 "moves": p.moves,
                 "disruption_gib": round(p.disruption_mib / MIB_PER_GIB, 3),
@@ -151,7 +151,3 @@ def frontier_data(points: "Sequence[Point]", unit: str) -> Mapping[str, Any]:
             for p in points
         ],
     }
-
-
-def _bound(point: "Point") -> int:
-    return next(o.bound for o in point.outcome.objectives if o.name == "price_per_hour")

@@ -47,11 +47,11 @@ class Point:
     """One point of the curve: a price, the least disruption that reaches it, both bounded."""
 
     price_micros: int
+    price_bound_micros: int  # what no plan undercuts; at the end of the curve the least price
     gpus: int
     moves: int
     disruption_mib: int
     disruption_bound_mib: int
-    outcome: Outcome
 
     @property
     def proved(self) -> bool:
@@ -72,6 +72,11 @@ def consolidate(problem: PlacementProblem, limits: Limits, ask: Ask | None = Non
 def frontier(problem: PlacementProblem, limits: Limits, points: int = 10) -> tuple[Point, ...]:
     """From what runs now to the least price, in even steps of price; dearest first."""
     return tuple(_Consolidation(problem, limits).curve(points))
+
+
+def at_point(problem: PlacementProblem, limits: Limits, point: Point) -> Outcome:
+    """The placement of a point of the curve."""
+    return _Consolidation(problem, limits).asked(Ask(), within_micros=point.price_micros)
 
 
 def knee(points: Sequence[Point]) -> Point:
@@ -112,6 +117,7 @@ class _Product:
     need: Array
     moves: Array
     load: Array  # MiB
+    cuts: Array  # 1 where the GPU is cut anew
     disruption: Array  # MiB, infinite where an end is barred
     layouts: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
     used: Array
@@ -148,6 +154,10 @@ class _Consolidation:
         self.same = not running & (avoiding | (self.held - never))
         self.products = self._read(self.held, weighted=True)
         self.starting_mib = sum(self.seen.load_mib(r) for r in self.seen.starting)
+        self.picky = any(
+            d.pin or d.avoid or d.isolate != "none" or d.spread_node or d.spread_rack
+            for d in problem.deployments
+        ) or any(n.cpu_millicores or n.host_memory_mib for n in problem.fleet.nodes)
         changing = {g.id for p in self.products for gpus in p.gpus for g in gpus}
         self.fixed_price, self.fixed_gpus = self.seen.fixed_use(changing)
 
@@ -158,8 +168,8 @@ class _Consolidation:
 
     # --- points
 
-    def asked(self, ask: Ask) -> Outcome:
-        """The outcome of one wish."""
+    def asked(self, ask: Ask, within_micros: int | None = None) -> Outcome:
+        """The outcome of one wish; ``within_micros`` asks for that price, not for the least."""
         for _ in range(ROUNDS):
             sides: Sides = []
             if ask.max_moves is not None:
@@ -170,6 +180,8 @@ class _Consolidation:
             if ask.free_gpus is not None:
                 now = self.seen.used_gpus - self.fixed_gpus
                 sides.append(("used", max(0, now - ask.free_gpus)))
+            elif within_micros is not None:
+                sides.append(("price", within_micros - self.fixed_price))
             else:
                 price = self._minimise("price", sides)
                 if price is None:
@@ -198,25 +210,32 @@ class _Consolidation:
         told: set[int] = set()
         for level in levels:
             flow = self._minimise("disruption", [("price", level)])
-            found = self._placed(flow) if flow is not None else None
-            if flow is None or not isinstance(found, Placement):
-                continue
-            bound = least.bound if level == least.value else None
-            point = self._point(found, self._outcome(found, bound, flow.bound))
-            if point.price_micros not in told:
+            point = self._point(flow, least.bound) if flow is not None else None
+            if point is not None and point.price_micros not in told:
                 told.add(point.price_micros)
                 yield point
 
-    def _point(self, found: Placement, outcome: Outcome) -> Point:
-        by_name = {o.name: o for o in outcome.objectives}
+    def _point(self, flow: Flow, price_bound: int) -> Point | None:
+        """Its figures; where rules tell replicas apart only if all of them find seats."""
+        if self.picky and not isinstance(self._placed(flow), Placement):
+            return None
+        new = self.starting_mib
         return Point(
-            by_name["price_per_hour"].value,
-            len({g for r in found.replicas for g in r.gpus}),
-            len(self.seen.moved(found)),
-            by_name["disruption"].value,
-            by_name["disruption"].bound,
-            outcome,
+            self.fixed_price + self._sum(flow, "price"),
+            self.fixed_price + price_bound,
+            self.fixed_gpus + self._sum(flow, "used"),
+            self._sum(flow, "moves") + len(self.seen.starting),
+            self._sum(flow, "load") + CUT_MIB * self._sum(flow, "cuts") + new,
+            flow.bound + new,
         )
+
+    def _sum(self, flow: Flow, name: str) -> int:
+        """What a flow takes of an array."""
+        found = 0.0
+        for product, takes in zip(self.products, flow.takes, strict=True):
+            array = getattr(product, name)
+            found += sum(count * array[c, e] for c, e, count in takes)
+        return round(found)
 
     def _minimise(self, what: str, sides: Sides) -> Flow | None:
         """The least of that array within the sides, with a bound that holds for all plans."""
@@ -339,7 +358,9 @@ def _product(seen: "_Seen", name: str, held: set[str], weighted: bool) -> _Produ
     prices = np.array([float(c.price_micros) for c in classes])
     gpus = [members[c] for c in classes]
     price = used * prices[:, None]
-    return _Product(ends, gpus, need, gone(one), gone(load), disruption, layouts, used, price)
+    created = np.take_along_axis((1 - stand) @ ends.held.T > 0, layouts, axis=1).astype(float)
+    left = (gone(one), gone(load), created)
+    return _Product(ends, gpus, need, *left, disruption, layouts, used, price)
 
 
 class _Seen:

@@ -83,7 +83,12 @@ def test_the_curve_falls_and_its_ends_are_known() -> None:
     assert all(p.proved for p in curve)
     assert efforts[0] == 0
     assert (prices[-1], efforts[-1]) == figures(consolidated(problem))
-    assert rebalance.knee(curve) in curve[1:-1]
+    bend = rebalance.knee(curve)
+    assert bend in curve[1:-1]
+    outcome = rebalance.at_point(problem, LIMITS, bend)
+    assert check_outcome(problem, outcome) == ()
+    assert figures(outcome) == (bend.price_micros, bend.disruption_mib)
+    assert len(moves(problem, outcome.incumbent)) == bend.moves
 
 
 def test_limits_on_moves_load_and_gpus() -> None:
