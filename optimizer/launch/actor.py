@@ -35,6 +35,10 @@ class ReplicaActor:
         """What the actor itself sees of its devices."""
         return {name: os.environ[name] for name in SEEN if name in os.environ}
 
+    def in_flight(self) -> int | None:
+        """Requests at work in its engine; None where it does not tell."""
+        return self._supervisor.in_flight()
+
     def stop(self) -> Row:
         """End the engine, within its grace."""
         return self._supervisor.stop()

@@ -14,7 +14,7 @@ from optimizer.domain.words import plural
 from optimizer.launch.actor import probe_resources
 from optimizer.launch.devices import device_resource, host_resource
 from optimizer.launch.session import NAMESPACE
-from optimizer.launch.values import WITHOUT_GPUS, LaunchRefused, ReplicaSpec, Row, State
+from optimizer.launch.values import WITHOUT_GPUS, LaunchRefused, ReplicaSpec, Row, State, copy_of
 
 ANSWER_S = 10.0
 # Ray hears of freed resources with a delay.
@@ -52,6 +52,13 @@ def named(ray: Any) -> set[str]:
     return {actor["name"] for actor in every if actor["namespace"] == NAMESPACE}
 
 
+def copies(ray: Any, fleet: str, replicas: Iterable[str]) -> set[str]:
+    """Names of the living actors of these replicas, of every generation."""
+    wanted = set(replicas)
+    ours = {name for name in named(ray) if name.startswith(f"{fleet}/")}
+    return {name for name in ours if copy_of(name.removeprefix(f"{fleet}/"))[0] in wanted}
+
+
 def ask(ray: Any, methods: Mapping[str, Any], within_s: float = ANSWER_S) -> dict[str, Any]:
     """Call a method of several actors at once; the answers that came in time, by name."""
     pending = {method.remote(): name for name, method in methods.items()}
@@ -72,14 +79,21 @@ def rows(ray: Any, actors: Mapping[str, Running]) -> list[Row]:
     found = ask(ray, {name: actor.handle.report for name, actor in actors.items()})
     silent = [name for name in actors if name not in found]
     listed = [*found.values(), *(absent(name, State.PENDING, "no answer") for name in silent)]
-    return sorted(listed, key=lambda row: (row["fleet"], replica_order(row["replica"])))
+    return sorted(listed, key=row_order)
+
+
+def row_order(row: Row) -> tuple[str, tuple[str, int], int]:
+    """Sort key of rows: by fleet, replica and generation."""
+    return (row["fleet"], replica_order(row["replica"]), row["generation"])
 
 
 def absent(name: str, state: State, reason: str) -> Row:
     """The row of a replica that cannot speak for itself; ``name`` is its actor's."""
-    fleet, _, replica = name.partition("/")
+    fleet, _, copy = name.partition("/")
+    replica, generation = copy_of(copy)
     return {
         "replica": replica,
+        "generation": generation,
         "deployment": replica.rpartition("/")[0],
         "tenant": None,
         "node": None,

@@ -8,9 +8,11 @@ fleet a Ray node is.
 """
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
+from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.placement import Replica, node_of
 from optimizer.domain.plan import GpuPlan, Plan
 
@@ -61,14 +63,28 @@ def _part(replica: Replica, gpu: GpuPlan) -> float:
     if replica.share is not None:
         part = replica.share.memory_mib * STEP // max(1, gpu.room.memory_mib)
     elif replica.mig is not None:
-        slices = [i.memory_slices for i in gpu.instances if i.placed == replica.mig]
-        if slices and slices[0] and gpu.memory_slices:
-            part = slices[0] * STEP // gpu.memory_slices
+        slices = _memory_slices(replica.mig, gpu)
+        if slices and gpu.memory_slices:
+            part = slices * STEP // gpu.memory_slices
         else:
             part = STEP // max(1, len(gpu.instances))
     else:
         part = STEP
     return min(STEP, max(1, part)) / STEP
+
+
+def _memory_slices(placed: PlacedProfile, gpu: GpuPlan) -> int:
+    """Memory slices of an instance, also of one that the plan's end does not have; 0: unknown.
+
+    Of the latter by its name: ``3g.40gb`` is four slices of 10 GB.
+    """
+    known = [i.memory_slices for i in gpu.instances if i.placed.profile == placed.profile]
+    if known and known[0]:
+        return known[0]
+    said = re.search(r"\.(\d+)gb", placed.profile)
+    if said is None or not gpu.room.memory_mib or not gpu.memory_slices:
+        return 0
+    return max(1, round(int(said[1]) * 1024 * gpu.memory_slices / gpu.room.memory_mib))
 
 
 def visible(replica: Replica, devices: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ class Supervisor:
     def __init__(self, spec: ReplicaSpec, base: Mapping[str, str] | None = None) -> None:
         self.spec = spec
         self._base = with_package(os.environ if base is None else base)
-        self._log = Log(spec.log_folder, spec.id)
+        self._log = Log(spec.log_folder, spec.copy_name)
         self._stopping = threading.Event()
         self._state = State.STARTING
         self._reason = ""
@@ -60,6 +60,7 @@ class Supervisor:
         ready = self._state is State.READY
         return {
             "replica": spec.id,
+            "generation": spec.generation,
             "deployment": spec.deployment,
             "tenant": spec.tenant,
             "node": spec.node,
@@ -83,6 +84,11 @@ class Supervisor:
     def tail(self, lines: int = LINES_SHOWN) -> tuple[str, ...]:
         """The last lines of the engine's log."""
         return self._log.last(lines)
+
+    def in_flight(self) -> int | None:
+        """Requests its engine is at work on, or has waiting; None where it does not tell."""
+        port = self._port
+        return None if port is None else requests_in_flight(port)
 
     def _run(self) -> None:
         pause = self.spec.patience.backoff_s
@@ -188,3 +194,28 @@ def healthy(port: int, path: str, within_s: float) -> bool:
         return False
     finally:
         connection.close()
+
+
+# What engines call their requests at work and in the queue (vLLM, SGLang, TGI).
+IN_FLIGHT = (
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "sglang:num_running_reqs",
+    "sglang:num_queue_reqs",
+    "tgi_batch_current_size",
+    "tgi_queue_size",
+)
+
+
+def requests_in_flight(port: int) -> int | None:
+    """The sum of the gauges in ``IN_FLIGHT``; None when the engine has none of them."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=2.0)
+    try:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode(errors="replace").splitlines()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    found = [line for line in lines if line.partition("{")[0].partition(" ")[0] in IN_FLIGHT]
+    return round(sum(float(line.split()[-1]) for line in found)) if found else None

@@ -32,6 +32,17 @@ class LaunchRefused(Exception):
 WITHOUT_GPUS = "to try the plan without GPUs: --engine simulated"
 
 
+class PlanStale(Exception):
+    """What runs is not what the plan was made from; ``differences`` says where, one a line."""
+
+    def __init__(self, *differences: str) -> None:
+        more = len(differences) - REASONS_SHOWN
+        rest = [f"and {more} more"] if more > 0 else []
+        head = "what runs is not what this plan was made from; plan again from what runs:"
+        super().__init__("\n".join([head, *differences[:REASONS_SHOWN], *rest]))
+        self.differences = differences
+
+
 class State(StrEnum):
     """Where a replica stands. ``missing``: it should run and does not."""
 
@@ -63,6 +74,17 @@ class Patience:
     grace_s: float = 10.0
 
 
+def copy_name(replica: str, generation: int) -> str:
+    """The name of one copy of a replica; the first bears the replica's own."""
+    return f"{replica}#{generation}" if generation else replica
+
+
+def copy_of(name: str) -> tuple[str, int]:
+    """Replica and generation of a copy's name."""
+    replica, _, generation = name.partition("#")
+    return replica, int(generation) if generation.isdigit() else 0
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaSpec:
     """One replica as it is to run: where, on which devices, by which command.
@@ -87,11 +109,17 @@ class ReplicaSpec:
     health: str = "/health"
     patience: Patience = Patience()
     log_folder: str | None = None
+    generation: int = 0  # tells the copies of a replica apart while it moves
+
+    @property
+    def copy_name(self) -> str:
+        """``chat/0``, or ``chat/0#2`` for a copy of a later generation."""
+        return copy_name(self.id, self.generation)
 
     @property
     def actor_name(self) -> str:
         """Its name in Ray's namespace of this product."""
-        return f"{self.fleet}/{self.id}"
+        return f"{self.fleet}/{self.copy_name}"
 
     @property
     def likeness(self) -> tuple[object, ...]:
@@ -110,16 +138,25 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A replica that is not ready, why, and the last lines of its engine's log."""
+    """A replica that is not ready, why, and the last lines of its engine's log.
+
+    ``step``: the step of a rebalancing plan that failed; without a replica, one on a GPU's layout,
+    and ``replica`` names the GPU.
+    """
 
     replica: str
     reason: str
     log: tuple[str, ...] = ()
+    step: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchResult:
-    """What a launch came to. ``rows`` as of ``status``; ``kept`` ran already and still do."""
+    """What a launch came to. ``rows`` as of ``status``; ``kept`` ran already and still do.
+
+    Of a rebalancing plan also the steps that are ``done``, and those ``blocked`` because a step
+    that they need failed.
+    """
 
     fleet: str
     run_dir: Path
@@ -130,6 +167,8 @@ class LaunchResult:
     kept: tuple[str, ...]
     failed: tuple[Failure, ...]
     seconds: float
+    done: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
 
     @property
     def ready(self) -> tuple[str, ...]:
