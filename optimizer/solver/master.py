@@ -29,6 +29,7 @@ MOST_ROUNDS = 200
 MOST_TREE_NODES = 2_000
 BIG = 1e4  # price of leaving a deployment out, in units of the dearest objective coefficient
 TOLERANCE = 1e-5  # relative distance of program and bound at which generating ends
+MOST_STARTERS = 6  # places of a deployment that the program starts with, of many
 SLOW = 1e-4  # relative progress of a round that calls for exact pricing
 SMOOTHING = 0.5  # how far the prices asked at lean to those of the best bound
 NEIGHBOURS = 4  # larger sizes whose slots a replica may take
@@ -95,6 +96,7 @@ class Master:
         self.pools = [self._open(pool) for pool in f.pools]
         self._index_rows()
         self.items = self._items()
+        self.listed = self._listed()
         self.missing = {name: v.index for name, v in f.missing.items()}
         self.missing_indices = frozenset(self.missing.values())
         self.filling = np.array([i not in self.owner for i in range(len(domains))], dtype=bool)
@@ -157,6 +159,20 @@ class Master:
             asked = self.names[c.deployment].asked_mrps or 0
             items[c.deployment].append((c.count.index, min(capacity, asked)))
         return items
+
+    def _listed(self) -> dict[int, float]:
+        """What a place would cost if each took its part of a GPU's price."""
+        found = {}
+        for c in self.f.copies:
+            site, shape = self.f.sites[c.site], c.candidate.shape
+            part: float = shape.gpus
+            if shape.share is not None:
+                part = max(shape.share.parts_of(site.gpu.room))
+            elif shape.profile is not None and site.gpu.mig is not None:
+                profile = site.gpu.mig.profile(shape.profile)
+                part = profile.memory_slices / site.gpu.mig.memory_slices if profile else 1.0
+            found[c.count.index] = part * site.price_micros
+        return found
 
     def _most(self, d: Deployment, variable: int, capacity: int) -> int:
         """How many replicas the deployment may have in that place, by its own rows."""
@@ -401,7 +417,7 @@ class _Program:
             self.choose[name].SetCoefficient(out, 1.0)
             if d.priority not in self.m.complete:
                 self.add(name, Mix(0.0, 0.0, (), float(PPM)))
-            for variable, capacity in self.m.items[name]:
+            for variable, capacity in self._starters(name):
                 self._plain(name, d, variable, capacity)
         for number, pool in enumerate(self.m.pools):
             self.exchange(number)
@@ -409,6 +425,16 @@ class _Program:
                 times = int((pool.packer.room // np.maximum(1, need)).min())
                 if times and need.any():
                     self.fill(number, ((size, times),), None)
+
+    def _starters(self, name: str) -> list[tuple[int, int]]:
+        """The places to start with: all, or of many the cheapest for what they serve."""
+        items = self.m.items[name]
+        if len(self.m.names) < MANY:
+            return items
+        listed = self.m.listed
+        return sorted(items, key=lambda item: (listed[item[0]] / max(1, item[1]), item[0]))[
+            :MOST_STARTERS
+        ]
 
     def _plain(self, name: str, d: Deployment, variable: int, capacity: int) -> None:
         """Start with the mixes of one kind."""
@@ -503,7 +529,14 @@ class _Program:
                 self.used[name].add(mix)
         duals = np.array([c.dual_value() for c in self.rows])
         duals = np.where(np.isinf(self.m.row_lows), np.minimum(0.0, duals), duals)
-        return np.where(np.isinf(self.m.row_highs), np.maximum(0.0, duals), duals)
+        duals = np.where(np.isinf(self.m.row_highs), np.maximum(0.0, duals), duals)
+        for pool, wanted in zip(self.m.pools, self.wanted(), strict=True):
+            # A size that no mix asks for has no price of its own; the part of a GPU that it takes
+            # keeps mixes from being made of it as if it were free.
+            rows = np.array(pool.size_rows)
+            part = pool.packer.parts.max(axis=1) * max(0.0, duals[pool.gpu_row])
+            duals[rows] = np.where(wanted > 0, duals[rows], np.maximum(duals[rows], part))
+        return duals
 
     def improves(self, name: str, mix: Mix, prices: Floats) -> bool:
         """Whether the mix is cheaper at the program's prices than what it pays."""
