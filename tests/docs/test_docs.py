@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
@@ -49,6 +49,14 @@ def test_commands_of_the_page_run(page, tmp_path):
     finally:
         stop = [str(bin_folder / "fleetslice"), "stop"]
         subprocess.run(stop, cwd=tmp_path, env=environment, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_links_and_pictures_are_there(page):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8"))
+    written = ROOT / "docs" / "reference"  # by scripts/docs, from the code
+    lost = [t for t in targets if not (page.parent / t).exists()]
+    assert [t for t in lost if (page.parent / t).resolve().parent != written] == []
 
 
 @pytest.mark.slow
