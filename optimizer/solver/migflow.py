@@ -8,7 +8,7 @@ for the side limit the GPUs fall apart, and each takes its best end.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
 
@@ -21,7 +21,7 @@ from optimizer.domain.gpu import MigTable, PlacedProfile
 Array = NDArray[np.float64]
 ROUNDS = 400  # of the cutting-plane method; it ends much earlier
 TOLERANCE = 1e-6
-FIRST_SLACK = 1e-4  # of the bound: how far above it columns are taken at first
+FIRST_SLACK = 1e-5  # of the bound: how far above it columns are taken at first
 DEAR = 1000  # times the dearest end: the price of breaking a row while columns are few
 
 
@@ -108,6 +108,7 @@ class Flow:
     takes: tuple[tuple[tuple[int, int, int], ...], ...]
     value: int
     bound: int
+    columns: tuple[NDArray[np.bool_], ...] = ()  # those that its bound was made of
 
 
 def minimise(
@@ -116,15 +117,17 @@ def minimise(
     *,
     seconds: float = 60.0,
     known: int | None = None,
+    start: Sequence[NDArray[np.bool_]] = (),
 ) -> Flow | None:
     """The flow of least cost whose side sums are within their limits; None when none was found.
 
-    Costs and sides are whole numbers. ``known`` is a bound proved elsewhere. Without limits the
-    classes of the answer are those of ``Block.merged``.
+    Costs and sides are whole numbers. ``known`` is a bound proved elsewhere; ``start`` has columns
+    of a flow over the same blocks with other limits. Without limits the classes of the answer are
+    those of ``Block.merged``.
     """
     if not limits:
         blocks = [block.merged() for block in blocks]
-    dual = _dual(blocks, limits)
+    dual = _dual(blocks, limits, start)
     bound = _up(dual.value)
     bound = bound if known is None else max(bound, known)
     slack = max(1.0, dual.value * FIRST_SLACK)
@@ -140,7 +143,7 @@ def minimise(
         if best.value <= bound + slack + TOLERANCE:
             # No column left out could be part of anything better.
             proven = best.value if proved == best.value else max(bound, min(proved, best.value))
-            return Flow(best.takes, best.value, proven)
+            return Flow(best.takes, best.value, proven, dual.used)
         slack = float(best.value - bound)
     return best
 
@@ -160,15 +163,20 @@ class _Dual:
 
     value: float
     reduced: tuple[Array, ...]
+    used: tuple[NDArray[np.bool_], ...] = ()
 
     def columns(self, most: float) -> list[NDArray[np.bool_]]:
         """Which columns may be part of a solution at most that far above the bound."""
         return [r <= most + TOLERANCE for r in self.reduced]
 
 
-def _dual(blocks: Sequence[Block], limits: Sequence[int]) -> _Dual:
+def _dual(
+    blocks: Sequence[Block], limits: Sequence[int], start: Sequence[NDArray[np.bool_]] = ()
+) -> _Dual:
     """The Lagrangian bound at prices from a linear program whose columns are generated."""
     columns = [_start(block) for block in blocks]
+    for chosen, known in zip(columns, start, strict=False):
+        chosen |= known
     _, center = _linear(blocks, columns, limits)
     best = _Dual(*_evaluate(blocks, limits, center))
     for _ in range(ROUNDS):
@@ -182,7 +190,7 @@ def _dual(blocks: Sequence[Block], limits: Sequence[int]) -> _Dual:
                 chosen |= distance <= TOLERANCE
         if value - best.value <= TOLERANCE * max(1.0, abs(value)):
             break
-    return best
+    return replace(best, used=tuple(columns))
 
 
 def _start(block: Block) -> NDArray[np.bool_]:

@@ -208,8 +208,9 @@ class _Consolidation:
         steps = max(1, points - 1)
         levels = [now - (now - least.value) * k // steps for k in range(steps)] + [least.value]
         told: set[int] = set()
+        flow: Flow | None = None
         for level in levels:
-            flow = self._minimise("disruption", [("price", level)])
+            flow = self._minimise("disruption", [("price", level)], flow)
             point = self._point(flow, least.bound) if flow is not None else None
             if point is not None and point.price_micros not in told:
                 told.add(point.price_micros)
@@ -237,11 +238,15 @@ class _Consolidation:
             found += sum(count * array[c, e] for c, e, count in takes)
         return round(found)
 
-    def _minimise(self, what: str, sides: Sides) -> Flow | None:
-        """The least of that array within the sides, with a bound that holds for all plans."""
+    def _minimise(self, what: str, sides: Sides, near: Flow | None = None) -> Flow | None:
+        """The least of that array within the sides, with a bound that holds for all plans.
+
+        ``near`` is the flow of another limit on the same array, to start from.
+        """
         blocks, scale = _blocks(self.products, what, sides)
         limits = [limit for _, limit in sides]
-        flow = minimise(blocks, limits, seconds=self.limits.time_limit_s)
+        start = near.columns if near is not None else ()
+        flow = minimise(blocks, limits, seconds=self.limits.time_limit_s, start=start)
         if flow is None:
             return None
         bound = flow.bound * scale
