@@ -116,7 +116,7 @@ def markdown(plan: Plan) -> str:
     """The plan for a ticket or a pull request."""
     parts = [
         f"## Plan for {plan.fleet}: {status.headline(plan)}",
-        f"{status.totals(plan)}. {status.demand(plan)}.",
+        *([f"{status.totals(plan)}. {status.demand(plan)}."] if status.planned(plan) else []),
         *(f"- {rule}" for rule in plan.conflict),
         *filter(None, [status.way_out(plan)]),
     ]

@@ -33,14 +33,16 @@ def render_html(
     ``rebalance --frontier -o json``) the price against disruption.
     """
     tenants = sorted({d.tenant for d in plan.deployments})
-    lead = (status.totals(plan), status.demand(plan), status.slos(plan))
+    parts = (status.totals(plan), status.demand(plan), status.slos(plan))
+    lead = "".join(f"{part}. " for part in parts if part) if status.planned(plan) else ""
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(tenants)}
     page: str = _page("report").render(
         plan=plan,
         title=plan.fleet,
         headline=status.headline(plan),
         status=plan.status,
-        lead=". ".join(filter(None, lead)) + ".",
+        lead=lead,
+        found=status.planned(plan),
         levels=status.levels(plan),
         unmet=[(u, status.missing(plan, u)) for u in plan.unmet],
         way_out=status.way_out(plan),

@@ -33,6 +33,11 @@ class Level:
     proved: bool
 
 
+def planned(plan: Plan) -> bool:
+    """Whether there is a placement."""
+    return plan.status not in ("infeasible", "nothing_found")
+
+
 def headline(plan: Plan) -> str:
     """``proved optimal``, ``at most 0.4 % above the optimum``, ``infeasible``..."""
     if plan.status == "optimal":
@@ -51,10 +56,10 @@ def _distance(plan: Plan) -> str:
     for objective in plan.objectives:
         if objective.proved or objective.name == "stranded":
             continue
-        name = NAMES.get(objective.name, objective.name)
+        name = _name(objective, plan.unit)
         if objective.name == "price_per_hour" and objective.bound > 0:
             above = (objective.value - objective.bound) / objective.bound
-            return f"price at most {_rounded_up(above)} above the optimum"
+            return f"{name} at most {_rounded_up(above)} above the optimum"
         better = amount(objective, objective.value - objective.bound, plan.unit)
         return f"{name} at most {better} above the optimum"
     return "proved in all that counts"
@@ -65,6 +70,12 @@ def _rounded_up(part: float) -> str:
     digits = 1 if part >= 0.001 else 3
     scale = 100 * 10**digits
     return f"{words.number(-(-part * scale // 1) / 10**digits, digits)} %"
+
+
+def _name(objective: Objective, unit: str) -> str:
+    if objective.name == "price_per_hour" and unit == words.GPUS:
+        return "GPUs used"
+    return NAMES.get(objective.name, objective.name)
 
 
 def amount(objective: Objective, value: int, unit: str) -> str:
@@ -95,7 +106,7 @@ def levels(plan: Plan) -> tuple[Level, ...]:
 
 def _level(objective: Objective, unit: str) -> Level:
     return Level(
-        NAMES.get(objective.name, objective.name),
+        _name(objective, unit),
         amount(objective, objective.value, unit),
         amount(objective, objective.bound, unit),
         "proved" if objective.proved else _rounded_up(objective.gap),

@@ -26,7 +26,7 @@ def render_plan(
     if summary:
         _summary(plan, ink)
         return
-    if plan.status in ("infeasible", "nothing_found"):
+    if not status.planned(plan):
         _closing(plan, ink)
         return
     console.print()
@@ -80,7 +80,7 @@ def _header(plan: Plan, ink: Ink, what: str, summary: bool) -> None:
     title = Text(f"{what} {plan.fleet}: ", "bold")
     told = status.headline(plan)
     ink.console.print(title.append(ink.plain(told), HEADLINE.get(plan.status, "bold")))
-    if plan.status not in ("infeasible", "nothing_found"):
+    if status.planned(plan):
         ink.console.print(Text(status.totals(plan)))
         ink.console.print(Text(status.demand(plan), "red" if plan.unmet else "green"))
     for rule in plan.conflict[: 7 if summary else None]:
