@@ -372,6 +372,8 @@ def report(
         typer.Option(
             "--whatif",
             metavar="FILE",
+            exists=True,
+            dir_okay=False,
             help="Put these answers on the HTML page too: what whatif -o json showed or "
             "whatif --out wrote, asked of this plan.",
             show_default=False,
@@ -382,6 +384,8 @@ def report(
         typer.Option(
             "--frontier",
             metavar="FILE",
+            exists=True,
+            dir_okay=False,
             help="Put this curve on the HTML page too: what rebalance --frontier --out wrote.",
             show_default=False,
         ),

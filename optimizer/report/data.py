@@ -10,6 +10,7 @@ from optimizer.domain.placement import Replica
 from optimizer.domain.plan import DeploymentPlan, Plan
 from optimizer.domain.units import gib, money, rps
 from optimizer.report import status
+from optimizer.report.changes import alike
 from optimizer.report.diff import Diff, sentences, side
 from optimizer.report.tables import ordered, ways, where
 
@@ -209,15 +210,8 @@ def _unmet(plan: Plan) -> Iterable[str]:
 
 def _moves(plan: Plan) -> str:
     rows = [
-        [
-            m.replica,
-            m.kind,
-            "" if m.before is None else words.place(m.before),
-            "" if m.after is None else words.place(m.after),
-            words.number(gib(m.load_mib), 1),
-            m.reason,
-        ]
-        for m in plan.moves
+        [one.replicas, one.kind, one.before, one.after, one.load, one.reason]
+        for one in alike(plan.moves)
     ]
     return _table(["replica", "kind", "from", "to", "GiB", "why"], rows)
 

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.domain import words
-from optimizer.domain.placement import Replica, replica_order
+from optimizer.domain.placement import replica_order
 from optimizer.domain.plan import DeploymentPlan, Move, Plan, Step
 from optimizer.report import status
+from optimizer.report.changes import Alike, alike
 from optimizer.report.ink import Ink
 
 WIDE = 120  # from here on the tables show places and error bands in the row
@@ -204,8 +205,9 @@ def moves(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     if all(m.kind == "start" for m in plan.moves):
         yield Text(moves_sentence(plan))
         return
-    yield _moves_table(plan.moves, ink, moves_sentence(plan))
-    rest = len(plan.moves) - MOVES
+    told = alike(plan.moves)
+    yield _moves_table(told[:MOVES], ink, moves_sentence(plan))
+    rest = sum(one.count for one in told[MOVES:])
     if rest > 0:
         yield Text(f"and {words.plural(rest, 'more move')} in the JSON", "dim")
     if plan.left:
@@ -230,7 +232,7 @@ def _kinds(changes: Sequence[Move]) -> str:
     return ", ".join(words.plural(n, k) for k, n in counts.items() if n)
 
 
-def _moves_table(changes: Sequence[Move], ink: Ink, title: str) -> Table:
+def _moves_table(changes: Sequence[Alike], ink: Ink, title: str) -> Table:
     table = ink.table(title=title)
     table.add_column("replica", no_wrap=True, max_width=24)
     table.add_column("kind", no_wrap=True)
@@ -239,16 +241,11 @@ def _moves_table(changes: Sequence[Move], ink: Ink, title: str) -> Table:
     if ink.width >= 100:
         table.add_column("GiB", justify="right", no_wrap=True)
     table.add_column("why")
-    for move in changes[:MOVES]:
-        row = [move.replica, move.kind, _place(move.before), _place(move.after)]
-        if ink.width >= 100:
-            row.append(words.number(move.load_mib / 1024, 1) if move.load_mib else "-")
-        table.add_row(*row, ink.plain(move.reason))
+    for one in changes:
+        row = [one.replicas, one.kind, one.before, one.after]
+        row += [one.load] if ink.width >= 100 else []
+        table.add_row(*row, ink.plain(one.reason))
     return table
-
-
-def _place(replica: Replica | None) -> str:
-    return "-" if replica is None else words.place(replica)
 
 
 def steps(plan: Plan, ink: Ink) -> Iterator[RenderableType]:

@@ -186,7 +186,10 @@ def test_search_sort_theme_and_keyboard(opened):
     held = page.locator(".gpu:has([data-r])").first
     held.focus()
     assert page.locator("#card").is_visible()
-    replica = held.locator("[data-r]").first.get_attribute("data-r")
-    assert replica in page.locator("#card").inner_text()
+    told = page.locator("#card").inner_text()
+    for piece in held.locator("[data-r]").all():
+        assert piece.get_attribute("data-r") in told
+    for word in ("takes", "GB/s", "of the SMs", "TTFT", "memory", "bandwidth", "compute"):
+        assert word in told
     page.keyboard.press("Escape")
     assert not page.locator("#card").is_visible()

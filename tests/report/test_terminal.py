@@ -14,6 +14,7 @@ import plans
 from builders import deployment, fleet, node, problem
 from optimizer.domain.outcome import Objective, Outcome, Termination
 from optimizer.domain.placement import Placement
+from optimizer.domain.plan import Move
 from optimizer.report import (
     diff,
     render_diff,
@@ -27,6 +28,7 @@ from optimizer.report import (
     render_whatif,
     status,
 )
+from optimizer.report.changes import alike
 from optimizer.verify import Violation
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -126,6 +128,20 @@ def test_the_price_now_counts_what_runs_before_the_moves() -> None:
     assert {g.id for g in status.gpus_before(plan)} == before
     assert f"now {sum(price[g] for g in before) / 1e6:.2f} USD/h" in status.totals(plan)
     assert "now" not in status.totals(plans.small_plan())
+
+
+def test_moves_that_read_the_same_share_a_line() -> None:
+    def move(number: int, start: int, to: str = "n1/0") -> Move:
+        name = f"chat/{number}"
+        before = plans.at(name, "n0/0", mig=f"1g.10gb@{start}")
+        return Move(name, "move", before, plans.at(name, to, mig="1g.10gb@6"), 1024, "frees n0/0")
+
+    told = alike([move(0, 0), move(1, 1), move(2, 2, "n2/0"), move(3, 3)])
+    assert [(one.replicas, one.count, one.load) for one in told] == [
+        ("chat/0,1,3", 3, "3"),
+        ("chat/2", 1, "1"),
+    ]
+    assert [one.before for one in told] == ["n0/0 1g.10gb", "n0/0 1g.10gb@2"]
 
 
 def compare(name: str, text: str) -> None:

@@ -32,8 +32,9 @@
     const gpu = target.closest(".gpu");
     const told = target.closest("[data-told]");
     if (!gpu && !told) { card.hidden = true; return; }
-    const piece = gpu && (target.closest("[data-r]") || gpu.querySelector("[data-r]"));
-    card.textContent = told ? told.dataset.told : telling(piece && piece.dataset.r, gpu);
+    const own = target.closest("[data-r]");
+    const pieces = own ? [own] : gpu ? [...gpu.querySelectorAll("[data-r]")] : [];
+    card.textContent = told ? told.dataset.told : [...pieces.map((p) => telling(p.dataset.r)), telling(null, gpu)].join("\n");
     card.hidden = false;
     const box = card.getBoundingClientRect();
     card.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 8))}px`;
