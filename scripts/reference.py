@@ -1,8 +1,9 @@
-"""Writes the reference pages from the code: commands, documents, rules.
+"""Writes the reference pages from the code: commands, documents, rules, formulas.
 
 Usage: reference.py FOLDER
 """
 
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,16 @@ import typer
 from optimizer.cli.app import app
 from optimizer.documents.schema import KINDS, schema_of
 from optimizer.documents.supported import KINDS_NOT_SUPPORTED_YET
+from optimizer.domain import prices
+from optimizer.sizing import batching, kvcache, memory, performance, weights
 from optimizer.verify import RULES
+
+COUNTING = (weights, kvcache, memory, performance, batching, prices)
 
 HEADINGS = {
     "commands": "Commands\n\nWhat `fleetslice COMMAND --help` says.",
     "documents": "Documents\n\nEvery field of every kind of document, from the schemas.",
+    "formulas": "Formulas\n\nWhat is counted how, and by which source, as the code says it.",
     "rules": "Rules\n\nWhat `verify` holds every plan against; each has one name everywhere.",
 }
 
@@ -90,10 +96,26 @@ def rules() -> Iterator[str]:
     yield "\n".join(rows)
 
 
+def formulas() -> Iterator[str]:
+    """A section per module that counts: its functions and values that state a formula."""
+    for module in COUNTING:
+        told = inspect.getdoc(module) or ""
+        yield f"## {told.splitlines()[0].rstrip('.:')}"
+        yield f"From `{module.__name__.replace('.', '/')}.py`."
+        if rest := "\n".join(told.splitlines()[1:]).strip("\n"):
+            yield f"```text\n{rest}\n```"
+        for name, one in vars(module).items():
+            said = inspect.getdoc(one) or ""
+            own = getattr(one, "__module__", "") == module.__name__
+            if own and not name.startswith("_") and "\n" in said:
+                yield f"### `{name}`\n\n```text\n{said}\n```"
+
+
 def main(folder: Path) -> None:
     """Write all pages."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, write in (("commands", commands), ("documents", documents), ("rules", rules)):
+    pages = {"commands": commands, "documents": documents, "formulas": formulas, "rules": rules}
+    for name, write in pages.items():
         parts = [f"# {HEADINGS[name]}", *write()]
         (folder / f"{name}.md").write_text("\n\n".join(parts) + "\n", "utf-8")
 

@@ -68,3 +68,5 @@ def test_the_site_builds(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "reference" / "commands.html").read_text("utf-8")
     assert "fleetslice rebalance" in page
+    formulas = (tmp_path / "reference" / "formulas.html").read_text("utf-8")
+    assert "kv_lora_rank" in formulas
