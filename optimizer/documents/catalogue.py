@@ -17,7 +17,7 @@ from optimizer.documents import cards, wording
 from optimizer.documents.faults import DocumentFaults, Fault
 from optimizer.documents.reading import RawDocument, read_bytes
 from optimizer.documents.schema import schema_of
-from optimizer.domain.engine import EngineCard
+from optimizer.domain.engine import Correction, EngineCard
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
 
@@ -176,6 +176,7 @@ class Catalogue:
         self._near = near
         self._checkpoints: dict[str, tuple[ServedModel, str | None] | None] = {}
         self._checkpoint_faults: dict[str, str] = {}
+        self._corrections: tuple[Correction, ...] = ()
 
         def folders(name: str) -> list[Path]:
             own = [folder / name for folder in near if (folder / name).is_dir()]
@@ -255,8 +256,17 @@ class Catalogue:
         return huggingface.model_card(near[0] if near else path)
 
     def engine_cards(self) -> tuple[EngineCard, ...]:
-        """Every engine, by name."""
-        return self.engines.all()
+        """Every engine, by name, corrected by what was measured."""
+        return tuple(
+            replace(card, corrections=own)
+            if (own := tuple(c for c in self._corrections if c.engine == card.name))
+            else card
+            for card in self.engines.all()
+        )
+
+    def calibrate(self, corrections: tuple[Correction, ...]) -> None:
+        """Have every engine card carry what was measured; later documents come first."""
+        self._corrections = corrections + self._corrections
 
 
 def _built(raw: dict[str, Any]) -> tuple[ServedModel, str | None]:

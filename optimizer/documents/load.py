@@ -15,12 +15,14 @@ from optimizer.documents.policies import read_policy
 from optimizer.documents.reading import RawDocument, Reading, read
 from optimizer.documents.states import StateReading, read_plan_as_state, read_state
 from optimizer.documents.supported import KINDS_NOT_SUPPORTED_YET
+from optimizer.documents.traffic import read_calibration, read_trace
 from optimizer.domain.fleet import Fleet
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Plan, PlanInput
 from optimizer.domain.policy import Policy
 from optimizer.domain.scenario import Scenario
+from optimizer.domain.trace import Trace
 from optimizer.domain.workload import Workloads
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Documents:
     bad_scenarios: tuple[tuple[str, tuple[Fault, ...]], ...] = ()
     scenario_names: tuple[str, ...] = ()  # of all, in document order
     policy: Policy | None = None
+    traces: tuple[Trace, ...] = ()
     prices: dict[str, Any] | None = None
     plan: Plan | None = None
     inputs: tuple[PlanInput, ...] = ()
@@ -101,6 +104,8 @@ class _Loader:
         scenarios = self._scenarios(fleet, workloads)
         plan = self._plan()
         policy = self._policy(fleet)
+        traces = self._traces()
+        self._calibrate()
         self._missing()
         self.faults += self.catalogue.faults
         if self.faults:
@@ -115,6 +120,7 @@ class _Loader:
             scenario_names=tuple(scenarios.order) if scenarios else (),
             plan=plan,
             policy=policy,
+            traces=traces,
             inputs=self._inputs(),
             catalogue=self.catalogue,
             gpus=self._gpus(fleet, workloads),
@@ -220,6 +226,21 @@ class _Loader:
         policy, faults = read_policy(document, fleet)
         self.faults += faults
         return policy
+
+    def _traces(self) -> tuple[Trace, ...]:
+        found = []
+        for document in self.reading.of("Trace"):
+            trace, faults = read_trace(document)
+            self.faults += faults
+            found += [trace] if trace else []
+        return tuple(found)
+
+    def _calibrate(self) -> None:
+        """Corrections of every Calibration; of two for the same thing the last document's holds."""
+        for document in self.reading.of("Calibration"):
+            corrections, faults = read_calibration(document, self.catalogue)
+            self.faults += faults
+            self.catalogue.calibrate(corrections)
 
     def _missing(self) -> None:
         """Kinds that are needed and absent; a file that broke may hold them."""

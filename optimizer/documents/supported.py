@@ -27,7 +27,7 @@ NOT_SUPPORTED_YET: tuple[tuple[str, str, Any, str], ...] = (
     ("Deployment", "disturb", _But("allowed"), "sparing replicas from moves"),
     ("Deployment", "allow.pipeline_parallel[]", _But(1), "pipeline parallelism"),
 )
-KINDS_NOT_SUPPORTED_YET = ("Prices", "Calibration", "Trace")
+KINDS_NOT_SUPPORTED_YET = ("Prices",)
 
 
 def unsupported(thing: str, raw: Any, say: Callable[..., Fault]) -> Iterator[Fault]:

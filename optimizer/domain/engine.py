@@ -178,6 +178,18 @@ class ErrorBand:
 
 
 @dataclass(frozen=True, slots=True)
+class Correction:
+    """Measured over predicted time of decoding steps and of prompts, on so many points."""
+
+    engine: str
+    gpu: str
+    model: str
+    step: float
+    prompt: float
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineCard:
     """One engine: version ranges (oldest first), rates and compatibility tables."""
 
@@ -196,6 +208,7 @@ class EngineCard:
     guard: float = 1.0  # part of the predicted capacity that placement may count on
     flags: tuple[tuple[str, str], ...] = ()  # setting, and the flag that says it
     kv_defaults: tuple[tuple[str, str], ...] = ()  # (weight precision, KV its checkpoints ask for)
+    corrections: tuple[Correction, ...] = ()  # of a calibration
     aliases: tuple[str, ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
 
@@ -216,6 +229,11 @@ class EngineCard:
     def kv_default(self, precision: str) -> str | None:
         """The KV precision that its checkpoints of a weight precision ask for; None: 16 bit."""
         return dict(self.kv_defaults).get(precision)
+
+    def correction(self, gpu: Gpu, model: str) -> Correction | None:
+        """What was measured for that model on that product; None: the card's constants hold."""
+        fits = (c for c in self.corrections if (c.gpu, c.model) == (gpu.name, model))
+        return next(fits, None)
 
     def efficiency(self, gpu: Gpu) -> Efficiency | None:
         """What this engine reaches on the product; None where nobody has measured any."""

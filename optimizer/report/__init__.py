@@ -14,6 +14,7 @@ from optimizer.report.lists import (
     render_violations,
 )
 from optimizer.report.running import render_status
+from optimizer.report.simulated import render_simulated
 from optimizer.report.sizes import render_size
 from optimizer.report.text import render_plan, render_rebalance
 from optimizer.report.whatif import render_whatif
@@ -41,6 +42,7 @@ __all__ = [
     "render_plan",
     "render_profiles",
     "render_rebalance",
+    "render_simulated",
     "render_size",
     "render_status",
     "render_violations",

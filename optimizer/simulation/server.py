@@ -129,6 +129,9 @@ class Server:
         while self.now <= until:
             self._admit()
             if self.prefilling:
+                if not self._room_for_a_step():
+                    self._preempt()
+                    continue
                 self._mixed_step()
                 continue
             if not self._running:
@@ -145,6 +148,12 @@ class Server:
             self._decode(steps)
         self.due = self.now
 
+    def _room_for_a_step(self) -> bool:
+        """Whether each running request has room for its next token."""
+        if self.spec.reserves or not self._alive:
+            return True
+        return self._held() + self._alive <= self.spec.kv_tokens
+
     def _held(self) -> float:
         return self._reserved if self.spec.reserves else self._reserved + self._total
 
@@ -157,7 +166,8 @@ class Server:
         while self.waiting and self._alive + len(self.prefilling) < spec.max_num_seqs:
             job = self.waiting[0]
             need = self._need(job)
-            if self._held() + need > spec.kv_tokens:
+            next_tokens = 0 if spec.reserves else self._alive
+            if self._held() + need + next_tokens > spec.kv_tokens:
                 if self._alive or self.prefilling:
                     return
                 self.waiting.popleft()
@@ -268,6 +278,14 @@ class Server:
 
     def _preempt(self) -> None:
         """The youngest request gives its cache back and waits first in line to be computed anew."""
+        self.preemptions += 1
+        if self.prefilling:
+            job = self.prefilling.pop()
+            self._reserved -= self._need(job)
+            job.done = 0 if job.preempted else job.cached
+            job.preempted += 1
+            self.waiting.appendleft(job)
+            return
         entry = max(self._running, key=lambda e: e[1])
         job = entry[2]
         said = job.left - (job.finish_step - self._steps)
@@ -277,7 +295,6 @@ class Server:
         job.left -= said
         job.done = 0
         job.preempted += 1
-        self.preemptions += 1
         if job.prompt + 1 > self.spec.kv_tokens:
             self._end(job, failed=True)  # alone it is still too long for the cache
             return

@@ -67,6 +67,9 @@ def fitted(
     Lengths are scaled to the demand's means, and vary as the demand says or as in the trace.
     ``longest``: input and output together are cut to what the replicas accept.
     """
+    if trace.windows:
+        yield from _by_rates(trace, demand, seconds, seed)
+        return
     requests = trace.requests
     if not requests or trace.seconds <= 0:
         return
@@ -88,6 +91,30 @@ def fitted(
             output = min(output, longest - 1)
             prompt = min(prompt, longest - output)
         yield Request(at, prompt, output, int(prompt * demand.prefix_hit_rate))
+
+
+def _by_rates(trace: Trace, demand: Demand, seconds: float, seed: int | str) -> Iterator[Request]:
+    """Arrivals at the demand's mean rate times each window's part of the trace's mean."""
+    draw = random.Random(seed)
+    lengths = _Lengths(demand, draw)
+    ends = [w.at_s for w in trace.windows[1:]] + [trace.seconds]
+    spans = [end - w.at_s for w, end in zip(trace.windows, ends, strict=True)]
+    sent = math.fsum(w.requests_per_second * s for w, s in zip(trace.windows, spans, strict=True))
+    if sent <= 0:
+        return
+    scale = demand.rate_mrps / 1000 * trace.seconds / sent
+    for turn in itertools.count():
+        for window, span in zip(trace.windows, spans, strict=True):
+            rate, shape = window.requests_per_second * scale, 1 / max(1e-6, window.arrival_cv**2)
+            start = turn * trace.seconds + window.at_s
+            at = draw.gammavariate(shape, 1 / (shape * rate)) if rate > 0 else span
+            while at < span:
+                if start + at >= seconds:
+                    return
+                yield lengths.request(start + at)
+                at += draw.gammavariate(shape, 1 / (shape * rate))
+        if (turn + 1) * trace.seconds >= seconds:
+            return
 
 
 @dataclass(frozen=True, slots=True)

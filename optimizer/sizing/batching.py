@@ -133,7 +133,8 @@ class Batching:
         first, variance = self._first_token(rate, step, prompt)
         ttft = self.front_end_s + first
         rest = ttft - prompt
-        own = rate * prompt**2 * varied * (1 + lengths) / (load.output_tokens * tpot)
+        own = rate * (prompt / (1 - rho)) ** 2 * varied / (load.output_tokens * tpot)
+        own *= (1 + lengths) ** 2  # short outputs meet the luck of few steps
         others = elastic**2 * wide / (batch + 1)
         return Outlook(
             rate,

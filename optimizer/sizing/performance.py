@@ -8,10 +8,10 @@ Constants are the engine card's, fitted on published measurements. Seconds throu
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from optimizer.domain.engine import EngineCard, HostRule, Rates
+from optimizer.domain.engine import Correction, EngineCard, HostRule, Rates
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
 from optimizer.domain.units import ceil_div
@@ -53,6 +53,24 @@ class StepModel:
     sequence_s: float
     power: float
     stages: int = 1
+
+    def corrected(self, by: Correction) -> "StepModel":
+        """The same step as it was measured: decoding by one factor, prompts by another."""
+        return replace(
+            self,
+            memory_dense_s=self.memory_dense_s * by.step,
+            memory_experts_s=self.memory_experts_s * by.step,
+            token_flop_s=self.token_flop_s * by.step,
+            prompt_flop_s=self.prompt_flop_s * by.prompt,
+            kv_s=tuple((width, s * by.step) for width, s in self.kv_s),
+            state_s=self.state_s * by.step,
+            attention_s=self.attention_s * by.prompt,
+            window_attention_s=tuple((w, s * by.prompt) for w, s in self.window_attention_s),
+            comm_base_s=self.comm_base_s * by.step,
+            comm_token_s=self.comm_token_s * by.step,
+            host_s=self.host_s * by.step,
+            sequence_s=self.sequence_s * by.step,
+        )
 
     def products(self, decoding: float, prompt: float = 0.0) -> float:
         """Matrix products of a step: tokens of decoding sequences, and of prompts without a head.
@@ -156,7 +174,7 @@ def step_model(
     layers = ceil_div(model.layers, pp)
     head_bytes = held.embedding if model.tied_embeddings else held.head
     other = held.other - p.vision * s.other_bytes - position_bytes(model)
-    return StepModel(
+    found = StepModel(
         memory_dense_s=(held.linear + other + head_bytes) / bandwidth,
         memory_experts_s=held.experts / bandwidth,
         expert_share=model.moe.experts_per_token / model.moe.experts if model.moe else 0.0,
@@ -173,6 +191,8 @@ def step_model(
         power=rates.sum_power,
         stages=pp,
     )
+    correction = card.correction(device.gpu, model.name)
+    return found if correction is None else found.corrected(correction)
 
 
 def _active(model: ServedModel, p: Parameters, pp: int) -> tuple[float, float]:

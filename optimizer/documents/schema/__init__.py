@@ -10,11 +10,13 @@ _HOMES = {
     "Scenarios": ("scenarios", "ScenariosDoc"),
     "Policy": ("policy", "PolicyDoc"),
     "Plan": ("plan", "PlanDoc"),
+    "Trace": ("traffic", "TraceDoc"),
+    "Calibration": ("traffic", "CalibrationDoc"),
     "Gpu": ("cards", "GpuDoc"),
     "Model": ("cards", "ModelDoc"),
     "Engine": ("engine", "EngineDocument"),
 }
-KINDS = (*_HOMES, "Prices", "Calibration", "Trace")  # the last three are refused yet
+KINDS = (*_HOMES, "Prices")  # the last is refused yet
 
 
 def schema_of(kind: str) -> Any:
