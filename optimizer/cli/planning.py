@@ -205,6 +205,14 @@ def rebalance(
             rich_help_panel=NIGHT,
         ),
     ] = None,
+    whole_gpus: Annotated[
+        bool,
+        typer.Option(
+            "--whole-gpus",
+            help="Cut a GPU anew only when nobody is on it, as mig-parted does.",
+            rich_help_panel=NIGHT,
+        ),
+    ] = False,
     output: options.Shown = Output.TABLE,
     out: options.OutFile = None,
     summary: options.Summary = False,
@@ -243,6 +251,7 @@ def rebalance(
         loads_at_once,
         loads_per_node,
         window_minutes,
+        whole_gpus,
     )
     asked = inputs.settings(
         command="rebalance",

@@ -31,6 +31,7 @@ class Wishes:
     loads_at_once: int | None = None
     loads_per_node: int | None = None
     window_minutes: float | None = None
+    whole_gpus: bool = False
 
     def said(self) -> Mapping[str, Any]:
         """The flags that were given, as a plan records them."""
@@ -46,6 +47,7 @@ class Wishes:
             _least(self.max_moves, policy.max_moves if policy else None),
             _least(gib, policy.max_load_mib if policy else None),
             self._freed(),
+            self.whole_gpus,
         )
 
     def _freed(self) -> int | None:
@@ -64,6 +66,7 @@ class Wishes:
             self.loads_per_node or Pace().loads_per_node,
             self.loads_at_once,
             _least(window, policy.window_s if policy else None),
+            self.whole_gpus,
         )
 
     def search(self, policy: "Policy | None") -> "Search | None":

@@ -81,6 +81,7 @@ def compose(
         conflict=outcome.conflict,
         notes=(*outcome.notes, *ordered.notes),
         reproducible=outcome.reproducible,
+        certificate=outcome.certificate,
         uses={r.id: sheet.use(r) for r in placement.replicas},
         version=version,
     )

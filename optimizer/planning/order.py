@@ -48,11 +48,16 @@ HAND_OVER_S = SECONDS["shift_traffic"] + SECONDS["drain"] + SECONDS["stop"]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much may be done at once: loads on one node and in the fleet; and for how long."""
+    """How much may be done at once: loads on one node and in the fleet; and for how long.
+
+    ``whole_gpus``: the tool at hand cuts a GPU anew only as a whole, once nobody is on it, as
+    mig-parted and the MIG manager do; else instance by instance, as NVML can.
+    """
 
     loads_per_node: int = 2
     loads_at_once: int | None = None
     window_s: int | None = None
+    whole_gpus: bool = False
 
 
 DEFAULT_PACE = Pace()
@@ -171,8 +176,10 @@ class _Schedule:
         self.placement = placement
         self.pace = pace
         self.matcher = Matcher(problem)
-        self.rooms = Rooms(problem, problem.current, standing(problem))
-        self.ends = Rooms(problem, placement, layouts_after(problem, placement))
+        last = layouts_after(problem, placement)
+        rebuilt = last if pace.whole_gpus else None
+        self.rooms = Rooms(problem, problem.current, standing(problem), rebuilt)
+        self.ends = Rooms(problem, placement, last)
         self.drafts: list[_Draft] = []
         self.tasks = [self._task(m) for m in moves]
         self.empties = placement.instances
@@ -447,6 +454,8 @@ class _Schedule:
         """The act before it on that GPU, and the stops of those who were in its way."""
         past = self.history[act.gpu]
         acts = [d for r, d in past if r is None][-1:]
+        if self.pace.whole_gpus:
+            return acts + [d for r, d in past if r is not None]
         if act.action == "destroy_instance":
             return acts + [d for r, d in past if r is not None and r.mig == act.placed]
         if act.action == "create_instance":
@@ -697,7 +706,7 @@ class _Schedule:
     def _leave_circle(self, circle: list[_Task]) -> None:
         why = "no free place to start its new copy first, and no capacity to spare"
         if len(circle) > 1:
-            names = " and ".join(t.name for t in sorted(circle, key=lambda t: t.rank))
+            names = " and ".join(sorted((t.name for t in circle), key=replica_order))
             why = f"{names} wait for each other's place, and no free place can break the circle"
         for task in circle:
             self._leave(task, why)

@@ -54,8 +54,14 @@ class Rooms:
     """The fleet as it changes; two copies of one replica may run at once."""
 
     def __init__(
-        self, problem: PlacementProblem, placement: Placement | None, layouts: Layouts
+        self,
+        problem: PlacementProblem,
+        placement: Placement | None,
+        layouts: Layouts,
+        rebuilt: Layouts | None = None,
     ) -> None:
+        # Given: GPUs are cut anew as a whole, once nobody is on them, to these layouts.
+        self.rebuilt = rebuilt
         self.deployments = {d.name: d for d in problem.deployments}
         # Whether anybody minds whom it meets at all.
         self.apart = any(d.avoid or d.isolate != "none" for d in problem.deployments)
@@ -129,7 +135,10 @@ class Rooms:
             yield from (r for r in held.occupants() if r.share is None)
         else:
             yield from held.plain
-            yield from self._same_slices(held, replica.mig)
+            if self._to_rebuild(held, replica.mig):
+                yield from (r for r in held.instances.values() if r is not None)
+            else:
+                yield from self._same_slices(held, replica.mig)
         if self.apart:
             yield from (r for r in held.occupants() if self.strangers(r, replica))
 
@@ -279,6 +288,9 @@ class Rooms:
             yield Act(gpu, "set_mig_mode", enable=True)
             held.mig_on = True
         table = held.gpu.gpu.mig
+        if self._to_rebuild(held, placed):
+            yield from self._rebuild(gpu, held, placed)
+            return
         if placed in held.instances or table is None:
             return
         empty = [p for p, r in held.instances.items() if r is None]
@@ -292,6 +304,25 @@ class Rooms:
             del held.instances[instance]
         yield Act(gpu, "create_instance", placed)
         held.instances[placed] = None
+
+    def _to_rebuild(self, held: _Held, placed: PlacedProfile) -> bool:
+        """Whether the whole GPU must be cut anew before that instance is used."""
+        if self.rebuilt is None:
+            return False
+        last = self.rebuilt.get(held.gpu.id, ())
+        wanted = last if placed in last else (placed,)
+        return any(instance not in held.instances for instance in wanted)
+
+    def _rebuild(self, gpu: str, held: _Held, placed: PlacedProfile) -> Iterator[Act]:
+        """The whole GPU to its last layout at once; for a stop on the way to that one instance."""
+        last = (self.rebuilt or {}).get(gpu, ())
+        wanted = last if placed in last else (placed,)
+        for instance in sorted(set(held.instances) - set(wanted)):
+            yield Act(gpu, "destroy_instance", instance)
+            del held.instances[instance]
+        for instance in sorted(set(wanted) - set(held.instances)):
+            yield Act(gpu, "create_instance", instance)
+            held.instances[instance] = None
 
     def changes_layout(self, replica: Replica) -> bool:
         """Whether its place would have to be cut or cleared first."""

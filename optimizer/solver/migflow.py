@@ -38,18 +38,21 @@ class Ends:
     empty: int  # the end without an instance
 
     def effort(
-        self, weights: Array, standing: Array, cut: float
+        self, weights: Array, standing: Array, cut: float, whole: bool = False
     ) -> tuple[Array, NDArray[np.int64]]:
         """Classes x ends: the least that reaching an end takes, and the layout that takes it.
 
         ``weights`` (classes x slots) is what it takes to move who is in that instance, ``cut`` what
-        it takes to cut the GPU anew: an instance is created that is not ``standing``.
+        it takes to cut the GPU anew: an instance is created that is not ``standing``. ``whole``:
+        only an empty GPU can be cut, so all must move.
         """
         effort = np.zeros((len(weights), len(self.counts)))
         layout = np.zeros_like(effort, dtype=np.int64)
         last = [*self.first[1:].tolist(), len(self.layouts)]
         created = (1.0 - standing) @ self.held.T > 0
-        takes = weights.sum(axis=1, keepdims=True) - weights @ self.held.T + cut * created
+        kept = weights @ self.held.T
+        takes = weights.sum(axis=1, keepdims=True) - (kept * ~created if whole else kept)
+        takes = takes + cut * created
         for end, (low, high) in enumerate(zip(self.first.tolist(), last, strict=True)):
             pick = takes[:, low:high].argmin(axis=1)
             layout[:, end] = low + pick

@@ -35,11 +35,15 @@ KEEPS = "the bounds hold for plans in which every replica keeps its configuratio
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How far a rebalancing may go. ``free_gpus`` asks for so many, not for the least price."""
+    """How far a rebalancing may go. ``free_gpus`` asks for so many, not for the least price.
+
+    ``whole_gpus``: a GPU can be cut anew only when nobody is on it, so all who are must move.
+    """
 
     max_moves: int | None = None
     max_load_mib: int | None = None
     free_gpus: int | None = None
+    whole_gpus: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,8 @@ def disruption_mib(problem: PlacementProblem, found: Placement) -> int:
 
 def consolidate(problem: PlacementProblem, limits: Limits, ask: Ask | None = None) -> Outcome:
     """Least price, then least disruption, as far as ``ask`` allows; every replica keeps running."""
-    return _Consolidation(problem, limits).asked(ask or Ask())
+    ask = ask or Ask()
+    return _Consolidation(problem, limits, ask.whole_gpus).asked(ask)
 
 
 def frontier(problem: PlacementProblem, limits: Limits, points: int = 10) -> tuple[Point, ...]:
@@ -142,9 +147,10 @@ class _Consolidation:
     matching of replicas to seats cannot judge or found no seat for.
     """
 
-    def __init__(self, problem: PlacementProblem, limits: Limits) -> None:
+    def __init__(self, problem: PlacementProblem, limits: Limits, whole_gpus: bool = False) -> None:
         self.problem = problem
         self.limits = limits
+        self.whole_gpus = whole_gpus
         self.seen = _Seen(problem)
         never = {d.name for d in problem.deployments if d.disturb == "never"}
         self.loose = self._read(never, weighted=False)
@@ -163,7 +169,8 @@ class _Consolidation:
 
     def _read(self, held: set[str], *, weighted: bool) -> list[_Product]:
         names = sorted({g.gpu.name for g in self.seen.gpus.values()})
-        read = (_product(self.seen, name, held, weighted) for name in names)
+        whole = self.whole_gpus
+        read = (_product(self.seen, name, held, weighted, whole) for name in names)
         return [product for product in read if product is not None]
 
     # --- points
@@ -277,10 +284,12 @@ class _Consolidation:
                 for _ in range(count):
                     gpu = left[c].pop(0)
                     inside = self.seen.inside[gpu.id]
-                    staying += [r for p, r in inside.items() if p in layout]
-                    leaving += [r for p, r in inside.items() if p not in layout]
+                    created = set(layout) - self.seen.standing[gpu.id]
+                    kept = set() if self.whole_gpus and created else set(layout) & set(inside)
+                    staying += [r for p, r in inside.items() if p in kept]
+                    leaving += [r for p, r in inside.items() if p not in kept]
                     for placed in layout:
-                        if placed not in inside:
+                        if placed not in kept:
                             seats[gpu.gpu.name, placed.profile].append((gpu, placed))
         chosen = {r.id for r in staying} | {r.id for r in leaving}
         staying += [r for r in self.seen.replicas if r.id not in chosen]
@@ -323,7 +332,9 @@ def _blocks(products: Sequence[_Product], what: str, sides: Sides) -> tuple[list
     return [p.block(what, (name for name, _ in sides), scale) for p in products], scale
 
 
-def _product(seen: "_Seen", name: str, held: set[str], weighted: bool) -> _Product | None:
+def _product(
+    seen: "_Seen", name: str, held: set[str], weighted: bool, whole: bool
+) -> _Product | None:
     """The classes of one product; None where nothing of it runs in instances that may change."""
     members: dict[_Class, list[FleetGpu]] = defaultdict(list)
     for gpu in seen.gpus.values():
@@ -346,24 +357,26 @@ def _product(seen: "_Seen", name: str, held: set[str], weighted: bool) -> _Produ
             one[row, at[placed]], load[row, at[placed]] = 1, mib
             effort[row, at[placed]] = HELD if fixed else weighed if weighted else mib
             need[profiles.index(placed.profile)] += len(members[c])
-    disruption, layouts = ends.effort(effort, stand, CUT_MIB)
+    disruption, layouts = ends.effort(effort, stand, CUT_MIB, whole)
     used = np.ones_like(disruption)
     used[:, ends.empty] = 0
     disruption[disruption >= HELD / 2] = np.inf
     emptied = np.array([c.emptied for c in classes])
     disruption[np.ix_(emptied, np.arange(len(ends.counts)) != ends.empty)] = np.inf
 
+    created = np.take_along_axis((1 - stand) @ ends.held.T > 0, layouts, axis=1).astype(float)
+
     def gone(weights: Array) -> Array:
         """What leaves: in the layout chosen, or for a bound the least in any."""
         if not weighted:
-            return ends.effort(weights, stand, 0)[0]
+            return ends.effort(weights, stand, 0, whole)[0]
         kept = np.take_along_axis(weights @ ends.held.T, layouts, axis=1)
+        kept = kept * (1 - created) if whole else kept
         return weights.sum(axis=1, keepdims=True) - kept
 
     prices = np.array([float(c.price_micros) for c in classes])
     gpus = [members[c] for c in classes]
     price = used * prices[:, None]
-    created = np.take_along_axis((1 - stand) @ ends.held.T > 0, layouts, axis=1).astype(float)
     left = (gone(one), gone(load), created)
     return _Product(ends, gpus, need, *left, disruption, layouts, used, price)
 

@@ -5,13 +5,14 @@ from collections import Counter
 import pytest
 
 from builders import candidate, deployment, fleet, gpu, node, place, problem, replica
+from optimizer.domain.outcome import Limits
 from optimizer.domain.placement import Placement, node_of
 from optimizer.domain.plan import Step
 from optimizer.domain.problem import PlacementProblem
 from optimizer.planning import Ordered, Pace, makespan, moves, order
 from optimizer.planning.circles import aside, circular, components, tails
-from optimizer.verify import replay
-from scripts.bench.rebalance_fleets import relayout
+from optimizer.verify import check_outcome, replay
+from scripts.bench.rebalance_fleets import fragmented, relayout
 
 PLAIN = gpu("plain")
 WIDE = Pace(loads_per_node=99)
@@ -116,3 +117,32 @@ def test_circles() -> None:
 def test_tails_are_the_longest_way_to_the_end() -> None:
     waits = {"a": [], "b": ["a"], "c": ["b"], "d": ["a"]}
     assert tails(list(waits), waits, lambda n: 2.0) == {"a": 6.0, "b": 4.0, "c": 2.0, "d": 2.0}
+
+
+def occupied_cuts(where: PlacementProblem, steps: tuple[Step, ...]) -> list[str]:
+    """Instances that are created or destroyed while somebody is on their GPU."""
+    assert where.current is not None
+    on = Counter(gpu for r in where.current.replicas for gpu in r.gpus)
+    events = [(s.start_s + s.seconds, 0, s) for s in steps if s.action == "stop"]
+    events += [(s.start_s, 2, s) for s in steps if s.action == "start"]
+    cuts = ("create_instance", "destroy_instance")
+    events += [(s.start_s, 1, s) for s in steps if s.action in cuts]
+    found = []
+    for _, kind, step in sorted(events, key=lambda e: (e[0], e[1], e[2].id)):
+        if kind == 1 and on[step.gpus[0]]:
+            found.append(step.id)
+        on.update(dict.fromkeys(step.gpus, (-1, 0, 1)[kind]))
+    return found
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["instance by instance", "whole GPUs"])
+def test_both_manners_of_repartition(whole: bool) -> None:
+    """Where only empty GPUs can be cut, more must move and no cut has a neighbour."""
+    rebalance = pytest.importorskip("optimizer.solver.rebalance")
+    where = fragmented(48, seed=3)
+    outcome = rebalance.consolidate(where, Limits(time_limit_s=60), rebalance.Ask(whole_gpus=whole))
+    assert outcome.incumbent is not None
+    assert check_outcome(where, outcome) == ()
+    found = ordered(where, outcome.incumbent, Pace(whole_gpus=whole))
+    assert found.left == ()
+    assert bool(occupied_cuts(where, found.steps)) is not whole
