@@ -161,6 +161,8 @@ def way_out(plan: Plan) -> str:
 
 def demand(plan: Plan) -> str:
     """``83 replicas of 25 deployments: all demand met``, or how many miss something."""
+    if not plan.deployments:
+        return "nothing was asked for: there are no deployments"
     replicas = words.plural(len(plan.placement.replicas), "replica")
     told = f"{replicas} of {words.plural(len(plan.deployments), 'deployment')}"
     if not plan.unmet:

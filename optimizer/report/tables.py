@@ -27,7 +27,6 @@ VERDICTS = {"late": MISSED, "near": NEAR, "good": ""}
 def running(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     """What runs where, by tenant, with predictions beside the SLOs."""
     if not plan.deployments:
-        yield Text("No deployments: nothing was asked for.", "dim")
         return
     wide = ink.width >= WIDE
     table = ink.table(title="What runs where", caption=_legend(plan, wide, ink))

@@ -8,6 +8,7 @@ from optimizer.report import status, tables
 from optimizer.report.fleetmap import FleetMap
 from optimizer.report.ink import Ink
 
+STILL = "Nothing to move: everything may stay where it runs."
 HEADLINE = {
     "optimal": "bold green",
     "within_gap": "bold green",
@@ -33,8 +34,9 @@ def render_plan(
     drawn = FleetMap(plan, ink)
     for line in drawn.lines():
         _one_line(ink, line)
-    console.print()
-    console.print(drawn.legend())
+    if legend := drawn.legend():
+        console.print()
+        console.print(legend)
     for part in (tables.running, tables.prices, tables.unmet, tables.moves, tables.steps):
         _section(plan, ink, part)
     _section(plan, ink, tables.bounds)
@@ -47,12 +49,15 @@ def render_rebalance(
     """What changes and in which order; ``render_plan`` shows where everything ends."""
     ink = Ink.of(console, ascii, [d.tenant for d in plan.deployments])
     _header(plan, ink, "Rebalance of", summary)
+    still = Text(STILL, "green") if status.planned(plan) and not plan.moves else None
     if summary:
         _summary(plan, ink)
+        if still:
+            console.print(still)
         return
-    if plan.placement.replicas and not plan.moves:
+    if still:
         console.print()
-        console.print(Text("Nothing to move: everything may stay where it runs.", "green"))
+        console.print(still)
     for part in (tables.moves, tables.steps, tables.unmet, tables.bounds):
         _section(plan, ink, part)
     _closing(plan, ink)

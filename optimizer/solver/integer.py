@@ -142,8 +142,8 @@ class Search:
 
     @property
     def found(self) -> bool:
-        """Whether a solution is kept."""
-        return bool(self.values)
+        """Whether a solution is kept; where nothing is asked, the empty one is."""
+        return bool(self.values) or not self.f.model.proto.variables
 
     def at(self, expr: Expr) -> int:
         """Value of an expression in the solution kept."""
