@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from optimizer.domain.model import ServedModel
 from optimizer.domain.units import ceil_div
 
+AVOID_WEIGHT = 8  # of a load for a deployment that says ``disturb: avoid``
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -119,6 +121,11 @@ class Deployment:
     pin: tuple[str, ...] = ()
     priority: int = 0
     disturb: str = "allowed"  # allowed | avoid | never
+
+    @property
+    def move_weight(self) -> int:
+        """How many times a load of its weights counts in the disruption."""
+        return AVOID_WEIGHT if self.disturb == "avoid" else 1
 
     @property
     def asked_mrps(self) -> int | None:

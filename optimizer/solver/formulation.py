@@ -143,8 +143,13 @@ class Formulation:
         )
 
     def disruption_mib(self) -> Expr:
-        """MiB of weights to load, and 1 GiB for each GPU that is cut anew."""
-        loads = total(c.candidate.load_mib * c.count for c in self.copies if c.stays is None)
+        """MiB of weights to load as they weigh, and 1 GiB for each GPU that is cut anew."""
+        weight = {d.name: d.move_weight for d in self.problem.deployments}
+        loads = total(
+            weight[c.deployment] * c.candidate.load_mib * c.count
+            for c in self.copies
+            if c.stays is None
+        )
         cells = {at: cell for at, _, _, cell in self.cells()}
         cuts = [
             f.count

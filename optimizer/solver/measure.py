@@ -43,7 +43,7 @@ def disruption_mib(problem: PlacementProblem, found: Placement) -> int:
     for replica in found.replicas:
         candidate = candidate_of(replica)
         if candidate is not None and not _stays(replica, before.get(replica.id)):
-            loads += candidate.load_mib
+            loads += candidate.load_mib * problem.deployment(replica.deployment).move_weight
     return loads + MIB_PER_GIB * len(_cut_anew(problem, current, found))
 
 

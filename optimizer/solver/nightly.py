@@ -14,7 +14,8 @@ from optimizer.domain.units import MIB_PER_GIB
 from optimizer.solver.columns import fine_sites
 from optimizer.solver.formulation import Expr, Formulation, build, total
 from optimizer.solver.integer import Clock, Level, Search, priorities
-from optimizer.solver.rebalance import AVOID, Ask, disruption_mib
+from optimizer.solver.measure import disruption_mib
+from optimizer.solver.rebalance import Ask
 from optimizer.solver.search import DISRUPTION, PRICE, UNMET, _nothing, _outcome
 from optimizer.solver.where import placement
 
@@ -42,9 +43,8 @@ def rebalance_within(
     f = build(problem, fine_sites(problem))
     search = Search(f, clock)
     _start_from_today(search)
-    for rule in (do_not_disturb(f), move_limit(f, ask or Ask())):
-        for constraint in rule:
-            f.model.add(constraint)
+    for constraint in move_limit(f, ask or Ask()):
+        f.model.add(constraint)
     for priority in priorities(f):
         effort = limits.effort * UNMET_EFFORT
         search.minimise(UNMET, f.unmet_ppm(priority), effort=effort, priority=priority)
@@ -54,7 +54,7 @@ def rebalance_within(
         effort = limits.effort * PRICE_EFFORT
         search.minimise(PRICE, f.price_micros(), effort=effort, gap=limits.gap)
         effort = limits.effort * DISRUPTION_EFFORT
-        search.minimise(DISRUPTION, weighed_mib(f), effort=effort)
+        search.minimise(DISRUPTION, f.disruption_mib(), effort=effort)
     if not search.found:
         return _nothing(clock)
     found = placement(f, search.values)
@@ -66,12 +66,6 @@ def _start_from_today(search: Search) -> None:
     for copies in search.f.copies:
         if not isinstance(copies.count, int):
             search.f.model.add_hint(copies.count, int(copies.stays is not None))
-
-
-def do_not_disturb(f: Formulation) -> list[Expr]:
-    """Replicas of deployments with ``disturb: never`` stay where they run, if they may."""
-    never = {d.name for d in f.problem.deployments if d.disturb == "never"}
-    return [c.count == 1 for c in f.copies if c.stays is not None and c.deployment in never]
 
 
 def move_limit(f: Formulation, ask: Ask) -> list[Expr]:
@@ -90,17 +84,6 @@ def move_limit(f: Formulation, ask: Ask) -> list[Expr]:
     return found
 
 
-def weighed_mib(f: Formulation) -> Expr:
-    """The disruption, in which loads of ``disturb: avoid`` weigh more."""
-    avoid = {d.name for d in f.problem.deployments if d.disturb == "avoid"}
-    extra = total(
-        (AVOID - 1) * c.candidate.load_mib * c.count
-        for c in f.copies
-        if c.stays is None and c.deployment in avoid
-    )
-    return f.disruption_mib() + extra
-
-
 def _weighed(search: Search, worth: Worth, effort: float) -> None:
     """Price over the horizon plus what moves must earn, as one sum; a GiB of it as any other.
 
@@ -112,7 +95,7 @@ def _weighed(search: Search, worth: Worth, effort: float) -> None:
     mean_mib = max(1, sum(loads) // len(loads))
     hours = max(1, round(worth.horizon_hours))
     per_mib = worth.min_saving_micros_per_move // mean_mib
-    total_micros = hours * f.price_micros() + per_mib * weighed_mib(f)
+    total_micros = hours * f.price_micros() + per_mib * f.disruption_mib()
     search.minimise("worth", total_micros, effort=effort)
 
 
@@ -126,8 +109,7 @@ def _plain(problem: PlacementProblem, found: Placement, search: Search) -> list[
     # Copies that nobody needs are left out of the placement, so it may disturb less.
     plain = disruption_mib(problem, found)
     bounds = [x.bound for x in search.levels if x.name == DISRUPTION]
-    sure = bounds and not any(d.disturb == "avoid" for d in problem.deployments)
-    levels.append(Level(DISRUPTION, plain, min(plain, bounds[0]) if sure else 0))
+    levels.append(Level(DISRUPTION, plain, min([plain, *bounds]) if bounds else 0))
     return levels
 
 

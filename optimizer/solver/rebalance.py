@@ -22,11 +22,11 @@ from optimizer.domain.placement import Instance, Placement, Replica, replica_ord
 from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
 from optimizer.domain.units import MIB_PER_GIB, ceil_div
 from optimizer.domain.workload import Deployment
+from optimizer.solver.measure import disruption_mib
 from optimizer.solver.migflow import Array, Block, Ends, Flow, ends_of, lower_bound, minimise
 
 CUT_MIB = MIB_PER_GIB  # what cutting a GPU anew counts in the disruption
 HELD = 1e12  # effort of moving what must not move
-AVOID = 8  # times its load: a replica whose deployment says ``disturb: avoid``
 SEATS_TRIED = 400  # free instances looked at for one replica
 ROUNDS = 4  # of holding deployments that found no seat
 
@@ -61,11 +61,6 @@ class Point:
     def proved(self) -> bool:
         """Whether no plan of this price disturbs less."""
         return self.disruption_mib <= self.disruption_bound_mib
-
-
-def disruption_mib(problem: PlacementProblem, found: Placement) -> int:
-    """The disruption of a placement, counted from what runs now."""
-    return _Seen(problem).disruption_mib(found)
 
 
 def consolidate(problem: PlacementProblem, limits: Limits, ask: Ask | None = None) -> Outcome:
@@ -122,7 +117,6 @@ class _Product:
     need: Array
     moves: Array
     load: Array  # MiB
-    cuts: Array  # 1 where the GPU is cut anew
     disruption: Array  # MiB, infinite where an end is barred
     layouts: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
     used: Array
@@ -153,13 +147,15 @@ class _Consolidation:
         self.whole_gpus = whole_gpus
         self.seen = _Seen(problem)
         never = {d.name for d in problem.deployments if d.disturb == "never"}
-        self.loose = self._read(never, weighted=False)
+        self.loose = self._read(never, to_place=False)
         self.held = never | {d.name for d in problem.deployments if d.near or d.survive}
         running = {r.deployment for r in self.seen.replicas if r.mig is not None}
-        avoiding = {d.name for d in problem.deployments if d.disturb == "avoid"}
-        self.same = not running & (avoiding | (self.held - never))
-        self.products = self._read(self.held, weighted=True)
-        self.starting_mib = sum(self.seen.load_mib(r) for r in self.seen.starting)
+        self.same = not running & (self.held - never)
+        self.products = self._read(self.held, to_place=True)
+        weight = {d.name: d.move_weight for d in problem.deployments}
+        self.starting_mib = sum(
+            weight[r.deployment] * self.seen.load_mib(r) for r in self.seen.starting
+        )
         self.picky = any(
             d.pin or d.avoid or d.isolate != "none" or d.spread_node or d.spread_rack
             for d in problem.deployments
@@ -167,10 +163,10 @@ class _Consolidation:
         changing = {g.id for p in self.products for gpus in p.gpus for g in gpus}
         self.fixed_price, self.fixed_gpus = self.seen.fixed_use(changing)
 
-    def _read(self, held: set[str], *, weighted: bool) -> list[_Product]:
+    def _read(self, held: set[str], *, to_place: bool) -> list[_Product]:
         names = sorted({g.gpu.name for g in self.seen.gpus.values()})
         whole = self.whole_gpus
-        read = (_product(self.seen, name, held, weighted, whole) for name in names)
+        read = (_product(self.seen, name, held, to_place, whole) for name in names)
         return [product for product in read if product is not None]
 
     # --- points
@@ -203,7 +199,7 @@ class _Consolidation:
                 return self._outcome(found, price_bound, flow.bound)
             self.held |= found
             self.same = False
-            self.products = self._read(self.held, weighted=True)
+            self.products = self._read(self.held, to_place=True)
         return _nothing(f"no seats found under the rules of {', '.join(sorted(self.held))}")
 
     def curve(self, points: int) -> Iterator[Point]:
@@ -233,7 +229,7 @@ class _Consolidation:
             self.fixed_price + price_bound,
             self.fixed_gpus + self._sum(flow, "used"),
             self._sum(flow, "moves") + len(self.seen.starting),
-            self._sum(flow, "load") + CUT_MIB * self._sum(flow, "cuts") + new,
+            self._sum(flow, "disruption") + new,
             flow.bound + new,
         )
 
@@ -304,7 +300,7 @@ class _Consolidation:
     def _outcome(self, found: Placement, price_bound: int | None, disruption_bound: int) -> Outcome:
         price = self.seen.price_of(found)
         bound = price if price_bound is None else self.fixed_price + price_bound
-        disruption = self.seen.disruption_mib(found)
+        disruption = disruption_mib(self.problem, found)
         least = disruption_bound + self.starting_mib
         objectives = [
             *self.seen.unmet(found),
@@ -333,7 +329,7 @@ def _blocks(products: Sequence[_Product], what: str, sides: Sides) -> tuple[list
 
 
 def _product(
-    seen: "_Seen", name: str, held: set[str], weighted: bool, whole: bool
+    seen: "_Seen", name: str, held: set[str], to_place: bool, whole: bool
 ) -> _Product | None:
     """The classes of one product; None where nothing of it runs in instances that may change."""
     members: dict[_Class, list[FleetGpu]] = defaultdict(list)
@@ -355,7 +351,7 @@ def _product(
         stand[row, [at[p] for p in c.standing if p in at]] = 1
         for placed, mib, weighed, fixed in c.inside:
             one[row, at[placed]], load[row, at[placed]] = 1, mib
-            effort[row, at[placed]] = HELD if fixed else weighed if weighted else mib
+            effort[row, at[placed]] = HELD if fixed else weighed
             need[profiles.index(placed.profile)] += len(members[c])
     disruption, layouts = ends.effort(effort, stand, CUT_MIB, whole)
     used = np.ones_like(disruption)
@@ -368,7 +364,7 @@ def _product(
 
     def gone(weights: Array) -> Array:
         """What leaves: in the layout chosen, or for a bound the least in any."""
-        if not weighted:
+        if not to_place:
             return ends.effort(weights, stand, 0, whole)[0]
         kept = np.take_along_axis(weights @ ends.held.T, layouts, axis=1)
         kept = kept * (1 - created) if whole else kept
@@ -377,8 +373,7 @@ def _product(
     prices = np.array([float(c.price_micros) for c in classes])
     gpus = [members[c] for c in classes]
     price = used * prices[:, None]
-    left = (gone(one), gone(load), created)
-    return _Product(ends, gpus, need, *left, disruption, layouts, used, price)
+    return _Product(ends, gpus, need, gone(one), gone(load), disruption, layouts, used, price)
 
 
 class _Seen:
@@ -466,7 +461,7 @@ class _Seen:
         inside = []
         for placed, replica in sorted(self.inside.get(gpu.id, {}).items()):
             asked = self.deployments.get(replica.deployment)
-            factor = AVOID if asked is not None and asked.disturb == "avoid" else 1
+            factor = asked.move_weight if asked is not None else 1
             fixed = replica.deployment in held or not self.may_move(replica)
             fixed &= not gpu.cordoned
             load = self.load_mib(replica)
@@ -490,32 +485,6 @@ class _Seen:
         """Price per hour of the GPUs in use."""
         used = {g for r in found.replicas for g in r.gpus}
         return sum(self.problem.fleet.price_micros(self.gpus[g].node) for g in used)
-
-    def moved(self, found: Placement) -> list[Replica]:
-        """The replicas that start, move or are reconfigured."""
-        before = {r.id: r for r in self.replicas}
-
-        def stays(replica: Replica) -> bool:
-            old = before.get(replica.id)
-            return (
-                old is not None
-                and (sorted(old.gpus), old.mig, old.share)
-                == (sorted(replica.gpus), replica.mig, replica.share)
-                and old.config.agrees_with(replica.config)
-            )
-
-        return [r for r in found.replicas if not stays(r)]
-
-    def disruption_mib(self, found: Placement) -> int:
-        """Weights of all that do not stay, and 1 GiB for each GPU that is cut anew or cleared."""
-        moved = self.moved(found)
-        cut = {i.gpu for i in found.instances if i.placed not in self.standing.get(i.gpu, ())}
-        for replica in moved:
-            for gpu in replica.gpus:
-                standing = self.standing.get(gpu, set())
-                if replica.mig not in standing if replica.mig is not None else standing:
-                    cut.add(gpu)
-        return sum(self.load_mib(r) for r in moved) + CUT_MIB * len(cut)
 
     def unmet(self, found: Placement) -> Iterator[Objective]:
         """Missing shares by priority; what is missing other configurations might serve."""

@@ -84,10 +84,13 @@ def price_micros(facts: Facts) -> int:
 
 
 def disruption_mib(facts: Facts) -> int:
-    """Weights that replicas which do not stay must load, plus 1 GiB for each GPU repartitioned."""
+    """Weights that replicas which do not stay must load, plus 1 GiB for each GPU repartitioned.
+
+    Weights of a deployment that asks to avoid it count eight times.
+    """
     current = current_replicas(facts.problem)
     loads = sum(
-        one.candidate.load_mib
+        one.candidate.load_mib * (8 if one.deployment and one.deployment.disturb == "avoid" else 1)
         for one in facts.running
         if one.candidate is not None and not stays(one.replica, current)
     )

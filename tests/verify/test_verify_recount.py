@@ -192,3 +192,16 @@ def test_stranded_room_of_slices_and_shares() -> None:
     half = use(memory_gib=40)
     asked = problem(fleet(node()), [deployment()], [candidate(share=half)])
     assert objectives(asked, place(replica("chat/0", "n0/0", share=half))).stranded_mib == 0
+
+
+def test_loads_of_those_to_avoid_weigh_more() -> None:
+    """Sixteen GiB of a deployment that asks to avoid it count as 128."""
+    for disturb, gib in (("allowed", 16), ("avoid", 128), ("never", 16)):
+        asked = problem(
+            fleet(node("n0", gpu("plain"), 2)),
+            [deployment("chat", disturb=disturb)],
+            [candidate("chat", gpu("plain"), load_gib=16)],
+            place(replica("chat/0", "n0/0")),
+        )
+        found = place(replica("chat/0", "n0/1"))
+        assert objectives(asked, found).disruption_mib == gib * GIB
