@@ -151,7 +151,7 @@ def import_(
         str,
         typer.Argument(
             metavar="FROM",
-            help="csv, huggingface, kubernetes, mig-parted, nvidia-smi or openb.",
+            help="csv, huggingface, kubernetes, mig-parted, nvidia-smi, openb or trace.",
             show_default=False,
         ),
     ],

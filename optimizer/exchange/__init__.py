@@ -15,6 +15,7 @@ from optimizer.exchange import (
     ray_serve,
     sheet,
     smi_import,
+    traces,
     triton,
 )
 from optimizer.exchange.artifact import Artifact, CannotExport, Export, Source
@@ -41,6 +42,7 @@ IMPORTERS: dict[str, Callable[[Input], Import]] = {
     "mig-parted": mig_parted_import.import_mig_parted,
     "nvidia-smi": smi_import.import_nvidia_smi,
     "openb": openb.import_openb,
+    "trace": traces.import_trace,
 }
 
 __all__ = [
