@@ -1,7 +1,9 @@
 """What a search found, what it proved, and why it stopped."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from optimizer.domain.placement import Placement
 
@@ -52,6 +54,7 @@ class Outcome:
     stopped_by: str = "proof"  # proof | gap | effort | time_limit | interrupt
     reproducible: bool = True
     notes: tuple[str, ...] = ()
+    certificate: Mapping[str, Any] = field(default_factory=dict)  # what proves the price, as data
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class Large:
 
     placement: Placement | None = None
     levels: list[Level] = field(default_factory=list)
+    everybody: tuple[Master, Bound] | None = None  # what bounds the price of serving everybody
 
 
 def is_large(problem: PlacementProblem) -> bool:
@@ -37,14 +38,15 @@ def solve_large(problem: PlacementProblem, clock: Clock) -> Large:
     f = build(problem, coarse_sites(problem))
     everybody = frozenset(priorities(f))
     floors = Floors(dict.fromkeys(everybody, 0), dict.fromkeys(everybody, 0))
-    floors.price, choice = _level(f, f.price_micros(), everybody, clock, "price_per_hour")
+    proof = _bound(f, f.price_micros(), everybody, clock, "price_per_hour")
+    floors.price, choice = _chosen(f.price_micros(), proof, clock)
     if choice is None:
         choice = _by_priority(f, clock, floors)
     if choice is None:
         return Large()
     clock.report(Progress("where"))
     found = settle(problem, deal(f, choice.values, choice.fillings))
-    return Large(found, _levels(problem, found, floors))
+    return Large(found, _levels(problem, found, floors), proof)
 
 
 @dataclass(slots=True)
@@ -90,6 +92,12 @@ def _level(
     scale: float = 1.0,
 ) -> tuple[int, Choice | None]:
     """A bound on one level and the best choice for it."""
+    return _chosen(expr, _bound(f, expr, complete, clock, name), clock, scale)
+
+
+def _bound(
+    f: Formulation, expr: Expr, complete: frozenset[int], clock: Clock, name: str
+) -> tuple[Master, Bound]:
     master = Master(f, expr, complete)
 
     def on_round(bound: Bound) -> bool:
@@ -99,7 +107,13 @@ def _level(
             clock.timed_out = True
         return not clock.timed_out
 
-    bound = master.solve(on_round)
+    return master, master.solve(on_round)
+
+
+def _chosen(
+    expr: Expr, proof: tuple[Master, Bound], clock: Clock, scale: float = 1.0
+) -> tuple[int, Choice | None]:
+    master, bound = proof
     low = rounded(bound.value * master.unit, common_divisor(expr))
     if not bound.mixes or not bound.serves:
         return low, None

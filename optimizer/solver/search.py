@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isinf
 
 from optimizer.domain.fleet import Sharing
 from optimizer.domain.gpu import PlacedProfile
@@ -10,11 +11,13 @@ from optimizer.domain.outcome import Limits, Objective, Outcome, Progress, Termi
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
 from optimizer.domain.workload import Deployment
+from optimizer.solver.certificate import certificate
 from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.deal import deal
 from optimizer.solver.formulation import Expr, build, total
 from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
 from optimizer.solver.large import counted_levels, is_large, solve_large
+from optimizer.solver.master import Bound, Master
 from optimizer.solver.tighten import Goal, minimise, start
 from optimizer.solver.where import placement, settle, stranded_slices
 
@@ -38,7 +41,8 @@ def solve(
         large = solve_large(problem, clock)
         if large.placement is None:
             return _nothing(clock)
-        return _outcome(problem, clock, large.placement, large.levels)
+        outcome = _outcome(problem, clock, large.placement, large.levels)
+        return _certified(outcome, large.everybody)
     clock.kept_back_s = KEPT_FOR_WHERE * limits.time_limit_s
     what = _what(problem, clock)
     clock.kept_back_s = 0.0
@@ -46,7 +50,15 @@ def solve(
     if not where.found:
         return _dealt(problem, clock, what) if what.search.found else _nothing(clock)
     found = placement(where.f, where.values)
-    return _outcome(problem, clock, found, levels)
+    return _certified(_outcome(problem, clock, found, levels), what.everybody)
+
+
+def _certified(outcome: Outcome, everybody: tuple[Master, Bound] | None) -> Outcome:
+    """With what proves the price, where all demand is met."""
+    served = all(o.value == 0 for o in outcome.objectives if o.name == UNMET)
+    if not served or everybody is None or isinf(everybody[1].value):
+        return outcome
+    return replace(outcome, certificate=certificate(*everybody))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,7 @@ class What:
     """The coarse answer: its levels, its counts and the formulation they belong to."""
 
     search: Search
+    everybody: tuple[Master, Bound]  # what bounds the price of serving everybody
 
     def level(self, name: str, priority: int | None = None) -> Level | None:
         """That level, if it was reached."""
@@ -64,7 +77,7 @@ class What:
 def _what(problem: PlacementProblem, clock: Clock) -> What:
     search = Search(build(problem, coarse_sites(problem)), clock)
     effort = clock.limits.effort
-    start(search, search.f.price_micros())
+    everybody = start(search, search.f.price_micros())
     complete: set[int] = set()
     for priority in priorities(search.f):
         unmet = Goal(UNMET, search.f.unmet_ppm(priority), effort * 0.3, priority=priority)
@@ -74,7 +87,7 @@ def _what(problem: PlacementProblem, clock: Clock) -> What:
     if search.found:
         price = Goal(PRICE, search.f.price_micros(), effort * 0.6, gap=clock.limits.gap)
         minimise(search, price, frozenset(complete))
-    return What(search)
+    return What(search, everybody)
 
 
 def _where(problem: PlacementProblem, clock: Clock, what: What) -> tuple[Search, list[Level]]:

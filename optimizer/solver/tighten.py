@@ -76,13 +76,18 @@ def rounded(bound: float, step: int) -> int:
     return max(0, ceil_div(int(-(-safe // 1)), step) * step)
 
 
-def start(search: Search, expr: Expr) -> None:
-    """A first incumbent that serves everybody at little cost, if known mixes allow it."""
+def start(search: Search, expr: Expr) -> tuple[Master, Bound]:
+    """A first incumbent that serves everybody at little cost, if known mixes allow it.
+
+    Returns what bounds the cost of serving everybody.
+    """
     everybody = frozenset(d.priority for d in search.f.problem.deployments)
     master = Master(search.f, expr, everybody)
-    values = master.integer(master.solve(), search.clock.seconds_left / 4)
+    bound = master.solve()
+    values = master.integer(bound, search.clock.seconds_left / 4)
     if values:
         search.values = values
+    return master, bound
 
 
 def _better(

@@ -9,6 +9,7 @@ from optimizer.domain.outcome import Objective, Outcome, Termination
 from optimizer.domain.placement import Placement
 from optimizer.domain.plan import GpuPlan, Plan
 from optimizer.domain.problem import PlacementProblem
+from optimizer.verify.certificate import check_certificate
 from optimizer.verify.facts import Facts, Running, Violation, current_replicas, mode, stays
 from optimizer.verify.judge import judge
 from optimizer.verify.recount import Score, missing, price_micros, repartitioned, score
@@ -24,6 +25,7 @@ def check_outcome(problem: PlacementProblem, outcome: Outcome) -> tuple[Violatio
         return tuple(sorted(_without_incumbent(outcome)))
     facts = Facts.of(problem, outcome.incumbent)
     found = {*judge(facts), *_objectives(score(facts), outcome.objectives)}
+    found |= set(check_certificate(problem, outcome.certificate))
     if outcome.termination is Termination.OPTIMAL:
         found |= set(_optimal(outcome.objectives))
     if outcome.termination in (Termination.INFEASIBLE, Termination.NOTHING_FOUND):
@@ -84,6 +86,7 @@ def check_plan(problem: PlacementProblem, plan: Plan) -> tuple[Violation, ...]:
         return (claim,) if plan.placement.replicas else ()
     facts = Facts.of(problem, plan.placement)
     found = {*judge(facts), *_objectives(score(facts), plan.objectives)}
+    found |= set(check_certificate(problem, plan.certificate))
     if plan.status == Termination.OPTIMAL:
         found |= set(_optimal(plan.objectives))
     for check in (_price, _tenants, _unmet, _deployments, _gpus, _moves):

@@ -1,0 +1,124 @@
+"""What proves a price: how much a replica is worth on each kind of GPU, by the duals.
+
+Whatever the values are, no placement that serves everybody costs less than what the cheapest mixes
+are worth, less what GPUs can hold above their price: each used GPU costs its price and holds at
+most the best filling. ``verify`` does this sum again from the documents.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from math import floor, isinf
+from typing import Any
+
+import numpy as np
+
+from optimizer.domain.fleet import Sharing
+from optimizer.domain.gpu import Gpu, Use
+from optimizer.domain.problem import capacity_mrps
+from optimizer.solver.columns import mig_patterns
+from optimizer.solver.formulation import Copies
+from optimizer.solver.master import Bound, Master
+from optimizer.solver.packing import Packer
+from optimizer.solver.pricing import Asked, Item, cheapest_mix
+
+Kind = tuple[str, int]  # product and price of a GPU
+Values = dict[Kind, dict[object, float]]
+
+
+def certificate(master: Master, bound: Bound) -> Mapping[str, Any]:
+    """Values by kind of GPU (micros per hour), and the bound that they prove."""
+    values = _values(master, bound)
+    proved = floor(_mixes(master, values) - _scarcity(master, values) - 1e-3)
+    return {
+        "objective": "price_per_hour",
+        "holds": "while all demand is met",
+        "bound_micros": max(0, proved),
+        "values": [_plain(kind, some) for kind, some in sorted(values.items())],
+    }
+
+
+def _kind(master: Master, c: Copies) -> Kind:
+    site = master.f.sites[c.site]
+    return (site.gpu.name, site.price_micros)
+
+
+def _shape(c: Copies) -> object:
+    shape = c.candidate.shape
+    if shape.sharing is Sharing.WHOLE:
+        return "whole"
+    return shape.profile if shape.sharing is Sharing.MIG else shape.share
+
+
+def _values(master: Master, bound: Bound) -> Values:
+    """The least price of each shape over places, rounded down to millionths of a micro."""
+    prices = np.maximum(0.0, master.prices(bound.duals)) * master.unit
+    found: Values = defaultdict(dict)
+    for c in master.f.copies:
+        if c.stays is None:
+            value = float(prices[c.count.index]) / c.candidate.shape.gpus
+            kind, shape = _kind(master, c), _shape(c)
+            value = min(value, found[kind].get(shape, value))
+            found[kind][shape] = floor(value * 1000) / 1000
+    return found
+
+
+def _mixes(master: Master, values: Values) -> float:
+    """What the cheapest mixes are worth at these values; limits on replicas are not asked."""
+    places: dict[str, list[Item]] = defaultdict(list)
+    for c in master.f.copies:
+        if c.stays is None:
+            d = master.names[c.deployment]
+            worth = values[_kind(master, c)].get(_shape(c), 0.0) * c.candidate.shape.gpus
+            rate = min(capacity_mrps(d, c.candidate), d.asked_mrps or 0)
+            places[c.deployment].append(Item(worth, rate, c.count.index))
+    total = 0.0
+    for name, d in master.names.items():
+        asked = Asked(d.asked_mrps or 0, d.min_replicas, None)
+        bound = cheapest_mix(places[name], asked).bound
+        total += 0.0 if isinf(bound) else bound
+    return total
+
+
+def _scarcity(master: Master, values: Values) -> float:
+    """What all GPUs together can hold above their price."""
+    total = 0.0
+    products: dict[str, Gpu] = {site.gpu.name: site.gpu for site in master.f.sites}
+    for kind, some in values.items():
+        gpus = sum(
+            site.gpus for site in master.f.sites if (site.gpu.name, site.price_micros) == kind
+        )
+        total += gpus * max(0.0, _best(products[kind[0]], some) - kind[1])
+    return total
+
+
+def _best(gpu: Gpu, some: Mapping[object, float]) -> float:
+    """The most that one GPU can hold."""
+    best = some.get("whole", 0.0)
+    slices = {p: v for p, v in some.items() if isinstance(p, str) and p != "whole"}
+    if gpu.mig is not None and slices:
+        for pattern in mig_patterns(gpu.mig, tuple(sorted(slices))):
+            best = max(best, sum(slices[p] * count for p, count in pattern))
+    shares = [u for u in some if isinstance(u, Use)]
+    if shares:
+        packer = Packer(gpu.room, tuple(shares))
+        best = max(best, packer.best(np.array([some[u] for u in shares])).bound)
+    return best
+
+
+def _plain(kind: Kind, some: Mapping[object, float]) -> dict[str, Any]:
+    shares = [
+        [u.memory_mib, u.bandwidth_mbs, u.compute_ppm, v]
+        for u, v in some.items()
+        if isinstance(u, Use)
+    ]
+    return {
+        "gpu": kind[0],
+        "price_micros": kind[1],
+        "whole": some.get("whole", 0.0),
+        "mig": {p: v for p, v in sorted(some.items(), key=str) if p in _names(some)},
+        "shares": sorted(shares),
+    }
+
+
+def _names(some: Mapping[object, float]) -> set[object]:
+    return {p for p in some if isinstance(p, str) and p != "whole"}

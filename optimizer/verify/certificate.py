@@ -1,0 +1,240 @@
+"""The proof of a price, done again from the documents: no solver, no trust in its numbers.
+
+A certificate gives values: what a replica is worth on a kind of GPU in its instance, its share or
+on each of its whole GPUs. Take any placement that serves everybody. Its replicas are worth at least
+the cheapest mix of each deployment; a used GPU holds at most the best filling of its kind. So the
+price is at least the sum of the cheapest mixes, less what all GPUs can hold above their price. This
+holds for whatever values: wrong ones prove less, never too much.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from optimizer.domain.config import Candidate
+from optimizer.domain.fleet import FleetGpu, Sharing
+from optimizer.domain.gpu import Gpu, PlacedProfile, Use
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Deployment
+from optimizer.verify.facts import Violation
+from optimizer.verify.slots import layout_faults
+
+TOLERANCE_MICROS = 2
+MOST_STEPS = 200_000
+UNITS = 4096
+
+
+def check_certificate(
+    problem: PlacementProblem, certificate: Mapping[str, Any]
+) -> Iterator[Violation]:
+    """A certificate that claims more than its values prove."""
+    if "bound_micros" not in certificate:
+        return
+    claimed, proved = int(certificate["bound_micros"]), proved_micros(problem, certificate)
+    if claimed > proved * (1 + 1e-9) + TOLERANCE_MICROS:
+        said = f"claims at least {claimed} micros per hour, its values prove {proved:.0f}"
+        yield Violation("certificate", str(certificate.get("objective")), said)
+
+
+@dataclass(slots=True)
+class _Kind:
+    """GPUs of one product and price that may be used."""
+
+    gpu: Gpu
+    places: list[FleetGpu] = field(default_factory=list)
+
+    def offers(self, pin: tuple[str, ...]) -> tuple[set[Sharing], int]:
+        """The modes of the GPUs that a pin leaves, and how many of them one node has at most."""
+        named = set(pin)
+        left = [g for g in self.places if not pin or g.id in named or g.node.name in named]
+        modes = {
+            mode for node in {g.node.name: g.node for g in left}.values() for mode in node.sharing
+        }
+        return modes, max(Counter(g.node.name for g in left).values(), default=0)
+
+
+def proved_micros(problem: PlacementProblem, certificate: Mapping[str, Any]) -> float:
+    """The least price per hour, in micros, of any placement that serves everybody."""
+    values = {(row["gpu"], row["price_micros"]): row for row in certificate.get("values", ())}
+    kinds: dict[tuple[str, int], _Kind] = {}
+    for gpu in problem.fleet.gpus():
+        if not gpu.cordoned:
+            key = (gpu.gpu.name, problem.fleet.price_micros(gpu.node))
+            kinds.setdefault(key, _Kind(gpu.gpu)).places.append(gpu)
+    shares = {key: _shares(values.get(key)) for key in kinds}
+    anywhere = {key: kind.offers(()) for key, kind in kinds.items()}
+    above = sum(
+        len(kind.places) * max(0.0, _most_held(kind.gpu, values.get(key)) - key[1])
+        for key, kind in kinds.items()
+    )
+    mixes = 0.0
+    for d in problem.deployments:
+        worths: list[tuple[float, int]] = []
+        for key, kind in kinds.items():
+            modes, largest = kind.offers(d.pin) if d.pin else anywhere[key]
+            for way in problem.candidates.get(d.name, ()):
+                shape = way.shape
+                here = way.gpu == kind.gpu.name and shape.sharing in modes
+                if here and shape.gpus <= largest:
+                    worths += _worth(way, kind.gpu, values.get(key), shares[key])
+        mixes += _cheapest(d, worths)
+    return max(0.0, mixes - above)
+
+
+def _shares(row: Mapping[str, Any] | None) -> dict[tuple[int, int, int], float]:
+    """What shares are worth, by memory, bandwidth and compute."""
+    return {(m, b, c): float(v) for m, b, c, v in row["shares"]} if row else {}
+
+
+def _worth(
+    way: Candidate,
+    gpu: Gpu,
+    row: Mapping[str, Any] | None,
+    shares: Mapping[tuple[int, int, int], float],
+) -> Iterator[tuple[float, int]]:
+    """The worth and the rate of a way to run on such a GPU, if it fits there."""
+    shape, worth = way.shape, 0.0
+    if shape.share is not None:
+        u = shape.share
+        if not u.fits_in(gpu.room):
+            return
+        worth = shares.get((u.memory_mib, u.bandwidth_mbs, u.compute_ppm), 0.0)
+    elif row and shape.sharing is Sharing.WHOLE:
+        worth = float(row["whole"]) * shape.gpus
+    elif row and shape.profile is not None:
+        worth = float(row["mig"].get(shape.profile, 0.0))
+    yield max(0.0, worth), way.capacity_mrps or 0
+
+
+def _cheapest(d: Deployment, worths: list[tuple[float, int]]) -> float:
+    """The least worth of replicas that serve the demand and are enough; limits are not asked."""
+    asked = d.asked_mrps or 0
+    if not worths or (asked and not any(rate for _, rate in worths)):
+        return 0.0
+    least = min(worth for worth, _ in worths)
+    if not asked:
+        return least * d.min_replicas
+    useful: list[tuple[float, int]] = []  # none serves less for as much
+    for worth, rate in sorted(set(worths), key=lambda w: (w[0], -w[1])):
+        if rate and (not useful or rate > useful[-1][1]):
+            useful.append((worth, min(rate, asked)))
+    useful.sort(key=lambda w: w[0] / w[1] if w[1] else inf)
+    rates = [*(worth / rate for worth, rate in useful), inf]
+    best = [inf]
+    open_floor = [inf]
+    steps = [0]
+
+    def take(first: int, left: int, paid: float, count: int) -> None:
+        if left <= 0:
+            best[0] = min(best[0], paid + least * max(0, d.min_replicas - count))
+            return
+        for index in range(first, len(useful)):
+            worth, rate = useful[index]
+            floor = paid + worth * left / rate
+            if floor >= best[0]:
+                return
+            steps[0] += 1
+            if steps[0] > MOST_STEPS:
+                open_floor[0] = min(open_floor[0], floor)
+                return
+            whole = -(-left // rate)
+            for times in range(whole, 0, -1):
+                rest = left - times * rate
+                after = rates[index + 1]
+                if rest > 0 and paid + times * worth + rest * after >= best[0]:
+                    break
+                take(index + 1, rest, paid + times * worth, count + times)
+
+    take(0, asked, 0.0, 0)
+    return min(best[0], open_floor[0])
+
+
+def _most_held(gpu: Gpu, row: Mapping[str, Any] | None) -> float:
+    """The most that one GPU of a kind can hold, over its modes."""
+    if row is None:
+        return 0.0
+    return max(float(row["whole"]), _most_sliced(gpu, row["mig"]), _most_shared(gpu, row["shares"]))
+
+
+def _most_sliced(gpu: Gpu, values: Mapping[str, float]) -> float:
+    """The best legal layout, cell by cell from the left."""
+    table = gpu.mig
+    if table is None:
+        return 0.0
+
+    def extend(layout: list[PlacedProfile], cell: int, held: float) -> float:
+        best = held
+        for name in sorted(values):
+            profile = table.profile(name)
+            if profile is None:
+                continue
+            for start in profile.starts:
+                longer = [*layout, PlacedProfile(start, name)]
+                if start >= cell and not layout_faults(gpu, longer):
+                    after = extend(longer, start + profile.memory_slices, held + values[name])
+                    best = max(best, after)
+        return best
+
+    return extend([], 0, 0.0)
+
+
+def _most_shared(gpu: Gpu, shares: list[list[float]]) -> float:
+    """The best set of shares that fits in memory, bandwidth and compute together.
+
+    Depth first, most value for its memory first; the memory left bounds what can still come.
+    """
+    room = gpu.room
+    items = [
+        (Use(int(m), int(b), int(c)), float(v))
+        for m, b, c, v in shares
+        if v > 0 and Use(int(m), int(b), int(c)).fits_in(room)
+    ]
+    if not items:
+        return 0.0
+    bounds = _memory_bounds(room.memory_mib, items)
+    items.sort(key=lambda item: (-item[1], item[0].memory_mib))
+    best = [max(v for _, v in items)]
+    open_most = [0.0]
+    steps = [0]
+
+    def take(first: int, used: Use, held: float) -> None:
+        for index in range(first, len(items)):
+            use, value = items[index]
+            more = used + use
+            if not more.fits_in(room):
+                continue
+            got = held + value
+            most = got + bounds[(room.memory_mib - more.memory_mib) * UNITS // room.memory_mib]
+            best[0] = max(best[0], got)
+            if most <= best[0] * (1 + 1e-12):
+                continue
+            steps[0] += 1
+            if steps[0] > MOST_STEPS:
+                open_most[0] = max(open_most[0], most)
+                return
+            take(index, more, got)
+
+    take(0, Use(), 0.0)
+    return max(best[0], open_most[0])
+
+
+def _memory_bounds(room_mib: int, items: list[tuple[Use, float]]) -> list[float]:
+    """By free memory in units: the most value, were memory all that counts (needs rounded down)."""
+    dearest: dict[int, float] = {}
+    for use, value in items:
+        units = use.memory_mib * UNITS // room_mib
+        dearest[units] = max(dearest.get(units, 0.0), value)
+    if 0 in dearest:
+        return [inf] * (UNITS + 1)
+    sizes = sorted(dearest.items())
+    best = [0.0] * (UNITS + 1)
+    for free in range(1, UNITS + 1):
+        most = best[free - 1]
+        for units, value in sizes:
+            if units > free:
+                break
+            most = max(most, best[free - units] + value)
+        best[free] = most
+    return best
