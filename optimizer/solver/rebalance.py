@@ -148,7 +148,8 @@ class _Consolidation:
         self.seen = _Seen(problem)
         never = {d.name for d in problem.deployments if d.disturb == "never"}
         self.loose = self._read(never, to_place=False)
-        self.held = never | {d.name for d in problem.deployments if d.near or d.survive}
+        stiff = {d.name for d in problem.deployments if d.near or d.survive or d.pin}
+        self.held = never | stiff
         running = {r.deployment for r in self.seen.replicas if r.mig is not None}
         self.same = not running & (self.held - never)
         self.products = self._read(self.held, to_place=True)
@@ -534,19 +535,23 @@ class _Seating:
     on_gpu: dict[str, Counter[str]] = field(default_factory=dict)
     on_node: dict[str, Counter[str]] = field(default_factory=dict)
     on_rack: dict[str, Counter[str]] = field(default_factory=dict)
+    seated: dict[str, tuple[Replica, Replica]] = field(default_factory=dict)  # from where, to where
 
     def __post_init__(self) -> None:
         for replica in self.placed:
             self._count(replica)
 
-    def _count(self, replica: Replica) -> None:
-        for gpu in replica.gpus:
-            self.on_gpu.setdefault(gpu, Counter())[replica.deployment] += 1
+    def _count(self, replica: Replica, times: int = 1) -> None:
+        name = replica.deployment
         nodes = {self.seen.gpus[g].node.name: self.seen.gpus[g].node for g in replica.gpus}
-        for node in nodes.values():
-            self.on_node.setdefault(node.name, Counter())[replica.deployment] += 1
-        for rack in sorted({node.rack_domain for node in nodes.values()}):
-            self.on_rack.setdefault(rack, Counter())[replica.deployment] += 1
+        racks = sorted({node.rack_domain for node in nodes.values()})
+        places = ((self.on_gpu, replica.gpus), (self.on_node, nodes), (self.on_rack, racks))
+        for counts, here in places:
+            for place in here:
+                counter = counts.setdefault(place, Counter())
+                counter[name] += times
+                if not counter[name]:
+                    del counter[name]
 
     def seat(
         self,
@@ -559,14 +564,40 @@ class _Seating:
             assert replica.mig is not None
             free = seats[self.seen.product(replica), replica.mig.profile]
             found = self._best(replica, free)
-            if found is None:
+            if found is not None:
+                self._sit(replica, free.pop(found))
+            elif not self._swapped(replica, free):
                 lost.append(replica)
-                continue
-            gpu, placed = free.pop(found)
-            moved = replace(replica, gpus=(gpu.id,), mig=placed)
-            self.placed.append(moved)
-            self._count(moved)
         return lost
+
+    def _sit(self, replica: Replica, seat: tuple[FleetGpu, PlacedProfile]) -> None:
+        gpu, placed = seat
+        moved = replace(replica, gpus=(gpu.id,), mig=placed)
+        self.placed.append(moved)
+        self.seated[replica.id] = (replica, moved)
+        self._count(moved)
+
+    def _swapped(self, replica: Replica, free: list[tuple[FleetGpu, PlacedProfile]]) -> bool:
+        """Have one who was seated before take a free instance, and take its seat."""
+        assert replica.mig is not None
+        product = self.seen.product(replica)
+        for origin, other in list(self.seated.values()):
+            assert other.mig is not None
+            gpu = self.seen.gpus[other.gpus[0]]
+            if gpu.gpu.name != product or other.mig.profile != replica.mig.profile:
+                continue
+            self._count(other, -1)
+            if self.fits(replica, gpu):
+                self._count(replace(replica, gpus=other.gpus, mig=other.mig))
+                found = self._best(origin, free)
+                self._count(replace(replica, gpus=other.gpus, mig=other.mig), -1)
+                if found is not None:
+                    self.placed.remove(other)
+                    self._sit(replica, (gpu, other.mig))
+                    self._sit(origin, free.pop(found))
+                    return True
+            self._count(other)
+        return False
 
     def _strict(self, replica: Replica) -> int:
         d = self.seen.deployments.get(replica.deployment)
