@@ -20,7 +20,7 @@ from optimizer.cli.terminal import (
 
 if TYPE_CHECKING:
     from optimizer.engines import Known
-    from optimizer.launch import Event
+    from optimizer.launch import Event, LaunchResult
 
 RunDir = Annotated[
     Path | None,
@@ -45,7 +45,7 @@ Only = Annotated[
 
 @guarded
 def launch(
-    plan: options.PlanFile,
+    plan: options.MaybePlanFile = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -60,6 +60,10 @@ def launch(
     node_setup: Annotated[
         bool, typer.Option("--node-setup", help="Print the ray start line of each node.")
     ] = False,
+    rollback: Annotated[
+        bool,
+        typer.Option("--rollback", help="Undo the last rebalance, whole or half, step by step."),
+    ] = False,
     foreground: Annotated[
         bool,
         typer.Option("--foreground", help="Stay, and take everything down on Ctrl-C."),
@@ -68,7 +72,9 @@ def launch(
     run_dir: RunDir = None,
     deadline: Annotated[
         float,
-        typer.Option("--deadline", min=1.0, metavar="SECONDS", help="Until all must serve."),
+        typer.Option(
+            "--deadline", min=1.0, metavar="SECONDS", help="Until all must serve; of a step."
+        ),
     ] = 600.0,
     documents: options.With = None,
     output: options.Shown = Output.TABLE,
@@ -76,18 +82,25 @@ def launch(
     """Run a plan on a Ray cluster.
 
     Every replica runs on the very GPUs that the plan names. Without --address on a local Ray of
-    our own, which stays until fleetslice stop. Exits with 6
-    when something does not serve.
+    our own, which stays until fleetslice stop. A plan of fleetslice rebalance is carried out step
+    by step; after a kill or a failed step, launch it again to go on. Exits with 6 when something
+    does not serve or a step failed, with 5 when the plan was made from something else than runs.
 
     \b
     Examples:
       fleetslice launch lab-64.plan.json --only acme --engine simulated --yes
       fleetslice launch lab-64.plan.json --address 10.0.0.5:6379 --dry-run
+      fleetslice launch --rollback --yes
     """
     from optimizer import launch as launching
     from optimizer.documents import read_plan
 
     refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
+    if rollback:
+        _roll_back(plan, yes, run_dir, address, deadline, output)
+        return
+    if plan is None:
+        raise Stop(Code.USAGE, "name the plan to launch, or say --rollback")
     found = read_plan(plan)
     if node_setup:
         print("\n".join(launching.node_setup(found, address or "HEAD:6379")))
@@ -99,24 +112,22 @@ def launch(
     if dry_run:
         return
     if not yes:
-        _ask(len(steps))
-    result = launching.launch(
-        found,
-        engine=engine,
-        address=address,
-        only=only,
-        detach=not foreground,
-        run_dir=run_dir,
-        progress=_tell,
-        deadline_s=deadline,
-        known=known,
-    )
-    _show_rows(list(result.rows), output)
-    for failure in result.failed:
-        say(f"{failure.replica}: {failure.reason}", *(f"    {line}" for line in failure.log))
-    told = f"{len(result.ready)} of {len(result.rows)} replicas serve after {result.seconds:.0f} s"
-    say(told, f"look: fleetslice status --run-dir {result.run_dir}")
-    say(f"end:  fleetslice stop --run-dir {result.run_dir}")
+        _ask(f"Carry out these {len(steps)} steps?")
+    try:
+        result = launching.launch(
+            found,
+            engine=engine,
+            address=address,
+            only=only,
+            detach=not foreground,
+            run_dir=run_dir,
+            progress=_tell,
+            deadline_s=deadline,
+            known=known,
+        )
+    except launching.PlanStale as stale:
+        raise Stop(Code.DRIFTED, *str(stale).splitlines()) from stale
+    _show_result(result, output)
     if foreground:
         launching.attend(result.run_dir)
     finish(Code.PARTLY if result.partial else Code.DONE)
@@ -143,6 +154,10 @@ def status(
         print("Nothing is launched.")
         return
     _show_rows(rows, output)
+    for row in rows:
+        if row.get("planned") not in (None, row["devices"]):
+            there = " and ".join(row["devices"]) or "nowhere"
+            say(f"{row['replica']}: runs on {there}, is to run on {' and '.join(row['planned'])}")
     finish(Code.DONE if all(r["state"] == launching.State.READY for r in rows) else Code.PARTLY)
 
 
@@ -196,6 +211,40 @@ def stop(only: Only = None, run_dir: RunDir = None, address: options.Address = N
     finish(Code.PARTLY if result.partial else Code.DONE)
 
 
+def _roll_back(
+    plan: Path | None,
+    yes: bool,
+    run_dir: Path | None,
+    address: str | None,
+    deadline: float,
+    output: Output,
+) -> None:
+    """Back to the last good placement; of the plan's fleet when one is named."""
+    from optimizer import launch as launching
+    from optimizer.documents import read_plan
+    from optimizer.launch.run import folder_of
+
+    if plan is not None and run_dir is None:
+        run_dir = folder_of(read_plan(plan).fleet)
+    if not yes:
+        _ask("Return to the placement before the last rebalance?")
+    result = launching.rollback(run_dir, address, progress=_tell, deadline_s=deadline)
+    _show_result(result, output)
+    finish(Code.PARTLY if result.partial else Code.DONE)
+
+
+def _show_result(result: "LaunchResult", output: Output) -> None:
+    _show_rows(list(result.rows), output)
+    for failure in result.failed:
+        step = f"step {failure.step}: " if failure.step else ""
+        say(f"{step}{failure.replica}: {failure.reason}", *(f"    {line}" for line in failure.log))
+    if result.blocked:
+        say(f"not done, because they need what failed: {', '.join(result.blocked)}")
+    told = f"{len(result.ready)} of {len(result.rows)} replicas serve after {result.seconds:.0f} s"
+    say(told, f"look: fleetslice status --run-dir {result.run_dir}")
+    say(f"end:  fleetslice stop --run-dir {result.run_dir}")
+
+
 def _known(plan: Path, documents: list[Path] | None) -> "Known":
     """What real engines ask for and the plan does not carry."""
     from optimizer.engines import Known
@@ -205,12 +254,12 @@ def _known(plan: Path, documents: list[Path] | None) -> "Known":
     return Known.of(given.workloads.deployments, given.engines, gpus)
 
 
-def _ask(steps: int) -> None:
+def _ask(question: str) -> None:
     import sys
 
     if not sys.stdin.isatty():
         raise Stop(Code.USAGE, "nobody can be asked here; say --yes to launch, --dry-run to look")
-    if not typer.confirm(f"Carry out these {steps} steps?", err=True):
+    if not typer.confirm(question, err=True):
         raise Stop(Code.ERROR, "nothing was launched")
 
 

@@ -31,6 +31,10 @@ DocumentFiles = Annotated[
 PlanFile = Annotated[
     Path, typer.Argument(metavar="PLAN", help="A plan written with --out.", show_default=False)
 ]
+MaybePlanFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="[PLAN]", help="A plan written with --out.", show_default=False),
+]
 With = Annotated[
     list[Path] | None,
     typer.Option(

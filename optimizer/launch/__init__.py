@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from optimizer.launch.apply import launch
     from optimizer.launch.devices import node_setup
     from optimizer.launch.drift import Difference, drift
+    from optimizer.launch.rebalance import rollback
     from optimizer.launch.specs import preview
     from optimizer.launch.values import (
         AUTO,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         LaunchRefused,
         LaunchResult,
         Patience,
+        PlanStale,
         State,
         StopResult,
     )
@@ -34,6 +36,7 @@ __all__ = [
     "LaunchRefused",
     "LaunchResult",
     "Patience",
+    "PlanStale",
     "State",
     "StopResult",
     "attend",
@@ -41,6 +44,7 @@ __all__ = [
     "launch",
     "node_setup",
     "preview",
+    "rollback",
     "status",
     "stop",
 ]
@@ -52,6 +56,7 @@ _HOMES = {
     "node_setup": "devices",
     "preview": "specs",
     "attend": "watch",
+    "rollback": "rebalance",
     "status": "watch",
     "stop": "watch",
 }

@@ -1,7 +1,7 @@
 """Carries out a plan: starts what is missing, waits until it serves, says what does not."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,13 @@ from typing import Any
 from optimizer.domain.placement import Replica
 from optimizer.domain.plan import Plan
 from optimizer.engines import Known
-from optimizer.launch import cluster, head
+from optimizer.launch import cluster, head, rebalance
 from optimizer.launch.actor import ReplicaActor, options
+from optimizer.launch.acts import digest, rebalances
+from optimizer.launch.carry import GIVE_UP_RESTARTS, LOOK_EVERY_S
 from optimizer.launch.cluster import Running
 from optimizer.launch.devices import declared
+from optimizer.launch.journal import DONE, FAILED, Act, CopyState, Journal, Kind, StepState
 from optimizer.launch.run import LOGS, Run, folder_of, forget, locked, new_run, read, write
 from optimizer.launch.session import session
 from optimizer.launch.specs import select, specify
@@ -34,9 +37,6 @@ from optimizer.launch.values import (
 Watcher = Callable[[Event], None]
 
 DEADLINE_S = 600.0
-LOOK_EVERY_S = 0.1
-# An engine that ended so often without ever serving will not begin to.
-GIVE_UP_RESTARTS = 3
 # A node's resources are one argument of Ray's; beyond this only what is launched is declared.
 DECLARED_MOST = 2000
 
@@ -57,34 +57,43 @@ def launch(
 ) -> LaunchResult:
     """Run each replica of the plan (of one tenant or deployment with ``only``) where it says.
 
+    A rebalancing plan (it has steps, and moves of what runs) is carried out step by step, each
+    within ``deadline_s``; launched again after a kill or a failure it goes on.
+
     Without ``address`` on a Ray of our own on this machine, which ends with this process unless
     ``detach``. Replicas that run already as the plan says are kept. Returns when all serve or
     have failed, at the latest after ``deadline_s`` seconds; what failed stays supervised, so that
     ``status`` shows it, until ``stop``. ``engine`` is ``auto`` (the plan's engines) or
     ``simulated``; ``faults`` makes simulated engines fail, by replica id.
 
-    Raises LaunchRefused, with every reason, when nothing was started. On an interruption it takes
-    down what it started and raises on.
+    Raises LaunchRefused, with every reason, when nothing was started, and PlanStale when a
+    rebalancing plan was made from something else than what runs. On an interruption it takes down
+    what it started and raises on; a rebalance stays where it is.
     """
     if engine not in ENGINES:
         raise LaunchRefused(f"no engine {engine!r} to launch with; say {' or '.join(ENGINES)}")
     began = time.monotonic()
     folder = Path(run_dir).resolve() if run_dir is not None else folder_of(plan.fleet)
+    by_steps = rebalances(plan)
+    if by_steps and only is not None:
+        raise LaunchRefused("a rebalancing plan is carried out whole: --only cannot go with it")
     replicas = select(plan, only)
     if engine != SIMULATED and address is None:
         cluster.check_engines_here()  # before all else that real engines would lack
-    with locked(folder):
-        run = _open(plan, folder, address)
-        specs = specify(
-            plan,
-            replicas,
-            simulated=engine == SIMULATED,
-            known=known,
-            run=run.id,
-            patience=patience,
-            faults=faults,
-            log_folder=str(folder / LOGS) if address is None else None,
-        )
+    tell = progress or _silent
+    with _opened(plan, folder, address) as (run, journal):
+        said: rebalance.Said = {
+            "simulated": engine == SIMULATED,
+            "known": known,
+            "run": run.id,
+            "patience": patience,
+            "faults": faults,
+            "log_folder": str(folder / LOGS) if run.embedded or address is None else None,
+        }
+        half = rebalance.unfinished(journal, plan)
+        if half is not None or (by_steps and not rebalance.is_done(journal, plan)):
+            return rebalance.go_on(run, journal, half, plan, said, tell, deadline_s)
+        specs = rebalance.as_they_run(specify(plan, replicas, **said), journal)
         if engine != SIMULATED and address is None:
             cluster.check_engines_here(specs)
         with _own_ray(run, plan, replicas, detach, deadline_s, address) as run:
@@ -93,8 +102,20 @@ def launch(
                 if engine != SIMULATED and address is not None:
                     refuse(cluster.faults(ray, specs, ()))
                     cluster.check_engines(ray, specs)
-                end_at = began + deadline_s
-                return _Launch(ray, run, specs, progress or _silent, end_at).carry_out(began)
+                work = _Launch(ray, run, specs, journal, tell, began + deadline_s)
+                return work.carry_out(began, digest(plan))
+
+
+@contextmanager
+def _opened(plan: Plan, folder: Path, address: str | None) -> Iterator[tuple[Run, Journal]]:
+    """The run of a folder, ours alone meanwhile, and its journal."""
+    with locked(folder):
+        there = read(folder)
+        if address is None and rebalances(plan) and there is not None and not there.embedded:
+            address = there.address  # what is moved says where it runs
+        run = _open(plan, folder, address)
+        with Journal(folder, run.id) as journal:
+            yield run, journal
 
 
 def refuse(reasons: Sequence[str]) -> None:
@@ -162,17 +183,28 @@ class _Launch:
     """One launch at work on a connected cluster."""
 
     def __init__(
-        self, ray: Any, run: Run, specs: Sequence[ReplicaSpec], tell: Watcher, end_at: float
+        self,
+        ray: Any,
+        run: Run,
+        specs: Sequence[ReplicaSpec],
+        journal: Journal,
+        tell: Watcher,
+        end_at: float,
     ) -> None:
         self._ray, self._run, self._specs, self._tell = ray, run, specs, tell
+        self._journal = journal
+        self._undertaking: int | None = None  # in the journal, once anything is to start
         self._end_at = end_at
         self._handles: dict[str, Any] = {}
         self._rows: dict[str, Row] = {}
         self._said: dict[str, str] = {}
         self._failed: dict[str, Failure] = {}
 
-    def carry_out(self, began: float) -> LaunchResult:
-        """Check, start, wait. Raises LaunchRefused before anything is started."""
+    def carry_out(self, began: float, plan: str) -> LaunchResult:
+        """Check, start, wait. Raises LaunchRefused before anything is started.
+
+        ``plan``: its digest.
+        """
         kept = self._kept()
         new = [spec for spec in self._specs if spec.id not in kept]
         refuse(cluster.faults(self._ray, self._specs, new))
@@ -180,12 +212,16 @@ class _Launch:
         ids = sorted({*self._run.replicas, *(spec.id for spec in self._specs)})
         self._run = replace(self._run, replicas=tuple(ids))
         write(self._run)  # before anything starts, so that whatever happens it can be stopped
+        self._write_ahead(plan, kept, new)
         try:
             self._start_and_wait(new)
         except BaseException:
             end_actors(self._ray, {i: h for i, h in self._handles.items() if i not in kept})
+            self._withdraw(new)
             write(before) if before.replicas else forget(before)
             raise
+        if self._undertaking is not None:
+            self._journal.close(self._undertaking, FAILED if self._failed else DONE)
         return LaunchResult(
             fleet=self._run.fleet,
             run_dir=self._run.folder,
@@ -198,10 +234,39 @@ class _Launch:
             seconds=round(time.monotonic() - began, 3),
         )
 
+    def _write_ahead(self, plan: str, kept: Collection[str], new: Sequence[ReplicaSpec]) -> None:
+        for spec in self._specs:
+            if spec.id in kept:
+                self._journal.put_copy(spec, CopyState.SERVING)
+        if not new:
+            return
+        base = {c.spec.id: c.spec.generation for c in self._journal.live()}
+        goal = base | {spec.id: spec.generation for spec in new}
+        acts = [
+            Act(f"start {s.id}", "start", s.devices, (), s.id, s.generation, because="missing")
+            for s in new
+        ]
+        self._undertaking = self._journal.begin(Kind.LAUNCH, plan, acts, new, base, goal).id
+
+    def _withdraw(self, new: Sequence[ReplicaSpec]) -> None:
+        for spec in new:
+            self._journal.set_copy(spec.id, spec.generation, CopyState.GONE)
+        if self._undertaking is not None:
+            self._journal.close(self._undertaking, FAILED)
+
+    def _mark(self, replica: str, step: StepState, copy: CopyState | None, why: str = "") -> None:
+        """Of a replica that this launch starts; of one that is kept nothing is written."""
+        if self._undertaking is None:
+            return
+        spec = next(spec for spec in self._specs if spec.id == replica)
+        self._journal.mark(self._undertaking, f"start {replica}", step, why)
+        if copy is not None:
+            self._journal.set_copy(replica, spec.generation, copy)
+
     def _kept(self) -> set[str]:
         """Replicas that run already as the plan says. Raises LaunchRefused for others' names."""
         specs = {spec.actor_name: spec for spec in self._specs}
-        found = cluster.running(self._ray, specs)
+        found = cluster.running(self._ray, specs, self._journal.started())
         clashes = [fault for name in found if (fault := self._clash(found[name], specs[name]))]
         refuse(clashes)
         self._handles = {specs[name].id: actor.handle for name, actor in found.items()}
@@ -219,7 +284,7 @@ class _Launch:
             return f"{wanted.id} runs on {where} with another command; stop it first"
         return (
             f"{wanted.id} runs on {where}, the plan has it on {' and '.join(wanted.devices)}; "
-            "moving running replicas is not supported yet: stop it first"
+            "to move it make a plan of steps with fleetslice rebalance, or stop it first"
         )
 
     def _start_and_wait(self, new: Sequence[ReplicaSpec]) -> None:
@@ -257,6 +322,7 @@ class _Launch:
                 continue
             if spec.engine != SIMULATED:
                 busy |= set(spec.devices)
+            self._mark(spec.id, StepState.INTENT, CopyState.STARTING)
             actor = self._ray.remote(ReplicaActor).options(**options(spec))
             self._handles[spec.id] = actor.remote(spec)
             self._note(spec.id, State.PENDING, f"on {', '.join(spec.devices)}")
@@ -276,8 +342,11 @@ class _Launch:
         if replica in self._failed:
             return True
         row = self._rows.get(replica)
-        if row is None or row["state"] == State.READY:
-            return row is not None
+        if row is not None and row["state"] == State.READY:
+            self._mark(replica, StepState.DONE, CopyState.SERVING)
+            return True
+        if row is None:
+            return False
         if row["restarts"] >= GIVE_UP_RESTARTS and not row["ever_ready"]:
             self._give_up(replica, f"never ready in {row['restarts']} starts: {row['last_end']}")
             return True
@@ -299,6 +368,7 @@ class _Launch:
             tail = {replica: self._handles[replica].tail}
             log = cluster.ask(self._ray, tail, within_s=2.0).get(replica, ())
         self._failed[replica] = Failure(replica, reason, log)
+        self._mark(replica, StepState.FAILED, None, reason)
         self._note(replica, "failed", reason)
 
     def _note(self, replica: str, state: str, detail: str) -> None:

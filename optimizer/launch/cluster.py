@@ -25,15 +25,22 @@ SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A replica's actor and what it is; ``spec`` None while it does not answer."""
+    """A replica's actor and what it is; ``spec`` None when nobody can tell."""
 
     name: str
     handle: Any
     spec: ReplicaSpec | None
 
 
-def running(ray: Any, names: Iterable[str] | None = None) -> dict[str, Running]:
-    """Actors of ours on the cluster, by name; only those named."""
+def running(
+    ray: Any,
+    names: Iterable[str] | None = None,
+    started: Mapping[str, ReplicaSpec] | None = None,
+) -> dict[str, Running]:
+    """Actors of ours on the cluster, by name; only those named.
+
+    ``started``: what is known to have been started, for actors that do not answer yet.
+    """
     there = named(ray)
     wanted = sorted(there if names is None else there & set(names))
     handles = {}
@@ -42,7 +49,8 @@ def running(ray: Any, names: Iterable[str] | None = None) -> dict[str, Running]:
             handles[name] = ray.get_actor(name, namespace=NAMESPACE)
         except ValueError:
             continue  # it ended in between
-    specs = ask(ray, {name: handle.spec for name, handle in handles.items()})
+    answers = ask(ray, {name: handle.spec for name, handle in handles.items()})
+    specs = {**(started or {}), **answers}
     return {name: Running(name, handle, specs.get(name)) for name, handle in handles.items()}
 
 

@@ -186,16 +186,7 @@ class Journal:
                 ],
             )
             for spec in new:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)",
-                    (
-                        spec.id,
-                        spec.generation,
-                        " ".join(spec.devices),
-                        CopyState.PLANNED,
-                        json.dumps(asdict(spec)),
-                    ),
-                )
+                self.put_copy(spec, CopyState.PLANNED)
         found = self.latest()
         assert found is not None
         return found
@@ -238,6 +229,18 @@ class Journal:
         self._db.execute("UPDATE undertakings SET state = ? WHERE id = ?", (state, undertaking))
 
     # --- copies
+
+    def started(self) -> dict[str, ReplicaSpec]:
+        """What was started and may run, by the name of its actor."""
+        return {copy.spec.actor_name: copy.spec for copy in self.live()}
+
+    def put_copy(self, spec: ReplicaSpec, state: CopyState) -> None:
+        """Write a copy down, whatever was known of it before."""
+        devices, said = " ".join(spec.devices), json.dumps(asdict(spec))
+        self._db.execute(
+            "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)",
+            (spec.id, spec.generation, devices, state, said),
+        )
 
     def copies(self) -> tuple[Copy, ...]:
         """Every copy that there was, by replica and generation."""

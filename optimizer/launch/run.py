@@ -74,6 +74,19 @@ def find(run_dir: Path | str | None, address: str | None = None) -> tuple[Run, .
     return tuple(run for run in runs if address in (None, run.address))
 
 
+def the_run(run_dir: Path | str | None, address: str | None) -> Run:
+    """The one run that is meant. Raises LaunchRefused when it is unclear which."""
+    runs = find(run_dir, address)
+    if len(runs) == 1:
+        return runs[0]
+    if runs:
+        names = ", ".join(f"{run.fleet} (--run-dir {run.folder})" for run in runs)
+        raise LaunchRefused(f"several launches run; say which: {names}")
+    where = f" in {run_dir}" if run_dir is not None else ""
+    where += f" on {address}" if address is not None else ""
+    raise LaunchRefused(f"nothing was launched{where or ' by this user'}")
+
+
 def new_run(fleet: str, folder: Path, address: str | None = None) -> Run:
     """A run that has not started anything."""
     return Run(id=secrets.token_hex(8), fleet=fleet, folder=folder, address=address)

@@ -5,9 +5,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from optimizer.domain.placement import Replica, replica_order
-from optimizer.domain.plan import GpuPlan, Plan
+from optimizer.domain.plan import GpuPlan, Plan, Step
 from optimizer.domain.words import place, plural
 from optimizer.engines import PORT, CannotRun, EngineCommand, Known, engine_command
+from optimizer.launch.acts import rebalances
 from optimizer.launch.devices import clashes, device, resources, visible
 from optimizer.launch.values import (
     AUTO,
@@ -51,11 +52,15 @@ def specify(
     patience: Patience | None = None,
     faults: Mapping[str, str] | None = None,
     log_folder: str | None = None,
+    together: bool = True,
 ) -> tuple[ReplicaSpec, ...]:
-    """What to start for each replica. Raises LaunchRefused with every reason against it."""
+    """What to start for each replica. Raises LaunchRefused with every reason against it.
+
+    ``together``: all run at the same time, so that no device may be held twice.
+    """
     gpus = {g.id: g for g in plan.gpus}
     tenants = {d.name: d.tenant for d in plan.deployments}
-    specs, reasons = [], clashes(replicas)
+    specs, reasons = [], clashes(replicas) if together else []
     for replica in replicas:
         try:
             _check_place(replica, gpus)
@@ -128,6 +133,14 @@ def simulated_command(
     return EngineCommand(tuple(flags))
 
 
+def _told(step: Step) -> str:
+    what = " ".join(part for part in (step.action, step.replica) if part)
+    slot = f":{step.placed.profile}@{step.placed.start}" if step.placed is not None else ""
+    mode = "" if step.enable is None else f" {'on' if step.enable else 'off'}"
+    after = f" after {', '.join(step.after)}" if step.after else ""
+    return f"{step.id}: {what}{mode} on {' and '.join(step.gpus)}{slot}{after}: {step.because}"
+
+
 def _first(*values: float | None) -> float | None:
     return next((v for v in values if v is not None), None)
 
@@ -139,6 +152,10 @@ def preview(
 
     Raises LaunchRefused where ``launch`` would before it looks at any cluster.
     """
+    if rebalances(plan):
+        if only is not None:
+            raise LaunchRefused("a rebalancing plan is carried out whole: --only cannot go with it")
+        return tuple(_told(step) for step in plan.steps)
     replicas = select(plan, only)
     specs = specify(plan, replicas, simulated=engine == SIMULATED, known=known)
     nodes = sorted({spec.node for spec in specs})

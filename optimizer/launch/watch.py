@@ -11,9 +11,10 @@ from typing import Any
 from optimizer.domain.placement import replica_order
 from optimizer.launch import cluster, head, processes
 from optimizer.launch.apply import Watcher, end_actors
-from optimizer.launch.run import Run, find, forget, locked, read, write
+from optimizer.launch.journal import CopyState, Journal, peek
+from optimizer.launch.run import Run, find, forget, locked, read, the_run, write
 from optimizer.launch.session import NAMESPACE, session
-from optimizer.launch.values import Event, LaunchRefused, Row, State, StopResult
+from optimizer.launch.values import Event, LaunchRefused, Row, State, StopResult, copy_of
 
 GONE_S = 15.0
 LOOK_EVERY_S = 0.5
@@ -24,8 +25,10 @@ def status(run_dir: Path | str | None = None, address: str | None = None) -> lis
 
     Of one run folder, or of all of this user's. With ``address`` alone, all replicas of ours on
     that cluster, whoever launched them. A replica that should run and does not is ``missing``.
-    Keys: replica, deployment, tenant, fleet, node, devices, engine, state, reason, url, uptime_s,
-    restarts, last_end, last_log, pid, host, log_file. Raises LaunchRefused.
+    While a replica moves it has a row for each copy, told apart by ``generation``; ``planned`` is
+    where it is to run once all steps are done (None: nowhere; without steps, where it was started).
+    Keys: replica, generation, planned, deployment, tenant, fleet, node, devices, engine, state,
+    reason, url, uptime_s, restarts, last_end, last_log, pid, host, log_file. Raises LaunchRefused.
     """
     runs = find(run_dir, address)
     if not runs and address is not None:
@@ -35,7 +38,22 @@ def status(run_dir: Path | str | None = None, address: str | None = None) -> lis
 
 
 def _status(run: Run) -> list[Row]:
-    wanted = {f"{run.fleet}/{replica}": replica for replica in run.replicas}
+    live, latest = peek(run.folder, run.id)
+    wanted = {copy.spec.actor_name for copy in live}
+    recorded = {copy.spec.id for copy in live}
+    wanted |= {f"{run.fleet}/{replica}" for replica in run.replicas if replica not in recorded}
+    rows = _rows(run, sorted(wanted))
+    planned = {
+        copy.spec.id: list(copy.spec.devices)
+        for copy in live
+        if latest is None or latest.goal.get(copy.spec.id) == copy.spec.generation
+    }
+    return sorted(
+        ({**row, "planned": planned.get(row["replica"])} for row in rows), key=cluster.row_order
+    )
+
+
+def _rows(run: Run, wanted: Sequence[str]) -> list[Row]:
     if not run.alive or run.address is None:
         why = "its Ray is gone; stop clears what is left" if run.head else "never started"
         return [cluster.absent(name, State.MISSING, why) for name in wanted]
@@ -43,8 +61,7 @@ def _status(run: Run) -> list[Row]:
         found = cluster.running(ray, wanted)
         rows = cluster.rows(ray, found)
     lost = [name for name in wanted if name not in found]
-    rows += [cluster.absent(name, State.MISSING, "its actor is gone") for name in lost]
-    return sorted(rows, key=lambda row: replica_order(row["replica"]))
+    return rows + [cluster.absent(name, State.MISSING, "its actor is gone") for name in lost]
 
 
 def stop(
@@ -60,7 +77,7 @@ def stop(
     launcher was killed. ``only``: a tenant, a deployment or a replica. Without ``run_dir`` the
     one run of this user. Raises LaunchRefused when it is unclear what to stop.
     """
-    run = _the_run(run_dir, address)
+    run = the_run(run_dir, address)
     with locked(run.folder):
         run = read(run.folder) or run
         tell = progress or (lambda event: None)
@@ -91,18 +108,6 @@ def _told(lasting: Sequence[processes.Process]) -> tuple[str, ...]:
     return tuple(f"process {p.pid}" for p in lasting)
 
 
-def _the_run(run_dir: Path | str | None, address: str | None) -> Run:
-    runs = find(run_dir, address)
-    if len(runs) == 1:
-        return runs[0]
-    if runs:
-        names = ", ".join(f"{run.fleet} (--run-dir {run.folder})" for run in runs)
-        raise LaunchRefused(f"several launches run; say which: {names}")
-    where = f" in {run_dir}" if run_dir is not None else ""
-    where += f" on {address}" if address is not None else ""
-    raise LaunchRefused(f"nothing was launched{where or ' by this user'}")
-
-
 def _stop_replicas(
     run: Run, only: str | None, tell: Watcher
 ) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
@@ -110,11 +115,14 @@ def _stop_replicas(
     assert run.address is not None
     with session(run.address, run.token_path, ours=run.embedded) as ray:
         names = {f"{run.fleet}/{replica}": replica for replica in run.replicas}
+        copies = cluster.copies(ray, run.fleet, run.replicas)
+        names |= {name: copy_of(name.removeprefix(f"{run.fleet}/"))[0] for name in copies}
         found = cluster.running(ray, names)
         # Of the same name, but started by another launch: not ours to end.
         ours = {n: a for n, a in found.items() if a.spec is None or a.spec.run == run.id}
         chosen = {n: a for n, a in ours.items() if _is_meant(names[n], a, only)}
-        gone = [names[n] for n in names if n not in ours and _is_meant(names[n], None, only)]
+        alive = {names[n] for n in ours}
+        gone = [r for r in run.replicas if r not in alive and _is_meant(r, None, only)]
         if only is not None and not chosen and not gone:
             raise LaunchRefused(f"nothing of {only!r} runs")
         for name in chosen:
@@ -123,7 +131,11 @@ def _stop_replicas(
         _wait_gone(ray, list(chosen))
         for name in chosen:
             tell(Event(names[name], State.STOPPED))
-        stopped = tuple(sorted([*gone, *(names[n] for n in chosen)], key=replica_order))
+        stopped = tuple(sorted({*gone, *(names[n] for n in chosen)}, key=replica_order))
+        with Journal(run.folder, run.id) as journal:
+            for copy in journal.live():
+                if copy.spec.id in stopped:
+                    journal.set_copy(copy.spec.id, copy.spec.generation, CopyState.GONE)
         notes = tuple(f"{replica} was gone already" for replica in sorted(gone, key=replica_order))
         others = run.embedded and _foreign(ray, set(names))
     if others:

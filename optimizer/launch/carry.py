@@ -1,0 +1,310 @@
+"""Carries out the acts of an undertaking, in any order that their dependencies allow.
+
+Each act's intent is in the journal before it begins and its end after it is done; every act may be
+begun again after a kill, and then finds what is done already. An act that fails holds up those that
+need it and no others: what was done is then always a beginning of some valid order, so rooms and
+floors hold.
+"""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optimizer.domain.words import plural
+from optimizer.launch import cluster
+from optimizer.launch.actor import ReplicaActor, options
+from optimizer.launch.acts import LAYOUT
+from optimizer.launch.instances import Instances, LayoutRefused, check_idle
+from optimizer.launch.journal import (
+    DONE,
+    FAILED,
+    RUNNING,
+    Act,
+    CopyState,
+    Journal,
+    StepState,
+    Undertaking,
+)
+from optimizer.launch.session import NAMESPACE
+from optimizer.launch.values import (
+    SIMULATED,
+    Event,
+    Failure,
+    ReplicaSpec,
+    Row,
+    State,
+    copy_name,
+)
+
+LOOK_EVERY_S = 0.1
+# An engine that ended so often without ever serving will not begin to.
+GIVE_UP_RESTARTS = 3
+# How long requests in flight may take to end before a copy is stopped all the same.
+DRAIN_S = 120.0
+# Beyond an engine's grace, for its actor to answer.
+END_EXTRA_S = 10.0
+
+# What an act waits for, said whenever it has to wait.
+Going = Generator[str, None, None]
+
+
+class StepFailed(Exception):
+    """A step cannot be done, why, and the last lines of the engine's log."""
+
+    def __init__(self, reason: str, log: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.log = tuple(log)
+
+
+@dataclass(slots=True)
+class _Work:
+    act: Act
+    going: Going
+    end_at: float
+    waits_for: str = "not begun"
+
+
+class Steps:
+    """One undertaking at work on a connected cluster."""
+
+    def __init__(
+        self,
+        ray: Any,
+        journal: Journal,
+        undertaking: Undertaking,
+        instances: Instances,
+        tell: Callable[[Event], None],
+        step_s: float,
+    ) -> None:
+        """``step_s``: the deadline of each step, in seconds."""
+        self._ray, self._journal, self._undertaking = ray, journal, undertaking
+        self._instances, self._tell, self._step_s = instances, tell, step_s
+        self._copies = {(c.spec.id, c.spec.generation): c for c in journal.copies()}
+        self._states = {key: copy.state for key, copy in self._copies.items()}
+        self._done: set[str] = set()
+        self._loading: dict[str, frozenset[str]] = {}  # actor -> GPUs on which its engine starts
+        self.failed: list[Failure] = []
+
+    def carry_out(self) -> tuple[str, ...]:
+        """Do all that is not done; the steps that could not begin because others failed."""
+        entries = self._journal.entries(self._undertaking.id)
+        self._journal.close(self._undertaking.id, RUNNING)
+        self._done = {e.act.id for e in entries if e.state is StepState.DONE}
+        waiting = [e.act for e in entries if e.state is not StepState.DONE]
+        work: dict[str, _Work] = {}
+        while True:
+            waiting = self._begin_free(waiting, work)
+            if not work:
+                break
+            for name, one in list(work.items()):
+                if self._over(one):
+                    del work[name]
+                    if one.act.action == "start":
+                        self._loading.pop(self._spec(one.act).actor_name, None)
+            time.sleep(LOOK_EVERY_S)
+        self._journal.close(self._undertaking.id, FAILED if waiting or self.failed else DONE)
+        return tuple(act.id for act in waiting)
+
+    def _begin_free(self, waiting: Sequence[Act], work: dict[str, _Work]) -> list[Act]:
+        later = []
+        for act in waiting:
+            if not self._done.issuperset(act.after):
+                later.append(act)
+                continue
+            self._journal.mark(self._undertaking.id, act.id, StepState.INTENT)
+            self._say(act, act.action, f"step {act.id} on {', '.join(act.gpus)}")
+            work[act.id] = _Work(act, self._going(act), time.monotonic() + self._step_s)
+        return later
+
+    def _over(self, one: _Work) -> bool:
+        """Let an act go on; whether it is done or has failed."""
+        try:
+            one.waits_for = next(one.going)
+        except StopIteration:
+            self._journal.mark(self._undertaking.id, one.act.id, StepState.DONE)
+            self._done.add(one.act.id)
+            return True
+        except StepFailed as failed:
+            self._fail(one.act, str(failed), failed.log)
+            return True
+        if time.monotonic() <= one.end_at:
+            return False
+        one.going.close()
+        reason = f"not done within {self._step_s:g} s: {one.waits_for}"
+        self._fail(one.act, reason, self._tail(one.act) if one.act.action == "start" else ())
+        return True
+
+    def _fail(self, act: Act, reason: str, log: Sequence[str]) -> None:
+        if act.action == "start":
+            self._end_failed(self._spec(act))
+        self._journal.mark(self._undertaking.id, act.id, StepState.FAILED, reason, log)
+        subject = act.replica or act.gpus[0]
+        self.failed.append(Failure(subject, reason, tuple(log), act.id))
+        self._say(act, "failed", f"step {act.id}, {act.action}: {reason}")
+
+    def _going(self, act: Act) -> Going:
+        if act.action in LAYOUT:
+            return self._layout(act)
+        by_action = {
+            "start": self._start,
+            "shift_traffic": self._shift,
+            "drain": self._drain,
+            "stop": self._stop,
+        }
+        return by_action[act.action](self._spec(act))
+
+    # --- the acts
+
+    def _layout(self, act: Act) -> Going:
+        [gpu] = act.gpus
+        try:
+            if act.action == "set_mig_mode":
+                check_idle(self._journal, gpu, None)
+                self._instances.set_mode(gpu, bool(act.enable))
+                return
+            assert act.placed is not None
+            if act.action == "create_instance":
+                self._instances.create(gpu, act.placed)
+                return
+            check_idle(self._journal, gpu, act.placed)
+            self._instances.destroy(gpu, act.placed)
+        except LayoutRefused as refused:
+            raise StepFailed(str(refused)) from None
+        yield from ()
+
+    def _start(self, spec: ReplicaSpec) -> Going:
+        handle = self._handle(spec)
+        gpus = frozenset(d.partition(":")[0] for d in spec.devices)
+        while handle is None and spec.engine != SIMULATED and self._is_loading(spec, gpus):
+            yield "other engines start on its GPU"
+        self._set(spec, CopyState.STARTING)
+        if handle is None:
+            handle = self._ray.remote(ReplicaActor).options(**options(spec)).remote(spec)
+        there = yield from self._answer(handle.spec, "Ray has not started its actor")
+        if there.run != spec.run:
+            raise StepFailed(f"an actor {spec.actor_name} of another launch runs")
+        while True:
+            row: Row = yield from self._answer(handle.report, "its actor does not answer")
+            if row["state"] == State.READY:
+                return
+            if row["restarts"] >= GIVE_UP_RESTARTS and not row["ever_ready"]:
+                tail = yield from self._answer(handle.tail, "its actor does not answer")
+                why = f"never ready in {row['restarts']} starts: {row['last_end']}"
+                raise StepFailed(why, tail)
+            yield _standing(row)
+
+    def _is_loading(self, spec: ReplicaSpec, gpus: frozenset[str]) -> bool:
+        """Engines on one GPU start one after another: each measures the memory that is free."""
+        if any(gpus & held for name, held in self._loading.items() if name != spec.actor_name):
+            return True
+        self._loading[spec.actor_name] = gpus
+        return False
+
+    def _shift(self, spec: ReplicaSpec) -> Going:
+        yield from self._until_ready(spec)
+        self._set(spec, CopyState.SERVING)
+
+    def _until_ready(self, spec: ReplicaSpec) -> Going:
+        while True:
+            handle = self._handle(spec)
+            if handle is None:
+                raise StepFailed(f"the actor of {spec.copy_name} is gone")
+            row: Row = yield from self._answer(handle.report, f"{spec.copy_name} does not answer")
+            if row["state"] == State.READY:
+                return
+            yield f"{spec.copy_name} is {_standing(row)}"
+
+    def _drain(self, spec: ReplicaSpec) -> Going:
+        """Take it out of traffic once all others of its deployment that serve do so indeed, and
+        wait for its requests in flight."""
+        if self._states[spec.id, spec.generation] is CopyState.SERVING:
+            for other in self._others(spec):
+                yield from self._until_ready(other)
+        self._set(spec, CopyState.DRAINING)
+        handle = self._handle(spec)
+        end_at = time.monotonic() + min(DRAIN_S, self._step_s / 2)
+        while handle is not None and time.monotonic() < end_at:
+            try:
+                left = yield from self._answer(handle.in_flight, "its actor does not answer")
+            except StepFailed:
+                return  # it ended: nothing is in flight
+            if not left:
+                return
+            yield f"{plural(left, 'request')} in flight"
+
+    def _others(self, spec: ReplicaSpec) -> list[ReplicaSpec]:
+        return [
+            copy.spec
+            for key, copy in self._copies.items()
+            if self._states[key] is CopyState.SERVING
+            and copy.spec.deployment == spec.deployment
+            and copy.spec.copy_name != spec.copy_name
+        ]
+
+    def _stop(self, spec: ReplicaSpec) -> Going:
+        handle = self._handle(spec)
+        if handle is not None:
+            end_at = time.monotonic() + spec.patience.grace_s + END_EXTRA_S
+            stopped = handle.stop.remote()
+            while time.monotonic() < end_at and not self._there(stopped):
+                yield "its engine ends"
+            self._ray.kill(handle, no_restart=True)
+        while spec.actor_name in cluster.named(self._ray):
+            yield "its actor ends"
+        self._set(spec, CopyState.GONE)
+
+    # --- what the acts stand on
+
+    def _answer(self, method: Any, else_waits_for: str) -> Generator[str, None, Any]:
+        """What an actor answers, without holding up the other acts."""
+        reference = method.remote()
+        while not self._there(reference):
+            yield else_waits_for
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            first = str(error).strip().splitlines()[0]
+            raise StepFailed(f"its actor ended: {first}") from None
+
+    def _there(self, reference: Any) -> bool:
+        done, _ = self._ray.wait([reference], timeout=0)
+        return bool(done)
+
+    def _handle(self, spec: ReplicaSpec) -> Any:
+        try:
+            return self._ray.get_actor(spec.actor_name, namespace=NAMESPACE)
+        except ValueError:
+            return None  # there is no such actor
+
+    def _tail(self, act: Act) -> tuple[str, ...]:
+        handle = self._handle(self._spec(act))
+        if handle is None:
+            return ()
+        found = cluster.ask(self._ray, {act.id: handle.tail}, within_s=2.0)
+        return tuple(found.get(act.id, ()))
+
+    def _end_failed(self, spec: ReplicaSpec) -> None:
+        """A copy that never served goes, so that nothing is left over."""
+        handle = self._handle(spec)
+        if handle is not None:
+            cluster.ask(self._ray, {spec.id: handle.stop}, spec.patience.grace_s + END_EXTRA_S)
+            self._ray.kill(handle, no_restart=True)
+        self._set(spec, CopyState.GONE)
+
+    def _spec(self, act: Act) -> ReplicaSpec:
+        assert act.replica is not None
+        return self._copies[act.replica, act.generation].spec
+
+    def _set(self, spec: ReplicaSpec, state: CopyState) -> None:
+        self._journal.set_copy(spec.id, spec.generation, state)
+        self._states[spec.id, spec.generation] = state
+
+    def _say(self, act: Act, state: str, detail: str) -> None:
+        named = act.gpus[0] if act.replica is None else copy_name(act.replica, act.generation)
+        self._tell(Event(named, state, detail))
+
+
+def _standing(row: Row) -> str:
+    why = row["reason"] or row["last_end"]
+    return f"{row['state']} ({why})" if why else str(row["state"])
