@@ -47,6 +47,7 @@ for command in (
     questions.sensitivity,
     planning.verify,
     simulating.simulate,
+    simulating.calibrate,
     planning.explain,
     planning.diff,
     planning.report,

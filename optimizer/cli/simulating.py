@@ -1,5 +1,7 @@
 """Commands that hold predictions against traffic and measurements."""
 
+import csv
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +18,7 @@ from optimizer.cli.terminal import (
     finish,
     guarded,
     refuse_output,
+    say,
     show_data,
     stderr,
     stdout,
@@ -23,12 +26,15 @@ from optimizer.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from optimizer.documents import Documents
+    from optimizer.documents import Catalogue, Documents
+    from optimizer.domain.engine import EngineCard
     from optimizer.domain.plan import DeploymentPlan
     from optimizer.domain.trace import Trace
     from optimizer.simulation import Left, Replay, Replayed
+    from optimizer.sizing.calibration import Calibrated, Point
 
 PROCESSES = 2
+_SHOWN = 20  # reasons for points left out
 ROUTINGS = ("least-loaded", "round-robin")
 LENGTHS = ("demand", "trace")
 
@@ -181,4 +187,117 @@ def _latency(found: Any, predicted: float | None) -> Mapping[str, Any]:
         "predicted_ms": predicted,
         "slo_ms": found.limit_ms,
         "attained_percent": _percent(found.attained),
+    }
+
+
+@guarded
+def calibrate(
+    measurements: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MEASUREMENTS...",
+            help="CSV files of measured points: model, gpu, engine, engine_version, precision, tp, "
+            "input_tokens, output_tokens, concurrency or request_rate (neither: offline), and "
+            "tpot_ms, ttft_ms or output_tokens_per_second.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write the Calibration there; without it to stdout.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="The calibration's name.")] = "measured",
+) -> None:
+    """Correct predictions by measured points.
+
+    Name the written document among the others of any command, and its corrections hold there.
+    Exits with 6 when some points could not be used.
+
+    \b
+    Examples:
+      fleetslice calibrate runs.csv --out calibration.yaml
+      fleetslice plan fleet.yaml workloads.yaml calibration.yaml
+    """
+    from optimizer.documents import catalogue, write_text, yaml_text
+    from optimizer.sizing.calibration import calibrate as corrected
+
+    check_writable(out)
+    known = catalogue([Path.cwd()])
+    engines = {card.name: card for card in known.engine_cards()}
+    points, left = _points(measurements, known, engines)
+    found, useless = corrected(points, engines)
+    if not found:
+        reasons = [f"{place}: {why}" for place, why in (*left, *useless)][:_SHOWN]
+        raise Stop(Code.USAGE, *reasons, "no point could be used")
+    text = yaml_text(_calibration(found, name, measurements))
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)
+        say(f"wrote {out}")
+    for one in found:
+        c = one.correction
+        say(
+            f"{c.engine} on {c.gpu} with {c.model}: steps x{c.step:g}, prompts x{c.prompt:g} of "
+            f"{c.points} points; p90 error {one.before_percent:g} % before, "
+            f"{one.error_percent:g} % of points left out"
+        )
+    say(*(f"left out: {place}: {why}" for place, why in (*left, *useless)[:_SHOWN]))
+    if left or useless:
+        finish(Code.PARTLY)
+
+
+def _points(
+    files: list[Path], known: "Catalogue", engines: "Mapping[str, EngineCard]"
+) -> "tuple[list[Point], list[tuple[str, str]]]":
+    """Every row as a point, and the rows that name something nobody knows."""
+    from optimizer.sizing.calibration import point_of
+
+    points, left = [], []
+    for file in files:
+        with file.open(encoding="utf-8-sig", newline="") as rows:
+            for number, row in enumerate(csv.DictReader(rows), 2):
+                place = f"{file}:{number}"
+                model = known.model(row.get("model") or "")
+                gpu = known.gpu(row.get("gpu") or "")
+                spelling = (row.get("engine") or "").lower()
+                engine = next(
+                    (e for e in engines.values() if spelling in (e.name, *e.aliases)), None
+                )
+                if model is None or gpu is None or engine is None:
+                    what = "model" if model is None else "gpu" if gpu is None else "engine"
+                    left.append((place, f'no {what} "{row.get(what)}" in the catalogue'))
+                    continue
+                try:
+                    points.append(point_of(place, row, *model, gpu, engine.name))
+                except ValueError as error:
+                    left.append((place, str(error)))
+    return points, left
+
+
+def _calibration(found: "list[Calibrated]", name: str, measurements: list[Path]) -> dict[str, Any]:
+    corrections = [
+        {
+            "engine": one.correction.engine,
+            "gpu": one.correction.gpu,
+            "model": one.correction.model,
+            "step": one.correction.step,
+            "prompt": one.correction.prompt,
+            "points": one.correction.points,
+            "error_percent": one.error_percent,
+        }
+        for one in found
+    ]
+    source = ", ".join(str(f) for f in measurements)
+    return {
+        "kind": "Calibration",
+        "version": 1,
+        "name": name,
+        "source": source,
+        "corrections": corrections,
     }
