@@ -12,7 +12,7 @@ from optimizer.domain.units import gib, money, rps
 from optimizer.report import status
 from optimizer.report.changes import alike
 from optimizer.report.diff import Diff, sentences, side
-from optimizer.report.tables import ordered, ways, where
+from optimizer.report.tables import moves_sentence, ordered, ways, where
 
 Row = Mapping[str, Any]
 
@@ -127,7 +127,8 @@ def markdown(plan: Plan) -> str:
     if plan.unmet:
         parts += ["### Unmet demand", "\n".join(_unmet(plan))]
     if plan.moves and any(m.kind != "start" for m in plan.moves):
-        parts += ["### Moves", _moves(plan)]
+        parts += ["### Moves", f"{moves_sentence(plan)}.", _moves(plan)]
+        parts += [f"{left}." for left in (status.left(plan),) if left]
     if plan.objectives:
         levels = [[v.name, v.value, v.bound, v.gap] for v in status.levels(plan)]
         parts += [

@@ -45,6 +45,7 @@ def render_html(
         found=status.planned(plan),
         levels=status.levels(plan),
         unmet=[(u, status.missing(plan, u)) for u in plan.unmet],
+        left=status.left(plan),
         way_out=status.way_out(plan),
         colours=colours,
         priced=plan.unit != words.GPUS,

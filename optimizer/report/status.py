@@ -150,6 +150,13 @@ def missing(plan: Plan, one: Unmet) -> str:
     return " and ".join(parts)
 
 
+def left(plan: Plan) -> str:
+    """Which replicas stay as they are for want of a safe order; empty where none does."""
+    if not plan.left:
+        return ""
+    return f"Left as they are, since no safe order was found: {', '.join(plan.left)}"
+
+
 def way_out(plan: Plan) -> str:
     """What to do when there is no plan; empty where there is one."""
     if plan.status == "nothing_found":

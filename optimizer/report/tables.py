@@ -209,9 +209,8 @@ def moves(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     rest = sum(one.count for one in told[MOVES:])
     if rest > 0:
         yield Text(f"and {words.plural(rest, 'more move')} in the JSON", "dim")
-    if plan.left:
-        text = Text("Left as they are, since no safe order was found: ", "bold yellow")
-        yield text.append(", ".join(plan.left))
+    if left := status.left(plan):
+        yield Text(left, "yellow")
 
 
 def moves_sentence(plan: Plan) -> str:

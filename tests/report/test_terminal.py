@@ -17,9 +17,11 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Move
 from optimizer.report import (
     diff,
+    markdown,
     render_diff,
     render_faults,
     render_gpus,
+    render_html,
     render_plan,
     render_profiles,
     render_rebalance,
@@ -268,3 +270,11 @@ def test_catalogue_lists() -> None:
     text = printed(lambda c, a: render_profiles([plans.H100, plans.L40S], c, ascii=a))
     assert "3g.40gb" in text
     assert "l40s" not in text
+
+
+def test_moves_without_a_safe_order_are_named_everywhere() -> None:
+    plan = replace(plans.rebalanced_plan(), left=("reranker/1",))
+    told = "Left as they are, since no safe order was found: reranker/1"
+    assert told in printed(lambda console, ascii: render_rebalance(plan, console, ascii=ascii))
+    assert told in markdown(plan)
+    assert told in render_html(plan)
