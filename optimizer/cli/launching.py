@@ -60,6 +60,10 @@ def launch(
     node_setup: Annotated[
         bool, typer.Option("--node-setup", help="Print the ray start line of each node.")
     ] = False,
+    router: Annotated[
+        bool,
+        typer.Option("--router", help="Give each deployment one address that stays as it moves."),
+    ] = False,
     rollback: Annotated[
         bool,
         typer.Option("--rollback", help="Undo the last rebalance, whole or half, step by step."),
@@ -124,6 +128,7 @@ def launch(
             progress=_tell,
             deadline_s=deadline,
             known=known,
+            router=router,
         )
     except launching.PlanStale as stale:
         raise Stop(Code.DRIFTED, *str(stale).splitlines()) from stale
@@ -242,6 +247,8 @@ def _show_result(result: "LaunchResult", output: Output) -> None:
         say(f"not done, because they need what failed: {', '.join(result.blocked)}")
     told = f"{len(result.ready)} of {len(result.rows)} replicas serve after {result.seconds:.0f} s"
     say(told, f"look: fleetslice status --run-dir {result.run_dir}")
+    if result.endpoint is not None:
+        say(f"ask:  {result.endpoint}/DEPLOYMENT/v1")
     say(f"end:  fleetslice stop --run-dir {result.run_dir}")
 
 

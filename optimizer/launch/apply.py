@@ -10,7 +10,7 @@ from typing import Any
 from optimizer.domain.placement import Replica
 from optimizer.domain.plan import Plan
 from optimizer.engines import Known
-from optimizer.launch import cluster, head, rebalance
+from optimizer.launch import cluster, head, rebalance, traffic
 from optimizer.launch.actor import ReplicaActor, options
 from optimizer.launch.acts import digest, rebalances
 from optimizer.launch.carry import GIVE_UP_RESTARTS, LOOK_EVERY_S
@@ -37,6 +37,7 @@ from optimizer.launch.values import (
 Watcher = Callable[[Event], None]
 
 DEADLINE_S = 600.0
+OUT_OF_REACH = "the router does not reach it: engines listen on their own node only"
 # A node's resources are one argument of Ray's; beyond this only what is launched is declared.
 DECLARED_MOST = 2000
 
@@ -54,6 +55,7 @@ def launch(
     known: Known | None = None,
     patience: Patience | None = None,
     faults: Mapping[str, str] | None = None,
+    router: bool = False,
 ) -> LaunchResult:
     """Run each replica of the plan (of one tenant or deployment with ``only``) where it says.
 
@@ -65,6 +67,8 @@ def launch(
     have failed, at the latest after ``deadline_s`` seconds; what failed stays supervised, so that
     ``status`` shows it, until ``stop``. ``engine`` is ``auto`` (the plan's engines) or
     ``simulated``; ``faults`` makes simulated engines fail, by replica id.
+
+    ``router`` gives every deployment one address that stays while its replicas move.
 
     Raises LaunchRefused, with every reason, when nothing was started, and PlanStale when a
     rebalancing plan was made from something else than what runs. On an interruption it takes down
@@ -103,7 +107,10 @@ def launch(
                     refuse(cluster.faults(ray, specs, ()))
                     cluster.check_engines(ray, specs)
                 work = _Launch(ray, run, specs, journal, tell, began + deadline_s)
-                return work.carry_out(began, digest(plan))
+                result = work.carry_out(began, digest(plan))
+                endpoint, far = traffic.publish(ray, run.fleet, run.id, journal.live(), router)
+                missed = tuple(Failure(name, OUT_OF_REACH) for name in far)
+                return replace(result, endpoint=endpoint, failed=(*result.failed, *missed))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ floors hold.
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optimizer.domain.words import plural
@@ -27,6 +27,7 @@ from optimizer.launch.journal import (
     Undertaking,
 )
 from optimizer.launch.session import NAMESPACE
+from optimizer.launch.traffic import table_of
 from optimizer.launch.values import (
     SIMULATED,
     Event,
@@ -76,10 +77,12 @@ class Steps:
         instances: Instances,
         tell: Callable[[Event], None],
         step_s: float,
+        router: Any = None,
     ) -> None:
-        """``step_s``: the deadline of each step, in seconds."""
+        """``step_s``: the deadline of each step, in seconds; ``router``: the run's, if any."""
         self._ray, self._journal, self._undertaking = ray, journal, undertaking
         self._instances, self._tell, self._step_s = instances, tell, step_s
+        self._router = router
         self._copies = {(c.spec.id, c.spec.generation): c for c in journal.copies()}
         self._states = {key: copy.state for key, copy in self._copies.items()}
         self._done: set[str] = set()
@@ -204,6 +207,24 @@ class Steps:
     def _shift(self, spec: ReplicaSpec) -> Going:
         yield from self._until_ready(spec)
         self._set(spec, CopyState.SERVING)
+        while spec.actor_name not in (yield from self._route(spec)):
+            yield f"the router does not reach {spec.copy_name}"
+
+    def _route(self, spec: ReplicaSpec) -> Generator[str, None, Sequence[str]]:
+        """Send traffic to whoever serves now; the copies that the router reaches."""
+        if self._router is None:
+            return (spec.actor_name,)
+        told = False
+        while not told:
+            table = table_of(replace(c, state=self._states[k]) for k, c in self._copies.items())
+            try:
+                reached: Sequence[str] = yield from self._answer(
+                    self._router.serve, "the router does not answer", table
+                )
+                told = True
+            except StepFailed:
+                yield "the router starts anew"
+        return reached
 
     def _until_ready(self, spec: ReplicaSpec) -> Going:
         while True:
@@ -222,6 +243,7 @@ class Steps:
             for other in self._others(spec):
                 yield from self._until_ready(other)
         self._set(spec, CopyState.DRAINING)
+        yield from self._route(spec)
         handle = self._handle(spec)
         end_at = time.monotonic() + min(DRAIN_S, self._step_s / 2)
         while handle is not None and time.monotonic() < end_at:
@@ -229,6 +251,11 @@ class Steps:
                 left = yield from self._answer(handle.in_flight, "its actor does not answer")
             except StepFailed:
                 return  # it ended: nothing is in flight
+            if self._router is not None:
+                passed = self._router.in_flight
+                left = left or (
+                    yield from self._answer(passed, "the router does not answer", spec.actor_name)
+                )
             if not left:
                 return
             yield f"{plural(left, 'request')} in flight"
@@ -256,9 +283,9 @@ class Steps:
 
     # --- what the acts stand on
 
-    def _answer(self, method: Any, else_waits_for: str) -> Generator[str, None, Any]:
+    def _answer(self, method: Any, else_waits_for: str, *said: object) -> Generator[str, None, Any]:
         """What an actor answers, without holding up the other acts."""
-        reference = method.remote()
+        reference = method.remote(*said)
         while not self._there(reference):
             yield else_waits_for
         try:

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from optimizer.domain.placement import Replica, replica_order
 from optimizer.domain.plan import Plan
 from optimizer.engines import Known
-from optimizer.launch import cluster
+from optimizer.launch import cluster, traffic
 from optimizer.launch.acts import LAYOUT, digest, script, undoing
 from optimizer.launch.carry import Steps
 from optimizer.launch.devices import device
@@ -230,7 +230,8 @@ def carry_out(
     names = {*run.replicas, *undertaking.base, *undertaking.goal}
     run = replace(run, replicas=tuple(sorted(names, key=replica_order)))
     write(run)  # before anything starts, so that whatever happens it can be stopped
-    steps = Steps(ray, journal, undertaking, Recorded(journal), tell, step_s)
+    router = traffic.find(ray, run.fleet, run.id)
+    steps = Steps(ray, journal, undertaking, Recorded(journal), tell, step_s, router)
     blocked = steps.carry_out()
     live = {copy.spec.actor_name: copy.spec for copy in journal.live()}
     ids = sorted({spec.id for spec in live.values()}, key=replica_order)
@@ -250,4 +251,5 @@ def carry_out(
         seconds=round(time.monotonic() - began, 3),
         done=tuple(act.id for act in done),
         blocked=blocked,
+        endpoint=traffic.address(ray, router),
     )

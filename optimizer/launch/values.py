@@ -169,6 +169,7 @@ class LaunchResult:
     seconds: float
     done: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
+    endpoint: str | None = None  # of the router: before /<deployment>/v1
 
     @property
     def ready(self) -> tuple[str, ...]:

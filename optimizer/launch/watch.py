@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.domain.placement import replica_order
-from optimizer.launch import cluster, head, processes
+from optimizer.launch import cluster, head, processes, traffic
 from optimizer.launch.apply import Watcher, end_actors
 from optimizer.launch.journal import CopyState, Journal, peek
 from optimizer.launch.run import Run, find, forget, locked, read, the_run, write
@@ -136,6 +136,10 @@ def _stop_replicas(
             for copy in journal.live():
                 if copy.spec.id in stopped:
                     journal.set_copy(copy.spec.id, copy.spec.generation, CopyState.GONE)
+            if set(run.replicas) <= set(stopped):
+                traffic.end(ray, run.fleet, run.id)
+            else:
+                traffic.publish(ray, run.fleet, run.id, journal.live(), create=False)
         notes = tuple(f"{replica} was gone already" for replica in sorted(gone, key=replica_order))
         others = run.embedded and _foreign(ray, set(names))
     if others:
@@ -158,7 +162,10 @@ def _wait_gone(ray: Any, names: Sequence[str]) -> None:
 def _foreign(ray: Any, ours: set[str]) -> bool:
     """Whether named actors of anybody else live on the cluster."""
     every = ray.util.list_named_actors(all_namespaces=True)
-    return any(a["namespace"] != NAMESPACE or a["name"] not in ours for a in every)
+    return any(
+        a["namespace"] != traffic.TRAFFIC and (a["namespace"] != NAMESPACE or a["name"] not in ours)
+        for a in every
+    )
 
 
 def attend(run_dir: Path | str) -> StopResult:

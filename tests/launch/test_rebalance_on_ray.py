@@ -1,11 +1,16 @@
 """Rebalancing plans carried out on a real Ray of two emulated nodes, engines simulated."""
 
+import http.client
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 from rebalances import AFTER, BEFORE, plan_of, rebalance_plan
@@ -71,9 +76,51 @@ def runs(folder) -> dict[str, list[str]]:
     return found
 
 
-def test_a_rebalance_there_and_back(put, tmp_path):
-    put(FIRST)
-    result = put(PLAN)
+@contextmanager
+def load(endpoint: str, *deployments: str) -> Iterator[list[tuple[str, int | str]]]:
+    """Steady requests to each deployment's address, every other one streamed; their ends."""
+    over, ends = threading.Event(), []
+
+    def ask(deployment: str, number: int) -> int | str:
+        connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=60)
+        said = {"model": deployment, "max_tokens": 5, "stream": number % 2 == 0}
+        body = json.dumps({**said, "messages": [{"role": "user", "content": "hello"}]})
+        try:
+            connection.request("POST", f"/{deployment}/v1/chat/completions", body)
+            answer = connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            return repr(error)
+        finally:
+            connection.close()
+        whole = b"[DONE]" in text if said["stream"] else b"choices" in text
+        return answer.status if whole else f"cut off: {text!r}"
+
+    def client(deployment: str) -> None:
+        number = 0
+        while not over.wait(0.1):
+            number += 1
+            ends.append((deployment, ask(deployment, number)))
+
+    clients = [threading.Thread(target=client, args=(d,)) for d in 2 * deployments]
+    for one in clients:
+        one.start()
+    try:
+        yield ends
+    finally:
+        over.set()
+        for one in clients:
+            one.join()
+
+
+def test_a_rebalance_there_and_back_under_load(put, tmp_path):
+    endpoint = put(FIRST, router=True).endpoint
+    with load(endpoint, "chat", "code") as ends:
+        result = put(PLAN)
+    assert result.endpoint == endpoint
+    assert {deployment for deployment, _ in ends} == {"chat", "code"}
+    assert len(ends) > 20
+    assert [end for end in ends if end[1] != 200] == []
     assert not result.partial
     assert result.done == tuple(step.id for step in PLAN.steps)
     assert runs(tmp_path / "run") == places(AFTER)
