@@ -35,7 +35,7 @@ def read_again(plan_file: Path, others: Sequence[Path] | None) -> "tuple[Plan, I
 
     Says which input is no longer the one that the plan was made from. Raises DocumentFaults, Stop.
     """
-    from optimizer.documents import load, read_plan, sha256
+    from optimizer.documents import load, read_plan
 
     plan = read_plan(plan_file)
     running = [i.path for i in plan.inputs if i.kind == "Plan"]
@@ -49,10 +49,23 @@ def read_again(plan_file: Path, others: Sequence[Path] | None) -> "tuple[Plan, I
             hint = "call from the folder where the plan was made, or name the files: --with FILE"
             raise Stop(Code.USAGE, *lines, hint)
         documents = load(paths, state_path=running[0] if running else None)
-        for one in plan.inputs:
-            if sha256(one.path) != one.sha256:
-                say(f"note: {one.path} has changed since the plan was made from it")
+        for path in changed(plan):
+            say(f"note: {path} has changed since the plan was made from it")
     return plan, inputs_of(documents, with_state=documents.state is not None)
+
+
+def changed(plan: "Plan") -> list[str]:
+    """The plan's inputs that are there and are no longer what it was made from."""
+    from optimizer.documents import sha256
+
+    found = [(one.path, sha256(one.path), one.sha256) for one in plan.inputs]
+    return [path for path, now, then in found if now is not None and now != then]
+
+
+def ran_before(plan: "Plan") -> Path | None:
+    """The file that said what ran when the plan was made; None for a plan from scratch."""
+    said = [i.path for i in plan.inputs if i.kind in ("State", "Plan")]
+    return Path(said[0]) if said else None
 
 
 def posed_again(plan_file: Path, others: Sequence[Path] | None) -> "Planned":

@@ -106,6 +106,9 @@ def launch(
     if plan is None:
         raise Stop(Code.USAGE, "name the plan to launch, or say --rollback")
     found = read_plan(plan)
+    if stale := inputs.changed(found):
+        lines = [f"{path} has changed since the plan was made from it" for path in stale]
+        raise Stop(Code.DRIFTED, *lines, "plan again; nothing was launched")
     if node_setup:
         print("\n".join(launching.node_setup(found, address or "HEAD:6379")))
         return

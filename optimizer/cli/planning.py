@@ -295,16 +295,41 @@ def verify(
     from optimizer.report import render_violations
     from optimizer.verify import RULES, check_plan
 
-    found = load(documents, need=("Fleet", "Workloads", "Plan"), state_path=state)
-    tell_notes(found)
+    need = ("Fleet", "Workloads", "Plan")
+    found = load(documents, need=need, state_path=state)
     assert found.plan is not None
+    before = inputs.ran_before(found.plan)
+    if found.state is None and before is not None:
+        if not before.is_file():
+            raise Stop(Code.USAGE, f"the plan was made from {before}: name it with --state FILE")
+        say(f"note: what ran before is read from {before}")
+        found = load(documents, need=need, state_path=before)
+        assert found.plan is not None
+    tell_notes(found)
+    _check_same(found)
     problem, _ = pose(inputs.inputs_of(found, with_state=found.state is not None))
     violations = check_plan(problem, found.plan)
     if violations:
         render_violations(violations, stdout())
         finish(Code.BROKEN)
     counted = len(found.plan.placement.replicas)
-    print(f"The plan holds: {counted} replicas, {len(RULES)} rules, every stated figure recounted.")
+    print(
+        f"The plan holds: {counted} replicas under {len(RULES)} rules; rates, prices, uses, moves "
+        "and steps counted again."
+    )
+
+
+def _check_same(found: "Documents") -> None:
+    """Whether the plan is of this fleet, and of these very documents. Raises Stop."""
+    assert found.plan is not None
+    assert found.fleet is not None
+    if found.plan.fleet != found.fleet.name:
+        told = f"the plan is of fleet {found.plan.fleet}, the documents describe {found.fleet.name}"
+        raise Stop(Code.BROKEN, told)
+    given = {one.sha256 for one in found.inputs}
+    for one in found.plan.inputs:
+        if one.sha256 not in given:
+            say(f"note: the plan was made from another version of {one.path}")
 
 
 @guarded

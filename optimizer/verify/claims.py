@@ -1,7 +1,7 @@
 """What an outcome and a plan say about themselves, held against the recount."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 from optimizer.domain.fleet import FleetGpu, Sharing
@@ -9,6 +9,7 @@ from optimizer.domain.outcome import Objective, Outcome, Termination
 from optimizer.domain.placement import Placement
 from optimizer.domain.plan import GpuPlan, Plan
 from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Deployment
 from optimizer.verify.certificate import check_certificate
 from optimizer.verify.facts import Facts, Running, Violation, current_replicas, mode, stays
 from optimizer.verify.judge import judge
@@ -112,7 +113,7 @@ def _tenants(facts: Facts, plan: Plan) -> Iterator[Violation]:
     if total != price_micros(facts):
         said = f"add up to {total} micros per hour, the plan costs {price_micros(facts)}"
         yield Violation("tenants", plan.fleet, said)
-    paid, stranded = _split_by_tenant(facts)
+    paid, stranded = _split(facts, lambda d: d.tenant)
     slack = ROUNDING_MICROS * (1 + len(facts.running))
     stated = {tenant.name: tenant for tenant in plan.tenants}
     for name in sorted({*paid, *stated}):
@@ -130,10 +131,10 @@ def _tenants(facts: Facts, plan: Plan) -> Iterator[Violation]:
                 yield Violation("tenants", name, said)
 
 
-def _split_by_tenant(
-    facts: Facts,
+def _split(
+    facts: Facts, payer: Callable[[Deployment], str]
 ) -> tuple[defaultdict[str, Fraction], defaultdict[str, Fraction]]:
-    """What each tenant pays, and what of it is unused room.
+    """What each tenant or deployment pays, and what of it is unused room.
 
     A GPU's price is split by the parts held: memory slices, or the largest of a share's three.
     """
@@ -145,10 +146,10 @@ def _split_by_tenant(
         parts = [_part(one, gpu) for one in running]
         whole = sum(parts)
         for one, part in zip(running, parts, strict=True):
-            tenant = one.deployment.tenant if one.deployment else "default"
+            who = payer(one.deployment) if one.deployment else "default"
             share = part / whole if whole else Fraction(0)
-            paid[tenant] += price * share
-            unused[tenant] += price * share * max(Fraction(0), 1 - whole)
+            paid[who] += price * share
+            unused[who] += price * share * max(Fraction(0), 1 - whole)
     return paid, unused
 
 
@@ -187,6 +188,8 @@ def _unmet(facts: Facts, plan: Plan) -> Iterator[Violation]:
 
 def _deployments(facts: Facts, plan: Plan) -> Iterator[Violation]:
     stated = {entry.name: entry for entry in plan.deployments}
+    paid, _ = _split(facts, lambda d: d.name)
+    slack = ROUNDING_MICROS * (1 + len(facts.running))
     for deployment in facts.problem.deployments:
         entry = stated.pop(deployment.name, None)
         if entry is None:
@@ -205,6 +208,9 @@ def _deployments(facts: Facts, plan: Plan) -> Iterator[Violation]:
             if says != counted:
                 said = f"stated {says} {what}, counted {counted}"
                 yield Violation("deployments", deployment.name, said)
+        if abs(entry.price_micros - paid[deployment.name]) > slack:
+            said = f"stated {entry.price_micros} micros, counted {int(paid[deployment.name])}"
+            yield Violation("deployments", deployment.name, said)
     for name in sorted(stated):
         yield Violation("deployments", name, "is not asked for")
 

@@ -34,7 +34,9 @@ def test_memory_grows_with_bits(name, engine, tp):
     sizes = [need(model, engine, Settings(bits, tp=tp)) for bits in BITS]
     assert sizes == sorted(sizes)
     cached = [need(model, engine, Settings("bf16", kv, tp, max_model_len=65_536)) for kv in KV_BITS]
-    assert cached == sorted(cached)
+    # Engines stretch a page to the size of a linear layer's state, and round up to whole pages.
+    rounding = 64 if model.linear_layers else 0
+    assert all(more + rounding >= less for less, more in pairwise(cached))
 
 
 @given(MODELS, ENGINES, st.integers(1, 65_536), st.integers(1, 65_536))
