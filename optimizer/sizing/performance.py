@@ -21,6 +21,7 @@ from optimizer.sizing.precision import KV_BYTES, scheme
 from optimizer.sizing.weights import Parameters, moe_layers, parameters, position_bytes, weights
 
 PCIE_GBS = {3: 15.75, 4: 31.5, 5: 63.0, 6: 126.0}  # 16 lanes, one direction (PCI-SIG)
+_TILE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +164,11 @@ def step_model(
     bandwidth = device.bandwidth_gbs * 1e9 * reached.bandwidth
     s, p = scheme(precision), parameters(model, tp)
     held = weights(model, s, tp, pp)
-    active, expert_active = _active(model, p, pp)
+    active, expert_active = _active(model, p, tp, pp)
     moe_s = 2 * expert_active / (flops * rates.moe_gemm)
     head = p.embedding if model.tied_embeddings else p.head
     head = 0.0 if model.task == "embed" else head / pp
+    head *= 2 * padded(model.vocab_size / tp) - 1
     kv, state, attention, windows = _attention_seconds(
         model, kv_precision, tp, pp, bandwidth * rates.kv_bandwidth, attention_flops
     )
@@ -195,13 +197,30 @@ def step_model(
     return found if correction is None else found.corrected(correction)
 
 
-def _active(model: ServedModel, p: Parameters, pp: int) -> tuple[float, float]:
-    """Parameters a token meets on one rank and stage: dense ones without the head, experts."""
-    dense = p.attention + p.replicated + p.mlp + p.shared_experts
+def _active(model: ServedModel, p: Parameters, tp: int, pp: int) -> tuple[float, float]:
+    """Parameters a token meets on one rank and stage: dense ones without the head, experts.
+
+    As computed: matrices whose columns do not fill whole tiles are multiplied as if they did.
+    """
+    heads = model.attention_heads + (2 * model.kv_heads if model.mla is None else 0)
+    attention = p.attention * padded(heads * model.head_size / tp)
+    mlp = (p.mlp + p.shared_experts) * padded(model.intermediate_size / tp)
     experts = 0.0
     if model.moe is not None:
         experts = p.experts * model.moe.experts_per_token / model.moe.experts
-    return dense / pp, experts / pp
+        experts *= padded(model.moe.intermediate_size / tp)
+    return (attention + p.replicated + mlp) / pp, experts / pp
+
+
+def padded(columns: float) -> float:
+    """What a matrix product costs over what it needs: half of a layer's matrices have that width.
+
+    Tensor cores work on tiles of 128 columns (NVIDIA, Matrix Multiplication Background, tile
+    quantization); the other half, whose width is the model's, divides evenly.
+    """
+    if columns <= 0:
+        return 1.0
+    return (1 + math.ceil(columns / _TILE) * _TILE / columns) / 2
 
 
 def _attention_seconds(

@@ -1,7 +1,7 @@
 """One model, every way to run it: does it fit, how fast, what would it cost."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -458,11 +458,35 @@ def _price(room: Room, options: SizeOptions) -> float | None:
     return None if price is None else price * room.shape.gpus * _gpu_part(room)
 
 
+def pareto(entries: Sequence[SizeEntry]) -> tuple[SizeEntry, ...]:
+    """The entries that no other is both cheaper than per output and faster than, cheapest first.
+
+    Faster is a shorter TPOT, or TTFT where nothing is decoded.
+    """
+    found: list[SizeEntry] = []
+    fastest = math.inf
+    for entry in sorted(entries, key=lambda e: (e.cost_order, _latency(e), _identity(e))):
+        if _latency(entry) < fastest:
+            fastest = _latency(entry)
+            found.append(entry)
+    return tuple(found)
+
+
+def _latency(entry: SizeEntry) -> float:
+    told = entry.performance
+    if told is None:
+        return math.inf
+    return told.outlook.tpot_ms or told.outlook.ttft_ms
+
+
 def size_json(result: SizeResult) -> dict[str, Any]:
     """The answer as ``size -o json`` prints it."""
+    best = {id(e) for e in pareto(result.candidates)}
     return {
         "model": result.model.name,
-        "candidates": [_entry_json(e, result.percentile) for e in result.candidates],
+        "candidates": [
+            {**_entry_json(e, result.percentile), "pareto": id(e) in best} for e in result.candidates
+        ],
         "refused": [_entry_json(e, result.percentile) for e in result.refused],
     }
 

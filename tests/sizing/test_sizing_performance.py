@@ -17,7 +17,7 @@ from optimizer.sizing.batching import (
     percentile_ratio,
 )
 from optimizer.sizing.compatibility import runs
-from optimizer.sizing.performance import Device, StepModel, step_model
+from optimizer.sizing.performance import Device, StepModel, padded, step_model
 from sizing_examples import A100, EMBEDDER_8B, H100, LLAMA_8B, LLAMA_70B, QWEN3_30B_A3B, vllm
 
 CARD = vllm()
@@ -178,3 +178,14 @@ def test_embedding_serves_prompts_only():
     assert best.ttft_ms * serving.ratios(best)[0] <= 500
     assert best.rate < serving.offline().rate
     assert serving.largest(1, None) is None
+
+
+@pytest.mark.parametrize(("columns", "cost"), [(128, 1.0), (4096, 1.0), (96, 7 / 6), (192, 7 / 6)])
+def test_tiles_that_are_not_full_cost_their_whole(columns: float, cost: float):
+    assert padded(columns) == pytest.approx(cost)
+
+
+def test_odd_widths_are_slower_on_many_gpus():
+    """768 columns an expert over 8 GPUs leave 96: three quarters of a tile."""
+    whole, split = step(QWEN3_30B_A3B), step(QWEN3_30B_A3B, tp=8)
+    assert split.token_flop_s * 8 > 1.05 * whole.token_flop_s

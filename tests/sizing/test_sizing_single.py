@@ -124,3 +124,13 @@ def test_capacity_keeps_the_slo():
 def test_an_unknown_gpu_is_a_key_error():
     with pytest.raises(KeyError):
         sized(gpu="abacus")
+
+
+def test_the_pareto_set_has_the_cheapest_and_the_fastest():
+    found = sized(gpu="h100-80gb-sxm", precision="fp8", ttft_ms=2000.0, tpot_ms=60.0)["candidates"]
+    best = [c for c in found if c["pareto"]]
+    assert found[0]["pareto"]
+    assert min(found, key=lambda c: c["performance"]["tpot_ms"]) in best
+    tpots = [c["performance"]["tpot_ms"] for c in best]
+    assert tpots == sorted(tpots, reverse=True)
+    assert len(best) < len(found)
