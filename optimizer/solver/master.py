@@ -20,6 +20,7 @@ from ortools.sat.python import cp_model
 from optimizer.domain.problem import capacity_mrps, missing_ppm
 from optimizer.domain.units import PPM
 from optimizer.domain.workload import Deployment
+from optimizer.solver import scip
 from optimizer.solver.formulation import Expr, Formulation
 from optimizer.solver.packing import Counts, Packed, Packer
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
@@ -266,7 +267,7 @@ class Master:
         program.start()
         best = Bound(-inf)
         many = len(self.names) >= MANY
-        before = inf
+        before, duals = inf, None
         for _ in range(MOST_ROUNDS):
             duals = program.solve()
             if duals is None:
@@ -287,6 +288,8 @@ class Master:
             close = program.value - best.value <= TOLERANCE * max(1.0, abs(program.value))
             if not added or (close and many) or not on_round(best):
                 break
+        if isinf(best.value) and duals is not None:
+            self._generate(program, duals, duals, best, exact=True)
         best.mixes = program.mixes
         best.used = program.used
         best.serves = program.serves
@@ -346,9 +349,7 @@ class Master:
             program.exchange(number)
             for counts in fillings:
                 program.fill(number, counts, None)
-        program.lp.SetSolverSpecificParametersAsString(f"limits/nodes = {MOST_TREE_NODES}\n")
-        program.lp.SetTimeLimit(max(100, int(seconds * 1000)))
-        if program.lp.Solve() not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
+        if not scip.solve(program.lp, nodes=MOST_TREE_NODES, seconds=seconds):
             return []
         values = [0] * len(self.ranges)
         for index, x in program.fillings.items():
