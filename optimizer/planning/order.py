@@ -14,8 +14,9 @@ is drained first if the rest carry the demand; else the circle is left as it is,
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from optimizer.domain import words
 from optimizer.domain.fleet import FleetGpu
@@ -137,6 +138,10 @@ class _Task:
     def deployment(self) -> str:
         return self.move.replica.rpartition("/")[0]
 
+    @property
+    def move_gpus(self) -> int:
+        return len(self.source.gpus) if self.source is not None else 0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
@@ -203,6 +208,7 @@ class _Schedule:
         self.raised: dict[str, list[_Draft]] = defaultdict(list)  # shifts that add capacity
         self.left: dict[str, str] = {}
         self.spoiled = False
+        self.cleared: set[_Task] = set()  # for whom others were taken out of the way
         self.quiet: dict[str, FleetGpu] = {}  # GPUs that no move touches
         # Of those, by shape, where there may be room; and where there was none when last looked at.
         self.spare: dict[tuple[object, ...], dict[str, FleetGpu]] = {}
@@ -614,7 +620,7 @@ class _Schedule:
         closed = {part.number for part in self.parts}
         while self.parts:
             part = next((p for p in self.parts if not p.behind & closed), None)
-            places = None if part is None else self._room_for(part)
+            places = None if part is None else self._room_for(part.aside, self._quiet_place)
             if part is None or places is None:
                 return
             self.parts.remove(part)
@@ -623,12 +629,14 @@ class _Schedule:
                 if task.state == "waiting" and not task.begun:
                     self._claim(task, place)
 
-    def _room_for(self, part: "_Part") -> list[tuple[_Task, Replica]] | None:
-        """Places on GPUs that no move touches for all whom the part takes aside; None: too few."""
+    def _room_for(
+        self, tasks: Sequence[_Task], place_of: Callable[[_Task], Replica | None]
+    ) -> list[tuple[_Task, Replica]] | None:
+        """Places for all of them, one beside the other; None when there are too few."""
         found: list[tuple[_Task, Replica]] = []
         created: list[Replica] = []
-        for task in part.aside:
-            place = self._quiet_place(task)
+        for task in tasks:
+            place = place_of(task)
             if place is None:
                 break
             if place.mig is not None and place.mig not in self.rooms.gpus[place.gpus[0]].instances:
@@ -641,7 +649,7 @@ class _Schedule:
         for place in created:
             assert place.mig is not None
             del self.rooms.gpus[place.gpus[0]].instances[place.mig]
-        return found if len(found) == len(part.aside) else None
+        return found if len(found) == len(tasks) else None
 
     def _quiet_place(self, task: _Task) -> Replica | None:
         source = task.source
@@ -693,6 +701,8 @@ class _Schedule:
                 return True
         if not pending:
             return False
+        if self._exchange(pending):
+            return True
         circles = self._circles(pending)
         for circle in circles:
             if any(self._detour(t) for t in circle):
@@ -702,6 +712,40 @@ class _Schedule:
                 return True
         self._leave_circle(circles[0])
         return True
+
+    def _exchange(self, pending: Sequence[_Task]) -> bool:
+        """Clear the place of the largest group that waits, to wherever there is room.
+
+        It then leaves a place of its own size. Taken from the largest down, one free place of the
+        largest size is enough for whole GPUs: who was cleared away is of that size at most.
+        """
+        groups = [t for t in pending if t.target is not None and t.target.shape.sharing == "whole"]
+        groups = [t for t in groups if t.target is t.final and t not in self.cleared]
+        for task in sorted(groups, key=lambda t: (-t.move_gpus, t.rank)):
+            assert task.target is not None
+            blocked = self.rooms.blocked(task.target)
+            away = [self.leaving[r] for r in blocked.every if r in self.leaving]
+            waiting = all(t.state == "waiting" and t is not task for t in away)
+            if blocked.some or not waiting or len(away) < len(blocked.every):
+                continue
+            away.sort(key=lambda t: (-t.move_gpus, t.rank))
+            elsewhere = [g for g in self.problem.fleet.gpus() if g.id not in task.target.gpus]
+            free = partial(self._free_place, elsewhere)
+            for other, place in self._room_for(away, free) or ():
+                self._claim(other, place)
+            if away and away[0].state == "running":
+                self.cleared.add(task)
+                return True
+        return False
+
+    def _free_place(self, gpus: Sequence[FleetGpu], task: _Task) -> Replica | None:
+        """The first free place on these GPUs, be it on somebody's way or not."""
+        source = task.source
+        product = None if source is None else self.matcher.product(source)
+        if source is None or product is None or self.matcher.candidate(source) is None:
+            return None
+        free = free_places(gpus, self.rooms, source, product)
+        return next((place for place, _ in free), None)
 
     def _leave_circle(self, circle: list[_Task]) -> None:
         why = "no free place to start its new copy first, and no capacity to spare"

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from builders import a100, candidate, deployment, fleet, gpu, node, place, problem, replica
-from optimizer.domain.placement import Placement
+from optimizer.domain.placement import Placement, Replica
 from optimizer.domain.plan import Step
 from optimizer.domain.problem import PlacementProblem
 from optimizer.planning import Ordered, moves, order
@@ -193,3 +193,52 @@ def test_random_transitions() -> None:
 def test_a_thousand_random_transitions() -> None:
     done, left = random_transitions(range(1000, 2000))
     assert done > 5 * left > 0
+
+
+def groups_change_places(seed: int) -> tuple[PlacementProblem, Placement]:
+    """Full nodes of groups of 8, 4, 2 and 1 whose layouts change places; one free node of 8."""
+    dice = random.Random(seed)
+    count = dice.randint(2, 7)
+    now: list[tuple[int, int, int]] = []  # node, first GPU, GPUs
+    for number in range(count):
+        first = 0
+        while first < 8:
+            size = dice.choice([s for s in (1, 2, 4, 8) if s <= 8 - first and first % s == 0])
+            now.append((number, first, size))
+            first += size
+    order_of = list(range(count))
+    dice.shuffle(order_of)
+    seats: dict[int, list[tuple[int, int]]] = {}
+    for number, first, size in now:
+        seats.setdefault(size, []).append((order_of[number], first))
+    for some in seats.values():
+        dice.shuffle(some)
+
+    def group(name: str, number: int, first: int, size: int) -> Replica:
+        return replica(f"{name}/0", *(f"n{number}/{first + i}" for i in range(size)))
+
+    names = [f"d{i}" for i in range(len(now))]
+    before = [group(name, *place) for name, place in zip(names, now, strict=True)]
+    after = [
+        group(name, *seats[size].pop(), size) for name, (_, _, size) in zip(names, now, strict=True)
+    ]
+    where = problem(
+        fleet(*(node(f"n{i}", PLAIN, 8) for i in range(count)), node("spare", PLAIN, 8)),
+        [deployment(name) for name in names],
+        [
+            candidate(name, PLAIN, gpus=size, load_gib=dice.randint(1, 40))
+            for name, (_, _, size) in zip(names, now, strict=True)
+        ],
+        place(*before),
+    )
+    return where, place(*after)
+
+
+def test_one_free_place_of_the_largest_size_is_enough_for_groups() -> None:
+    done = 0
+    for seed in range(30):
+        where, later = groups_change_places(seed)
+        found = ordered(where, later)
+        assert found.left == (), f"seed {seed}"
+        done += len(moves(where, later))
+    assert done > 300
