@@ -16,6 +16,7 @@ from ortools.linear_solver import pywraplp
 from ortools.math_opt.python import mathopt
 
 from optimizer.domain.problem import missing_ppm
+from optimizer.solver import scip
 from optimizer.solver.master import Bound, Floats, Master
 from optimizer.solver.packing import Counts, Packer
 from optimizer.solver.pricing import Mix
@@ -291,10 +292,7 @@ def _rounded(packer: Packer, left: Counter[int], fillings: list[Counts]) -> Coun
     for c in ordered:
         solver.Objective().SetCoefficient(choice[c], 1.0)
     solver.Objective().SetMinimization()
-    solver.SetSolverSpecificParametersAsString("limits/nodes = 300\n")
-    solver.SetTimeLimit(10_000)
-    status = solver.Solve()
-    if status in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
+    if scip.solve(solver, nodes=300, seconds=10.0):
         found = Counter({c: round(x.solution_value()) for c, x in choice.items()})
         if sum(found.values()) < sum(greedy.values()):
             return +found
