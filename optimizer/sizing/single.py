@@ -485,7 +485,8 @@ def size_json(result: SizeResult) -> dict[str, Any]:
     return {
         "model": result.model.name,
         "candidates": [
-            {**_entry_json(e, result.percentile), "pareto": id(e) in best} for e in result.candidates
+            {**_entry_json(e, result.percentile), "pareto": id(e) in best}
+            for e in result.candidates
         ],
         "refused": [_entry_json(e, result.percentile) for e in result.refused],
     }

@@ -10,11 +10,11 @@ _HOMES = {
     "Scenarios": ("scenarios", "ScenariosDoc"),
     "Policy": ("policy", "PolicyDoc"),
     "Plan": ("plan", "PlanDoc"),
-    "Trace": ("traffic", "TraceDoc"),
-    "Calibration": ("traffic", "CalibrationDoc"),
     "Gpu": ("cards", "GpuDoc"),
     "Model": ("cards", "ModelDoc"),
     "Engine": ("engine", "EngineDocument"),
+    "Calibration": ("traffic", "CalibrationDoc"),
+    "Trace": ("traffic", "TraceDoc"),
 }
 KINDS = (*_HOMES, "Prices")  # the last is refused yet
 
