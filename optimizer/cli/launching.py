@@ -133,8 +133,8 @@ def launch(
             known=known,
             router=router,
         )
-    except launching.PlanStale as stale:
-        raise Stop(Code.DRIFTED, *str(stale).splitlines()) from stale
+    except launching.PlanStale as differs:
+        raise Stop(Code.DRIFTED, *str(differs).splitlines()) from differs
     _show_result(result, output)
     if foreground:
         launching.attend(result.run_dir)

@@ -69,7 +69,7 @@ def script(plan: Plan, serving: Generations, last: Generations) -> Script:
             generation = latest.get(step.replica, -1) + 1
             latest[step.replica] = generation
             copies.append(generation)
-            new[step.replica, generation] = _as_started(step, move.before, move.after)
+            new[step.replica, generation] = as_started(step, move.before, move.after)
         elif move is None or not copies:
             reasons.append(f"step {step.id}: {step.action} {step.replica}: nothing to do it to")
             continue
@@ -89,8 +89,11 @@ def script(plan: Plan, serving: Generations, last: Generations) -> Script:
     return Script(tuple(acts), new, goal)
 
 
-def _as_started(step: Step, before: Replica | None, after: Replica | None) -> Replica:
-    """The replica as that step starts it: as it ends, or as before at a temporary place."""
+def as_started(step: Step, before: Replica | None, after: Replica | None) -> Replica:
+    """The replica as that step starts it: as it ends, or as before at a temporary place.
+
+    Raises LaunchRefused for a start without either.
+    """
     if after is not None and (after.gpus, after.mig) == (step.gpus, step.placed):
         return after
     if before is None:

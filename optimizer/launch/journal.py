@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import Self
 
 from optimizer.domain.gpu import PlacedProfile
-from optimizer.launch.values import Patience, ReplicaSpec
+from optimizer.launch.values import LaunchRefused, Patience, ReplicaSpec
 
 JOURNAL = "journal.sqlite"
+VERSION = 1  # of the tables; a journal lives no longer than its run
 SCHEMA = """
 CREATE TABLE run (id TEXT NOT NULL);
 CREATE TABLE undertakings (
@@ -127,14 +128,20 @@ class Journal:
     """The open journal of one run."""
 
     def __init__(self, folder: Path, run: str) -> None:
-        """Open it for writing; begin anew when it is another run's."""
+        """Open it for writing; begin anew when it is another run's. Raises LaunchRefused."""
         path = folder / JOURNAL
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        if _run_of(self._db) != run:
-            self._create(run)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            if _run_of(self._db) != run:
+                self._create(run)
+            [version] = self._db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as error:
+            raise LaunchRefused(f"the journal {path} cannot be used: {error}") from error
+        if version != VERSION:
+            raise LaunchRefused(f"the journal {path} was written by another version of fleetslice")
 
     def __enter__(self) -> Self:
         return self
@@ -155,6 +162,7 @@ class Journal:
             for statement in SCHEMA.split(";"):
                 self._db.execute(statement)
             self._db.execute("INSERT INTO run VALUES (?)", (run,))
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _whole(self) -> "_Transaction":
         return _Transaction(self._db)
@@ -307,9 +315,12 @@ def peek(folder: Path, run: str) -> tuple[tuple[Copy, ...], Undertaking | None]:
     path = folder / JOURNAL
     if not path.exists():
         return (), None
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=10.0)) as db:
-        if _run_of(db) != run:
-            return (), None
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=10.0)) as db:
+            if _run_of(db) != run:
+                return (), None
+    except sqlite3.Error as error:
+        raise LaunchRefused(f"the journal {path} cannot be read: {error}") from error
     with Journal(folder, run) as journal:
         return journal.live(), journal.latest()
 

@@ -10,7 +10,7 @@ from optimizer.domain.placement import Replica, replica_order
 from optimizer.domain.plan import Plan
 from optimizer.engines import Known
 from optimizer.launch import cluster, traffic
-from optimizer.launch.acts import LAYOUT, digest, script, undoing
+from optimizer.launch.acts import LAYOUT, as_started, digest, script, undoing
 from optimizer.launch.carry import Steps
 from optimizer.launch.devices import device
 from optimizer.launch.instances import Recorded
@@ -100,8 +100,31 @@ def go_on(
     if run.address is None:
         raise PlanStale(f"nothing of fleet {plan.fleet} runs")
     with session(run.address, run.token_path, ours=run.embedded) as ray:
-        undertaking = half or begin(ray, run, journal, plan, said)
+        if half is None:
+            undertaking = begin(ray, run, journal, plan, said)
+        else:
+            undertaking = half
+            refresh(journal, half, plan, said)
         return carry_out(ray, run, journal, undertaking, tell, step_s)
+
+
+def refresh(journal: Journal, half: Undertaking, plan: Plan, said: Said) -> None:
+    """Copies that are still to start are started as it is said now: what made them fail may be
+    mended since."""
+    moves = {move.replica: move for move in plan.moves}
+    steps = {step.id: step for step in plan.steps}
+    states = {(c.spec.id, c.spec.generation): c.state for c in journal.copies()}
+    for entry in journal.entries(half.id):
+        act = entry.act
+        if act.action != "start" or act.replica is None:
+            continue
+        if states[act.replica, act.generation] not in (CopyState.PLANNED, CopyState.GONE):
+            continue
+        if entry.state is not StepState.DONE:
+            move = moves[act.replica]
+            replica = as_started(steps[act.id], move.before, move.after)
+            [spec] = specify(plan, [replica], **said)
+            journal.put_copy(replace(spec, generation=act.generation), CopyState.PLANNED)
 
 
 def rollback(

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pytest
+
 from launchplans import MIG_SLICES, launch_plan
 from optimizer.domain.gpu import PlacedProfile
+from optimizer.launch import LaunchRefused
 from optimizer.launch.journal import Act, CopyState, Journal, Kind, StepState, peek
 from optimizer.launch.specs import specify
 
@@ -47,6 +50,14 @@ def test_what_was_written_ahead_is_read_after_a_kill(tmp_path):
     assert [copy.spec for copy in copies] == [OLD, NEW]
     assert [copy.spec.copy_name for copy in copies] == ["chat/0", "chat/0#1"]
     assert (tmp_path / "journal.sqlite").stat().st_mode & 0o077 == 0
+
+
+def test_what_is_no_journal_is_refused(tmp_path):
+    (tmp_path / "journal.sqlite").write_text("not a database at all, but long enough for one" * 9)
+    with pytest.raises(LaunchRefused, match="cannot be used"):
+        Journal(tmp_path, "r1")
+    with pytest.raises(LaunchRefused, match="cannot be read"):
+        peek(tmp_path, "r1")
 
 
 def test_another_run_in_the_folder_begins_anew(tmp_path):
