@@ -745,7 +745,7 @@ class _Schedule:
         if source is None or product is None or self.matcher.candidate(source) is None:
             return None
         free = free_places(gpus, self.rooms, source, product)
-        return next((place for place, _ in free), None)
+        return next((place for place, _ in free if _aside(place, task.final)), None)
 
     def _leave_circle(self, circle: list[_Task]) -> None:
         why = "no free place to start its new copy first, and no capacity to spare"
@@ -810,7 +810,7 @@ class _Schedule:
         if product is None or candidate is None:
             return False
         for place in places(self.problem.fleet.gpus(), self.rooms, source, product):
-            if not self.ends.blocked(place):
+            if not self.ends.blocked(place) and _aside(place, task.final):
                 self._claim(task, place)
                 return True
         return False
@@ -863,6 +863,13 @@ class _Schedule:
             )
             for _, d in listed
         )
+
+
+def _aside(place: Replica, final: Replica | None) -> bool:
+    """Whether a start there is told from one at the end: on other GPUs, or in another instance."""
+    if final is None or sorted(place.gpus) != sorted(final.gpus):
+        return True
+    return place.mig is not None and place.mig != final.mig
 
 
 def _follow(draft: _Draft, last: _Draft | None) -> None:
