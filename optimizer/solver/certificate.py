@@ -6,7 +6,7 @@ most the best filling. ``verify`` does this sum again from the documents.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import floor, isinf
 from typing import Any
 
@@ -27,8 +27,10 @@ Values = dict[Kind, dict[object, float]]
 
 def certificate(master: Master, bound: Bound) -> Mapping[str, Any]:
     """Values by kind of GPU (micros per hour), and the bound that they prove."""
-    values = _values(master, bound)
-    proved = floor(_mixes(master, values) - _scarcity(master, values) - 1e-3)
+    tried = [_values(master, bound, pick) for pick in (min, max)]
+    proofs = [_mixes(master, some) - _scarcity(master, some) for some in tried]
+    proved = floor(max(proofs) - 1e-3)
+    values = tried[proofs.index(max(proofs))]
     return {
         "objective": "price_per_hour",
         "holds": "while all demand is met",
@@ -49,16 +51,16 @@ def _shape(c: Copies) -> object:
     return shape.profile if shape.sharing is Sharing.MIG else shape.share
 
 
-def _values(master: Master, bound: Bound) -> Values:
-    """The least price of each shape over places, rounded down to millionths of a micro."""
+def _values(master: Master, bound: Bound, pick: Callable[[float, float], float]) -> Values:
+    """The least or the largest price of each shape over places, to thousandths of a micro."""
     prices = np.maximum(0.0, master.prices(bound.duals)) * master.unit
     found: Values = defaultdict(dict)
     for c in master.f.copies:
         if c.stays is None:
             value = float(prices[c.count.index]) / c.candidate.shape.gpus
             kind, shape = _kind(master, c), _shape(c)
-            value = min(value, found[kind].get(shape, value))
-            found[kind][shape] = floor(value * 1000) / 1000
+            value = floor(value * 1000) / 1000
+            found[kind][shape] = pick(value, found[kind].get(shape, value))
     return found
 
 

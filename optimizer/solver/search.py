@@ -9,8 +9,7 @@ from optimizer.domain.fleet import Sharing
 from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.outcome import Limits, Objective, Outcome, Progress, Termination
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
-from optimizer.domain.workload import Deployment
+from optimizer.domain.problem import PlacementProblem
 from optimizer.solver.certificate import certificate
 from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.deal import deal
@@ -200,9 +199,10 @@ def _outcome(
     problem: PlacementProblem, clock: Clock, found: Placement, levels: list[Level]
 ) -> Outcome:
     objectives = []
+    counted = {(c.name, c.priority): c.value for c in counted_levels(problem, found)}
     for level in levels:
         # A search cut short may have placed better than its slack variables admit.
-        value = min(level.value, _counted(problem, found, level))
+        value = min(level.value, counted.get((level.name, level.priority), level.value))
         objectives.append(Objective(level.name, value, min(level.bound, value), level.priority))
     objectives.append(Objective(STRANDED, stranded_mib(problem, found), 0))
     spoken_for = [o for o in objectives if o.name != STRANDED]
@@ -218,30 +218,6 @@ def _outcome(
         stopped_by=_stopper(clock, proved, near),
         reproducible=not (clock.timed_out or clock.interrupted),
     )
-
-
-def _counted(problem: PlacementProblem, found: Placement, level: Level) -> int:
-    """The level's value as the placement itself has it."""
-    if level.name == PRICE:
-        used = {gpu for replica in found.replicas for gpu in replica.gpus}
-        fleet = problem.fleet
-        return sum(fleet.price_micros(g.node) for g in fleet.gpus() if g.id in used)
-    if level.name == UNMET:
-        at_priority = [d for d in problem.deployments if d.priority == level.priority]
-        return sum(_missing(problem, found, d) for d in at_priority)
-    return level.value
-
-
-def _missing(problem: PlacementProblem, found: Placement, deployment: Deployment) -> int:
-    served, replicas = 0, 0
-    products = {gpu.id: gpu.gpu.name for gpu in problem.fleet.gpus()}
-    for replica in found.replicas:
-        if replica.deployment == deployment.name:
-            replicas += 1
-            ways = problem.candidates[deployment.name]
-            way = next(c for c in ways if replica.runs_as(c, products[replica.gpus[0]]))
-            served += capacity_mrps(deployment, way)
-    return missing_ppm(deployment, served, replicas)
 
 
 def _stopper(clock: Clock, proved: bool, near: bool) -> str:
