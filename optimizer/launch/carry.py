@@ -238,27 +238,35 @@ class Steps:
 
     def _drain(self, spec: ReplicaSpec) -> Going:
         """Take it out of traffic once all others of its deployment that serve do so indeed, and
-        wait for its requests in flight."""
-        if self._states[spec.id, spec.generation] is CopyState.SERVING:
+        wait for its requests in flight. One that does not serve itself is nobody's loss."""
+        serving = self._states[spec.id, spec.generation] is CopyState.SERVING
+        if serving and (yield from self._serves(spec)):
             for other in self._others(spec):
-                yield from self._until_ready(other)
+                while self._is_meant_to_serve(other) and not (yield from self._serves(other)):
+                    yield f"{other.copy_name} does not serve"
         self._set(spec, CopyState.DRAINING)
         yield from self._route(spec)
-        handle = self._handle(spec)
         end_at = time.monotonic() + min(DRAIN_S, self._step_s / 2)
-        while handle is not None and time.monotonic() < end_at:
-            try:
-                left = yield from self._answer(handle.in_flight, "its actor does not answer")
-            except StepFailed:
-                return  # it ended: nothing is in flight
-            if self._router is not None:
-                passed = self._router.in_flight
-                left = left or (
-                    yield from self._answer(passed, "the router does not answer", spec.actor_name)
-                )
-            if not left:
-                return
+        while time.monotonic() < end_at and (left := (yield from self._in_flight(spec))):
             yield f"{plural(left, 'request')} in flight"
+
+    def _in_flight(self, spec: ReplicaSpec) -> Generator[str, None, int]:
+        """Requests on their way in the engine or to it; 0 where nobody tells."""
+        handle = self._handle(spec)
+        if handle is None:
+            return 0
+        left = yield from self._ask(handle.in_flight)
+        if self._router is not None:
+            left = left or (yield from self._ask(self._router.in_flight, spec.actor_name))
+        return int(left or 0)
+
+    def _serves(self, spec: ReplicaSpec) -> Generator[str, None, bool]:
+        handle = self._handle(spec)
+        row = None if handle is None else (yield from self._ask(handle.report))
+        return row is not None and row["state"] == State.READY
+
+    def _is_meant_to_serve(self, spec: ReplicaSpec) -> bool:
+        return self._states[spec.id, spec.generation] is CopyState.SERVING
 
     def _others(self, spec: ReplicaSpec) -> list[ReplicaSpec]:
         return [
@@ -293,6 +301,18 @@ class Steps:
         except self._ray.exceptions.RayError as error:
             first = str(error).strip().splitlines()[0]
             raise StepFailed(f"its actor ended: {first}") from None
+
+    def _ask(self, method: Any, *said: object) -> Generator[str, None, Any]:
+        """As ``_answer``, but None from an actor that ended, or is silent as on a dead node."""
+        reference, end_at = method.remote(*said), time.monotonic() + cluster.ANSWER_S
+        while not self._there(reference):
+            if time.monotonic() > end_at:
+                return None
+            yield "an actor does not answer"
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayError:
+            return None
 
     def _there(self, reference: Any) -> bool:
         done, _ = self._ray.wait([reference], timeout=0)
