@@ -304,7 +304,7 @@ def verify(
             raise Stop(Code.USAGE, f"the plan was made from {before}: name it with --state FILE")
         say(f"note: what ran before is read from {before}")
         found = load(documents, need=need, state_path=before)
-        assert found.plan is not None
+    assert found.plan is not None
     tell_notes(found)
     _check_same(found)
     problem, _ = pose(inputs.inputs_of(found, with_state=found.state is not None))

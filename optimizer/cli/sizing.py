@@ -304,6 +304,7 @@ def size(
         price_per_gpu_hour=_prices(known, price or ()),
     )
     _check(asked)
+    _check_profile(known, asked)
     gpus = {g.name: g for g in known.gpus.all()}
     engines = {card.name: card for card in known.engine_cards()}
     data = size_json(size_model(found[0], gpus, engines, asked))
@@ -385,6 +386,20 @@ def _prices(known: "Catalogue", said: Sequence[str]) -> tuple[tuple[str, float],
             raise Stop(Code.USAGE, f"--price {one}: write GPU=PRICE, as l40s=0.9") from None
         found.append((_product(known, gpu) or gpu, amount))
     return tuple(found)
+
+
+def _check_profile(known: "Catalogue", asked: "SizeOptions") -> None:
+    """A profile that the product does not have is a slip, not a way that does not fit."""
+    from optimizer.documents.faults import unknown
+
+    gpu = known.gpu(asked.gpu) if asked.gpu is not None else None
+    if gpu is None or asked.mig_profile is None:
+        return
+    if gpu.mig is None:
+        raise Stop(Code.USAGE, f"{gpu.name} cannot be divided: it has no MIG")
+    if gpu.mig.profile(asked.mig_profile) is None:
+        names = [p.name for p in gpu.mig.profiles]
+        raise Stop(Code.USAGE, unknown(f"profile of {gpu.name}", asked.mig_profile, names))
 
 
 def _check(asked: "SizeOptions") -> None:

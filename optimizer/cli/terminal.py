@@ -58,7 +58,14 @@ def _console(file: Any) -> "Console":
     asked = os.environ.get("COLUMNS", "")
     width = _WIDTH_PIPED if piped and not asked.isdigit() else None
     dumb = os.environ.get("TERM") == "dumb"
-    return Console(file=file, width=width, soft_wrap=False, no_color=dumb or None, emoji=False)
+
+    class Piped(Console):
+        """Tells us of a reader that has gone, and does not end the process itself."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Piped(file=file, width=width, soft_wrap=False, no_color=dumb or None, emoji=False)
 
 
 def say(*lines: str) -> None:
@@ -116,7 +123,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with _terminable():
             try:
-                return command(*args, **kwargs)
+                done = command(*args, **kwargs)
+                sys.stdout.flush()
+                return done
             except Stop as stop:
                 _tell(stop.lines)
                 raise typer.Exit(int(stop.code)) from None

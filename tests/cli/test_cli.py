@@ -105,6 +105,8 @@ def test_profiles(folder):
         (["size", "llama-3.1-8b", "--gpu", "h100"], 2, 'did you mean "h100-80gb-pcie", '),
         (["size", "llama-3.1-8b", "--batch", "2", "--offline"], 2, "give one"),
         (["size", "llama-3.1-8b", "--mig-profile", "1g.10gb"], 2, "add --gpu"),
+        (["size", "bge-m3", "--gpu", "l40s", "--mig-profile", "1g.10gb"], 2, "has no MIG"),
+        (["size", "bge-m3", "--gpu", "h100-80gb-sxm", "--mig-profile", "1g"], 2, "no profile of"),
         (["size", "llama-3.1-8b", "--engine", "vllm@x"], 2, "is no version"),
         (["plan", "nowhere.yaml"], 2, "nowhere.yaml"),
         (["plan"], 2, "Missing argument"),
@@ -120,6 +122,13 @@ def test_wrong_usage_is_told_with_a_way_out(folder, arguments, code, told):
     assert told in said.err
     assert said.out == ""
     assert "Traceback" not in said.err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(folder):
+    command = f"{sys.executable} -m optimizer catalogue models | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
 
 
 def test_size_of_what_fits_nowhere(folder):
