@@ -311,7 +311,7 @@ def _run_of(db: sqlite3.Connection) -> str | None:
 
 
 def peek(folder: Path, run: str) -> tuple[tuple[Copy, ...], Undertaking | None]:
-    """The live copies and the latest undertaking, for who only looks; nothing where none is."""
+    """Every copy and the latest undertaking, for who only looks; nothing where none is."""
     path = folder / JOURNAL
     if not path.exists():
         return (), None
@@ -322,7 +322,7 @@ def peek(folder: Path, run: str) -> tuple[tuple[Copy, ...], Undertaking | None]:
     except sqlite3.Error as error:
         raise LaunchRefused(f"the journal {path} cannot be read: {error}") from error
     with Journal(folder, run) as journal:
-        return journal.live(), journal.latest()
+        return journal.copies(), journal.latest()
 
 
 def _undertaking(row: tuple[int, str, str, str, str, str]) -> Undertaking:

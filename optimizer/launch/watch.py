@@ -11,7 +11,7 @@ from typing import Any
 from optimizer.domain.placement import replica_order
 from optimizer.launch import cluster, head, processes, traffic
 from optimizer.launch.apply import Watcher, end_actors
-from optimizer.launch.journal import CopyState, Journal, peek
+from optimizer.launch.journal import LIVE, CopyState, Journal, peek
 from optimizer.launch.run import Run, find, forget, locked, read, the_run, write
 from optimizer.launch.session import NAMESPACE, session
 from optimizer.launch.values import Event, LaunchRefused, Row, State, StopResult, copy_of
@@ -38,15 +38,16 @@ def status(run_dir: Path | str | None = None, address: str | None = None) -> lis
 
 
 def _status(run: Run) -> list[Row]:
-    live, latest = peek(run.folder, run.id)
+    copies, latest = peek(run.folder, run.id)
+    live = [copy for copy in copies if copy.state in LIVE]
     wanted = {copy.spec.actor_name for copy in live}
     recorded = {copy.spec.id for copy in live}
     wanted |= {f"{run.fleet}/{replica}" for replica in run.replicas if replica not in recorded}
     rows = _rows(run, sorted(wanted))
     planned = {
         copy.spec.id: list(copy.spec.devices)
-        for copy in live
-        if latest is None or latest.goal.get(copy.spec.id) == copy.spec.generation
+        for copy in copies
+        if latest is not None and latest.goal.get(copy.spec.id) == copy.spec.generation
     }
     return sorted(
         ({**row, "planned": planned.get(row["replica"])} for row in rows), key=cluster.row_order

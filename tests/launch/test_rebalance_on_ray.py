@@ -151,6 +151,8 @@ def test_a_failed_step_holds_up_only_what_needs_it(put, tmp_path, mended):
     blocked = {s.id for s in PLAN.steps if s.replica in ("code/0", "vision/1")} - {started}
     assert set(result.blocked) == blocked
     serve = {row["replica"]: row["devices"] for row in status(tmp_path / "run")}
+    planned = {row["replica"]: row["planned"] for row in status(tmp_path / "run")}
+    assert planned["code/0"] == places(AFTER)["code/0"]
     moved = [r for r in AFTER if r.deployment == "chat"]
     assert serve == places([*moved, *(r for r in BEFORE if r.id == "code/0")])
 
