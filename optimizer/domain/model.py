@@ -86,7 +86,9 @@ class ServedModel:
     unverified: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
-        return hash((self.name, self.layers, self.vocab_size))  # many caches ask; all fields compare
+        return hash(
+            (self.name, self.layers, self.vocab_size)
+        )  # many caches ask; all fields compare
 
     @property
     def full_attention_layers(self) -> int:

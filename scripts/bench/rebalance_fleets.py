@@ -142,7 +142,7 @@ def _deployment(
 def relayout(
     gpus: int, *, spares: int = 2, fill: float = 0.97, seed: int = 1
 ) -> tuple[PlacementProblem, Placement]:
-    """Full layouts that change places in rings of six GPUs, half of the rings; ``spares`` are empty.
+    """Full layouts that change places in rings of six GPUs, half of them; ``spares`` are empty.
 
     Every replica of a ring goes to a random instance of its profile on the next GPU of the ring or
     any other: the moves wait for each other in circles.
