@@ -74,6 +74,13 @@ def launch(
     ] = False,
     address: options.Address = None,
     run_dir: RunDir = None,
+    changed_inputs: Annotated[
+        bool,
+        typer.Option(
+            "--changed-inputs",
+            help="Launch although a document has changed since: to go on with a launch cut short.",
+        ),
+    ] = False,
     deadline: Annotated[
         float,
         typer.Option(
@@ -106,12 +113,15 @@ def launch(
     if plan is None:
         raise Stop(Code.USAGE, "name the plan to launch, or say --rollback")
     found = read_plan(plan)
-    if stale := inputs.changed(found):
-        lines = [f"{path} has changed since the plan was made from it" for path in stale]
-        raise Stop(Code.DRIFTED, *lines, "plan again; nothing was launched")
     if node_setup:
         print("\n".join(launching.node_setup(found, address or "HEAD:6379")))
         return
+    if (stale := inputs.changed(found)) and not changed_inputs:
+        lines = [f"{path} has changed since the plan was made from it" for path in stale]
+        way_out = (
+            "plan again, or launch it all the same with --changed-inputs; nothing was launched"
+        )
+        raise Stop(Code.DRIFTED, *lines, way_out)
     known = _known(plan, documents) if engine != launching.SIMULATED else None
     steps = launching.preview(found, only, engine=engine, known=known)
     if dry_run or not yes:

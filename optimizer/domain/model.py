@@ -86,9 +86,8 @@ class ServedModel:
     unverified: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
-        return hash(
-            (self.name, self.layers, self.vocab_size)
-        )  # many caches ask; all fields compare
+        # Many caches ask, and all fields compare.
+        return hash((self.name, self.layers, self.vocab_size))
 
     @property
     def full_attention_layers(self) -> int:

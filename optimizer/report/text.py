@@ -108,6 +108,8 @@ def _summary(plan: Plan, ink: Ink) -> None:
         ink.console.print(Text(f"  and {len(plan.unmet) - 2} more miss something", "red"))
     if plan.moves:
         _one_line(ink, Text(tables.moves_sentence(plan)))
+    if left := status.left(plan):
+        _one_line(ink, Text(left, "yellow"))
 
 
 def _one_line(ink: Ink, text: Text) -> None:

@@ -225,6 +225,17 @@ def test_config_file_with_an_unknown_flag_is_refused(folder):
     golden("config.txt", said.err)
 
 
+def test_launch_refuses_a_plan_whose_inputs_have_changed(starter):
+    fleetslice("plan", *starter, "--out", "a.json")
+    with Path("workloads.yaml").open("a") as workloads:
+        workloads.write("# more\n")
+    asked = ["launch", "a.json", "--engine", "simulated", "--dry-run"]
+    said = fleetslice(*asked)
+    assert said.code == 5
+    assert "workloads.yaml has changed" in said.err
+    assert fleetslice(*asked, "--changed-inputs").code == 0
+
+
 def test_launch_asks_and_nobody_answers(starter):
     fleetslice("plan", *starter, "--out", "a.json")
     said = fleetslice("launch", "a.json", "--engine", "simulated")
