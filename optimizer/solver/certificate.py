@@ -67,12 +67,11 @@ def _values(master: Master, bound: Bound, pick: Callable[[float, float], float])
 def _mixes(master: Master, values: Values) -> float:
     """What the cheapest mixes are worth at these values; limits on replicas are not asked."""
     places: dict[str, list[Item]] = defaultdict(list)
-    for c in master.f.copies:
-        if c.stays is None:
-            d = master.names[c.deployment]
-            worth = values[_kind(master, c)].get(_shape(c), 0.0) * c.candidate.shape.gpus
-            rate = min(capacity_mrps(d, c.candidate), d.asked_mrps or 0)
-            places[c.deployment].append(Item(worth, rate, c.count.index))
+    for c in master.f.copies:  # those that stay too: they may run as no new one may
+        d = master.names[c.deployment]
+        worth = values[_kind(master, c)].get(_shape(c), 0.0) * c.candidate.shape.gpus
+        rate = min(capacity_mrps(d, c.candidate), d.asked_mrps or 0)
+        places[c.deployment].append(Item(worth, rate, c.count.index))
     total = 0.0
     for name, d in master.names.items():
         asked = Asked(d.asked_mrps or 0, d.min_replicas, None)

@@ -45,14 +45,16 @@ class _Kind:
     gpu: Gpu
     places: list[FleetGpu] = field(default_factory=list)
 
-    def offers(self, pin: tuple[str, ...]) -> tuple[set[Sharing], int]:
-        """The modes of the GPUs that a pin leaves, and how many of them one node has at most."""
+    def offers(self, pin: tuple[str, ...]) -> dict[Sharing, int]:
+        """The modes of the GPUs that a pin leaves, each with the most GPUs of one such node."""
         named = set(pin)
         left = [g for g in self.places if not pin or g.id in named or g.node.name in named]
-        modes = {
-            mode for node in {g.node.name: g.node for g in left}.values() for mode in node.sharing
-        }
-        return modes, max(Counter(g.node.name for g in left).values(), default=0)
+        nodes = {g.node.name: g.node for g in left}
+        most: dict[Sharing, int] = {}
+        for name, count in Counter(g.node.name for g in left).items():
+            for mode in nodes[name].sharing:
+                most[mode] = max(count, most.get(mode, 0))
+        return most
 
 
 def proved_micros(problem: PlacementProblem, certificate: Mapping[str, Any]) -> float:
@@ -73,11 +75,10 @@ def proved_micros(problem: PlacementProblem, certificate: Mapping[str, Any]) -> 
     for d in problem.deployments:
         worths: list[tuple[float, int]] = []
         for key, kind in kinds.items():
-            modes, largest = kind.offers(d.pin) if d.pin else anywhere[key]
+            most = kind.offers(d.pin) if d.pin else anywhere[key]
             for way in problem.candidates.get(d.name, ()):
                 shape = way.shape
-                here = way.gpu == kind.gpu.name and shape.sharing in modes
-                if here and shape.gpus <= largest:
+                if way.gpu == kind.gpu.name and shape.gpus <= most.get(shape.sharing, 0):
                     worths += _worth(way, kind.gpu, values.get(key), shares[key])
         mixes += _cheapest(d, worths)
     return max(0.0, mixes - above)
