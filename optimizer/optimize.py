@@ -15,6 +15,7 @@ from optimizer.domain.plan import Plan, PlanInput, PlanRun
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Workloads
 from optimizer.sizing import SizeOptions, Sizing, size, size_json, size_model
+from optimizer.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from optimizer.planning import Pace
@@ -150,13 +151,15 @@ def optimize(
 
     clocks = clocks or Clocks()
     started, watch = clocks.now(), clocks.stopwatch()
+    trajectory = Trajectory(clocks.stopwatch, progress or (lambda _: None))
     problem, sizing = pose(inputs)
-    outcome = judged(problem, limits, progress, search)
+    outcome = judged(problem, limits, trajectory, search)
     run = PlanRun(
         seconds=round(clocks.stopwatch() - watch, 3),
         workers=limits.workers,
         started_at=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         stopped_by=outcome.stopped_by,
+        trajectory=trajectory.end(outcome),
     )
     plan = compose(
         problem,

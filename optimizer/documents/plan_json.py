@@ -14,6 +14,7 @@ from optimizer.domain.plan import (
     GpuPlan,
     Move,
     Plan,
+    Sighting,
     Step,
     Unmet,
 )
@@ -87,7 +88,16 @@ def _outcome(plan: Plan) -> Json:
             "workers": plan.run.workers,
             "started_at": plan.run.started_at,
             "stopped_by": plan.run.stopped_by,
+            "trajectory": [_sighting(s) for s in plan.run.trajectory],
         },
+    }
+
+
+def _sighting(seen: Sighting) -> Json:
+    return {
+        "seconds": round(seen.seconds, 3),
+        "price_per_hour": None if seen.incumbent is None else money(seen.incumbent),
+        "bound": None if seen.bound is None else money(seen.bound),
     }
 
 

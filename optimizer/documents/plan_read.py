@@ -22,6 +22,7 @@ from optimizer.domain.plan import (
     Plan,
     PlanInput,
     PlanRun,
+    Sighting,
     Step,
     TenantPrice,
     Unmet,
@@ -70,7 +71,13 @@ def _plan(doc: schema.PlanDoc) -> Plan:
         unit=doc.unit,
         status=doc.outcome.status,
         objectives=_objectives(doc.outcome.objectives),
-        run=PlanRun(run.seconds, run.workers, run.started_at, run.stopped_by),
+        run=PlanRun(
+            run.seconds,
+            run.workers,
+            run.started_at,
+            run.stopped_by,
+            tuple(_sighting(s) for s in run.trajectory),
+        ),
         placement=_placement(doc),
         deployments=tuple(_deployment(d) for d in doc.deployments),
         gpus=tuple(_gpu(g) for g in doc.gpus),
@@ -89,6 +96,14 @@ def _plan(doc: schema.PlanDoc) -> Plan:
         certificate=_frozen(doc.certificate),
         uses={r.id: _use(r.use) for r in doc.replicas if r.use is not None},
         version=doc.fleetslice_version,
+    )
+
+
+def _sighting(doc: schema.SightingDoc) -> Sighting:
+    return Sighting(
+        doc.seconds,
+        None if doc.price_per_hour is None else _micros(doc.price_per_hour),
+        None if doc.bound is None else _micros(doc.bound),
     )
 
 

@@ -128,6 +128,15 @@ class TenantPrice:
 
 
 @dataclass(frozen=True, slots=True)
+class Sighting:
+    """How the search for the least price stood after so many seconds, in micros per hour."""
+
+    seconds: float
+    incumbent: int | None
+    bound: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class PlanRun:
     """The only part of a plan that differs between two runs on the same input."""
 
@@ -135,6 +144,7 @@ class PlanRun:
     workers: int
     started_at: str
     stopped_by: str
+    trajectory: tuple[Sighting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

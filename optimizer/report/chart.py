@@ -20,18 +20,18 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What the page draws: dots, the line through them, and where the axes are labelled."""
+    """What the page draws: dots, lines as points of a polyline, and where the axes are labelled.
+
+    ``floor`` is a second line below, such as a bound; empty where there is none.
+    """
 
     dots: tuple[Dot, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     x_name: str
     y_name: str
-
-    @property
-    def line(self) -> str:
-        """The points of the polyline."""
-        return " ".join(f"{d.x:g},{d.y:g}" for d in self.dots)
+    line: str
+    floor: str = ""
 
 
 def chart(
@@ -40,9 +40,15 @@ def chart(
     y_name: str,
     *,
     from_zero: bool = True,
+    line: Sequence[tuple[float, float]] | None = None,
+    floor: Sequence[tuple[float, float]] = (),
 ) -> Chart:
-    """``points``: x, y, what a hover says, and the mark; ``from_zero`` is about the y axis."""
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    """``points``: x, y, what a hover says, and the mark; ``from_zero`` is about the y axis.
+
+    ``line``: x and y of the line, if not from point to point; ``floor``: of a second one.
+    """
+    through = [(x, y) for x, y, _, _ in points]
+    xs, ys = zip(*through, *floor, strict=True)
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(0.0 if from_zero else min(ys), max(ys))
 
     def x_at(value: float) -> float:
@@ -60,7 +66,17 @@ def chart(
         tuple((y_at(y), f"{y:,g}") for y in y_ticks),
         x_name,
         y_name,
+        *(
+            " ".join(f"{x_at(x):g},{y_at(y):g}" for x, y in drawn)
+            for drawn in (through if line is None else line, floor)
+        ),
     )
+
+
+def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same line with each value held until the next one comes."""
+    held = [(x, y) for (x, _), (_, y) in zip(points[1:], points, strict=False)]
+    return sorted([*held, *points], key=lambda p: p[0])
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -9,7 +9,7 @@ from optimizer.domain.fleet import FleetGpu, Sharing
 from optimizer.domain.gpu import MigProfile, PlacedProfile, Use
 from optimizer.domain.placement import Replica, node_of, replica_order
 from optimizer.domain.plan import DeploymentPlan, GpuPlan, Plan
-from optimizer.domain.prices import served_price_micros
+from optimizer.domain.prices import may_hold, served_price_micros
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.domain.workload import Deployment
 from optimizer.report import status
@@ -187,9 +187,11 @@ class _Why:
         return [p.name for p in plain]
 
     def _costlier(self, label: str, taken: list[Candidate], way: Candidate) -> str:
-        fleet, unit = self.problem.fleet, self.plan.unit
-        costs = [c for t in taken if (c := served_price_micros(fleet, t)) is not None]
-        mine = served_price_micros(fleet, way)
+        fleet, pin, unit = self.problem.fleet, self.asked.pin, self.plan.unit
+        if not any(may_hold(n, t, pin) for n in fleet.nodes for t in taken):
+            return f"The smaller {label} fits too, but no GPU that it may run on offers it."
+        costs = [c for t in taken if (c := served_price_micros(fleet, t, pin)) is not None]
+        mine = served_price_micros(fleet, way, pin)
         if not costs or mine is None:
             return f"The smaller {label} would do too."
         smaller, here = words.price(min(costs), unit), words.price(mine, unit)

@@ -11,7 +11,7 @@ from optimizer.domain.placement import node_of, replica_order
 from optimizer.domain.plan import DeploymentPlan, GpuPlan, Plan, Step
 from optimizer.domain.units import MIB_PER_GIB, MICROS, money
 from optimizer.report import compared, frontier, status
-from optimizer.report.chart import Chart, chart
+from optimizer.report.chart import Chart, chart, stairs
 from optimizer.report.data import deployment_rows
 from optimizer.report.diff import Diff, sentences, side
 from optimizer.report.ink import PALETTE
@@ -44,6 +44,7 @@ def render_html(
         lead=lead,
         found=status.planned(plan),
         levels=status.levels(plan),
+        over_time=_over_time(plan),
         unmet=[(u, status.missing(plan, u)) for u in plan.unmet],
         left=status.left(plan),
         way_out=status.way_out(plan),
@@ -334,6 +335,27 @@ def _curve(sweep: compared.Sweep, plan: Plan) -> Chart:
         told = f"{at:g}: {words.price(round(price * MICROS), plan.unit)}{short}"
         points.append((at, price, told, "bad" if row.unmet else "good"))
     return chart(points, sweep.family, plan.unit if plan.unit == words.GPUS else f"{plan.unit}/h")
+
+
+def _over_time(plan: Plan) -> Chart | None:
+    """Price and bound while the search ran, as stairs; None where fewer than two were seen."""
+    seen = plan.run.trajectory
+    priced = [(s.seconds, s.incumbent) for s in seen if s.incumbent is not None]
+    bounds = [(s.seconds, s.bound / MICROS) for s in seen if s.bound is not None]
+    if len({s.seconds for s in seen}) < 2 or not priced:
+        return None
+    points = [
+        (at, value / MICROS, f"{words.price(value, plan.unit)} after {at:.1f} s", "good")
+        for at, value in priced
+    ]
+    return chart(
+        points,
+        "seconds",
+        plan.unit if plan.unit == words.GPUS else f"{plan.unit}/h",
+        from_zero=False,
+        line=stairs([(at, value / MICROS) for at, value in priced]),
+        floor=stairs(bounds),
+    )
 
 
 def _frontier(curve: Mapping[str, Any]) -> Row:

@@ -15,6 +15,7 @@ from optimizer.solver.formulation import Expr, Formulation
 # Logical workers: fixed, because CP-SAT's answer depends on their number, and interleaved, so that
 # it does not depend on the machine's cores.
 LOGICAL_WORKERS = 8
+LARGEST_BOUND = 1e17  # beyond it a bound says that nothing is known, or that nothing is possible
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,13 @@ class _Watcher(cp_model.CpSolverSolutionCallback):
     def on_solution_callback(self) -> None:
         """Tell who watches."""
         value = round(self.objective_value) * self._scale
-        bound = round(self.best_objective_bound) * self._scale
+        bound = _ceil(self.best_objective_bound) * self._scale
         self._report(Progress(self._phase, value, bound))
+
+    def on_bound(self, bound: float) -> None:
+        """Tell who watches; past every solution it says that there is none."""
+        if abs(bound) < LARGEST_BOUND:
+            self._report(Progress(self._phase, bound=_ceil(bound) * self._scale))
 
 
 def run(
@@ -101,6 +107,8 @@ def run(
     solver.parameters.relative_gap_limit = gap
     solver.parameters.catch_sigint_signal = False
     watcher = _Watcher(phase, clock.report, scale) if model.has_objective() else None
+    if watcher is not None:
+        solver.best_bound_callback = watcher.on_bound
     box: list[Any] = []
     thread = threading.Thread(target=lambda: box.append(solver.solve(model, watcher)), daemon=True)
     thread.start()
@@ -126,7 +134,7 @@ def run(
 
 def _ceil(bound: float) -> int:
     """Smallest integer not below a float bound, forgiving its rounding noise."""
-    if bound != bound or abs(bound) > 1e17:
+    if bound != bound or abs(bound) > LARGEST_BOUND:
         return -(10**18)
     return -int(-(bound - 1e-6) // 1)
 

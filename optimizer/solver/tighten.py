@@ -5,6 +5,7 @@ from math import isinf
 
 from ortools.sat.python import cp_model
 
+from optimizer.domain.outcome import Progress
 from optimizer.domain.units import ceil_div
 from optimizer.solver.formulation import Expr
 from optimizer.solver.integer import Answer, Search, common_divisor, run, value_of
@@ -37,6 +38,7 @@ def minimise(search: Search, goal: Goal, complete: frozenset[int]) -> None:
     floor = rounded(bound.value * master.unit, step)
     if not search.found or search.at(goal.expr) > floor:
         _incumbent(search, goal, master, bound)
+    _tell(search, goal, floor)
     while search.found and not _good_enough(search.at(goal.expr), floor, goal.gap):
         value = search.at(goal.expr)
         answer = _better(search, goal, master, bound, value - step, floor)
@@ -49,9 +51,15 @@ def minimise(search: Search, goal: Goal, complete: frozenset[int]) -> None:
         if not answer.found or answer.status == cp_model.OPTIMAL:
             floor = search.at(goal.expr) if answer.found else floor
             break
+        _tell(search, goal, floor)
         if search.clock.interrupted or search.clock.seconds_left <= 0 or answer.found:
             break
     search.record(goal.name, goal.expr, floor, goal.priority)
+
+
+def _tell(search: Search, goal: Goal, floor: int) -> None:
+    value = search.at(goal.expr) if search.found else None
+    search.clock.report(Progress(goal.name, value, floor))
 
 
 def _incumbent(search: Search, goal: Goal, master: Master, bound: Bound) -> None:

@@ -19,10 +19,11 @@ from optimizer.documents import (
     yaml_text,
 )
 from optimizer.domain.outcome import Objective, Outcome, Termination
-from optimizer.domain.plan import Plan, PlanInput, PlanRun
+from optimizer.domain.plan import Plan, PlanInput, PlanRun, Sighting
 from optimizer.domain.workload import Slo
 from optimizer.planning import compose
 
+SEEN = (Sighting(0.5, None, 2_000_000), Sighting(1.0, 2_500_000, 2_000_000))
 GOOD = Path(__file__).parents[1] / "data" / "good"
 
 
@@ -69,7 +70,7 @@ def small_plan() -> Plan:
         outcome,
         inputs=(PlanInput("fleet.yaml", "0" * 64, "Fleet"),),
         options={"gap": 0.01, "seed": 7},
-        run=PlanRun(1.25, 2, "2026-01-05T02:00:00Z", "gap"),
+        run=PlanRun(1.25, 2, "2026-01-05T02:00:00Z", "gap", SEEN),
         dropped={},
         version="0.1.0",
     )

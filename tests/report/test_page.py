@@ -1,6 +1,7 @@
 """The page in a real browser: no error, everything there, search and dark mode work."""
 
 import os
+import re
 import shutil
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import plans
 from builders import fleet, problem
 from optimizer.domain.outcome import Outcome, Termination
 from optimizer.domain.placement import Placement
+from optimizer.domain.plan import Sighting
 from optimizer.report import diff, diff_markdown, render_diff_html, render_html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -77,6 +79,19 @@ def test_the_page_of_a_difference_says_who_is_touched():
     for text in ("now.yaml to night.json", "touched: acme 4 replicas", "support-chat/1", "removed"):
         assert text in page
     assert told.count("| moved |") == len(found.of_kind("moved"))
+
+
+def test_the_page_draws_price_and_bound_over_time():
+    plan = plans.small_plan()
+    assert 'class="floor"' not in render_html(plan)
+    seen = (Sighting(0.0, None, 20_000_000), Sighting(1, 25_000_000, 20_000_000))
+    seen += (Sighting(3, 23_000_000, 22_000_000),)
+    page = render_html(replace(plan, run=replace(plan.run, trajectory=seen)))
+    assert "23.00 USD/h after 3.0 s" in page
+    line, floor = re.findall(r'<polyline(?: class="floor")? points="([^"]*)"', page)[::-1]
+    # Stairs: each value is held until the next is known.
+    assert len(line.split()) == 3
+    assert len(floor.split()) == 5
 
 
 def test_nothing_is_loaded_from_elsewhere():

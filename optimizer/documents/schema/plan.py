@@ -54,6 +54,14 @@ class ObjectiveDoc(Strict):
     priorities: list[PriorityDoc] = Field([], description="of unmet: priority by priority")
 
 
+class SightingDoc(Strict):
+    """How the search for the least price stood after so many seconds."""
+
+    seconds: Real
+    price_per_hour: Real | None = Field(None, description="of the best placement so far")
+    bound: float | None = Field(None, description="no placement costs less")
+
+
 class RunDoc(Strict):
     """What differs between two runs on the same input."""
 
@@ -61,6 +69,7 @@ class RunDoc(Strict):
     workers: Whole
     started_at: str
     stopped_by: str
+    trajectory: list[SightingDoc] = Field([], description="bound and price over time")
 
 
 class OutcomeDoc(Strict):
