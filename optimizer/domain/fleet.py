@@ -60,6 +60,14 @@ class Node:
         """What is special about that GPU, or a plain device."""
         return next((d for d in self.devices if d.index == index), Device(index))
 
+    def open_gpus(self) -> tuple[int, ...]:
+        """Indexes of the GPUs on which something new may run: those not cordoned."""
+        return (
+            ()
+            if self.cordoned
+            else tuple(i for i in range(self.gpus) if not self.device(i).cordoned)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FleetGpu:

@@ -1,10 +1,10 @@
 """Prices: who pays what of a GPU, and what a candidate costs per served request."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 
 from optimizer.domain.config import Candidate, Shape
-from optimizer.domain.fleet import Fleet
+from optimizer.domain.fleet import Fleet, Node
 from optimizer.domain.gpu import Gpu
 
 
@@ -41,21 +41,34 @@ def held(gpu: Gpu, shape: Shape) -> Fraction:
     return Fraction(profile.memory_slices, gpu.mig.memory_slices)
 
 
-def room_price_micros(fleet: Fleet, candidate: Candidate) -> int | None:
-    """Micros per hour of the room one replica takes, on the product's cheapest node.
+def may_hold(node: Node, candidate: Candidate, pin: Collection[str] = ()) -> bool:
+    """Whether a replica could start on that node at all: product, mode, cordon and pin."""
+    if node.gpu.name != candidate.gpu or candidate.shape.sharing not in node.sharing:
+        return False
+    allowed = [
+        g for g in node.open_gpus() if not pin or node.name in pin or f"{node.name}/{g}" in pin
+    ]
+    stages = max(1, candidate.config.pipeline_parallel or 1)
+    return len(allowed) * stages >= candidate.shape.gpus
 
-    Unused room beside it is not counted. None when the fleet has no node of that product.
+
+def room_price_micros(fleet: Fleet, candidate: Candidate, pin: Collection[str] = ()) -> int | None:
+    """Micros per hour of the room one replica takes, on the cheapest node that may hold it.
+
+    Unused room beside it is not counted. None when no node of the fleet may hold it.
     """
-    prices = [(fleet.price_micros(n), n.gpu) for n in fleet.nodes if n.gpu.name == candidate.gpu]
+    prices = [(fleet.price_micros(n), n.gpu) for n in fleet.nodes if may_hold(n, candidate, pin)]
     if not prices:
         return None
     price, gpu = min(prices, key=lambda p: p[0])
     return int(price * held(gpu, candidate.shape) * candidate.shape.gpus)
 
 
-def served_price_micros(fleet: Fleet, candidate: Candidate) -> int | None:
+def served_price_micros(
+    fleet: Fleet, candidate: Candidate, pin: Collection[str] = ()
+) -> int | None:
     """Micros per hour for one request per second served; None when either side is unknown."""
-    price = room_price_micros(fleet, candidate)
+    price = room_price_micros(fleet, candidate, pin)
     if price is None or not candidate.capacity_mrps:
         return None
     return price * 1000 // candidate.capacity_mrps

@@ -72,12 +72,14 @@ def room_mib(problem: PlacementProblem, way: Candidate) -> int | None:
     return None if profile is None else profile.memory_mib
 
 
-def _cost(problem: PlacementProblem, way: Candidate) -> tuple[int, str] | None:
-    """Its price per served request (or per replica) and the words for it."""
-    served = served_price_micros(problem.fleet, way)
+def _cost(
+    problem: PlacementProblem, deployment: Deployment, way: Candidate
+) -> tuple[int, str] | None:
+    """Its price per served request (or per replica) and the words; None: no node may hold it."""
+    served = served_price_micros(problem.fleet, way, deployment.pin)
     if served is not None:
         return served, f"{words.price(served, problem.fleet.unit)} per req/s"
-    room = room_price_micros(problem.fleet, way)
+    room = room_price_micros(problem.fleet, way, deployment.pin)
     return None if room is None else (room, f"{words.price(room, problem.fleet.unit)} per replica")
 
 
@@ -85,12 +87,12 @@ def _against(
     problem: PlacementProblem, deployment: Deployment, chosen: Candidate, used: set[str]
 ) -> list[str]:
     """The chosen way's price beside the two next best that are not used."""
-    mine = _cost(problem, chosen)
+    mine = _cost(problem, deployment, chosen)
     if mine is None:
         return []
     others: dict[str, tuple[int, str]] = {}
     for way in problem.candidates.get(deployment.name, ()):
-        cost = _cost(problem, way)
+        cost = _cost(problem, deployment, way)
         if cost is None or str(way.key) in used or way.running_only:
             continue
         name = words.config(way)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from optimizer.domain import words
 from optimizer.domain.config import Candidate, Dropped
-from optimizer.domain.fleet import Sharing
+from optimizer.domain.fleet import FleetGpu, Sharing
 from optimizer.domain.gpu import Gpu, PlacedProfile
-from optimizer.domain.placement import Placement, Replica
+from optimizer.domain.placement import Placement, Replica, node_of, replica_order
 from optimizer.domain.plan import Unmet
 from optimizer.domain.prices import served_price_micros
 from optimizer.domain.problem import PlacementProblem, missing_ppm
@@ -20,6 +20,7 @@ from optimizer.planning.places import places
 from optimizer.planning.rooms import Rooms
 
 SHAPES = 3  # of the shapes that were short, so many are named
+CORDONED_TRIED = 50  # replicas that are tried on cordoned GPUs, one beside the other
 
 
 def unmet(
@@ -84,16 +85,21 @@ class _Case:
         open_way = next((w for w in ways if self._free(w)), None)
         if open_way is not None:
             return self._still_free(open_way), None
+        shut = self._behind_cordons(ways)
+        if shut is not None and shut.serves:
+            return f"cordon: only {shut.names} {shut.verb} room for it", f"uncordon {shut.names}"
         rule = self._binding_rule(ways)
         if rule is not None:
             return rule, None
-        return f"no room: {self._short(ways)}", self._more_gpus(ways)
+        also = f"; {shut.names} {shut.verb} room for some of it, but cordoned" if shut else ""
+        return f"no room: {self._short(ways)}{also}", self._more_gpus(ways)
 
     def _ways(self) -> list[Candidate]:
         """What may be started, cheapest per served request first."""
         offered = self.problem.candidates.get(self.deployment.name, ())
         ways = [w for w in offered if not w.running_only and (w.capacity_mrps or not self.mrps)]
-        price = {w.key: served_price_micros(self.problem.fleet, w) or 0 for w in ways}
+        fleet, pin = self.problem.fleet, self.deployment.pin
+        price = {w.key: served_price_micros(fleet, w, pin) or 0 for w in ways}
         return sorted(ways, key=lambda w: (price[w.key], str(w.key)))
 
     def _no_way(self, dropped: Sequence[Dropped]) -> str:
@@ -125,22 +131,48 @@ class _Case:
         gpus = ("",) * shape.gpus
         return Replica(f"{name}/{number}", name, gpus, mig, shape.share, way.config)
 
-    def _free(self, way: Candidate) -> Replica | None:
-        gpus = self.problem.fleet.gpus()
+    def _free(self, way: Candidate, gpus: Iterable[FleetGpu] | None = None) -> Replica | None:
+        """A place for one more, of these GPUs or the whole fleet."""
+        gpus = self.problem.fleet.gpus() if gpus is None else gpus
         return next(places(gpus, self.rooms, self._like(way), way.gpu), None)
 
-    def _fit(self, way: Candidate, count: int) -> bool:
-        """Whether so many more find room, one beside the other."""
+    def _fitting(
+        self, way: Candidate, count: int, gpus: Sequence[FleetGpu] | None = None
+    ) -> list[Replica]:
+        """Places for up to so many more, one beside the other."""
         taken: list[Replica] = []
         while len(taken) < count:
-            place = self._free(way)
+            place = self._free(way, gpus)
             if place is None:
                 break
             taken.append(replace(place, id=f"{place.id}+{len(taken)}"))
             self.rooms.take(taken[-1])
         for place in taken:
             self.rooms.release(place)
-        return len(taken) == count
+        return taken
+
+    def _fit(self, way: Candidate, count: int) -> bool:
+        return len(self._fitting(way, count)) == count
+
+    def _behind_cordons(self, ways: list[Candidate]) -> "_Shut | None":
+        """Cordoned GPUs that would hold what is missing, or else some of it; None: none do.
+
+        Asked where nothing else is free, so only their own nodes need to be looked at.
+        """
+        cordoned = {g.id: g for g in self.problem.fleet.gpus() if g.cordoned}
+        nodes = {g.node.name: g.node for g in cordoned.values()}
+        reopened = [
+            _uncordoned(FleetGpu(n, n.device(i))) for n in nodes.values() for i in range(n.gpus)
+        ]
+        best: _Shut | None = None
+        for way in ways if cordoned else ():
+            count = self._count(way)
+            found = self._fitting(way, min(count, CORDONED_TRIED), reopened)
+            gpus = sorted({g for r in found for g in r.gpus} & cordoned.keys(), key=replica_order)
+            if gpus and len(found) == count:
+                return _Shut(tuple(gpus), serves=True)
+            best = best or (_Shut(tuple(gpus), serves=False) if gpus else None)
+        return best
 
     def _still_free(self, way: Candidate) -> str:
         limits = self.problem.fleet.limits
@@ -210,6 +242,32 @@ class _Case:
         price, gpus, name = min(offers)
         cost = f" ({words.price(price, fleet.unit)})" if fleet.priced else ""
         return f"{gpus} more {name}{cost}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shut:
+    """Cordoned GPUs that a deployment could use, and whether they would serve all it misses."""
+
+    gpus: tuple[str, ...]
+    serves: bool
+
+    @property
+    def names(self) -> str:
+        """``h100-03/0-7``; of GPUs on many nodes the first."""
+        nodes = list(dict.fromkeys(node_of(g) for g in self.gpus))
+        if len(nodes) <= SHAPES:
+            return words.gpus(self.gpus)
+        first = words.gpus(g for g in self.gpus if node_of(g) in nodes[:SHAPES])
+        return f"{first} and {words.plural(len(nodes) - SHAPES, 'more node')}"
+
+    @property
+    def verb(self) -> str:
+        """Whether they have or it has."""
+        return "has" if len(self.gpus) == 1 else "have"
+
+
+def _uncordoned(gpu: FleetGpu) -> FleetGpu:
+    return FleetGpu(replace(gpu.node, cordoned=False), replace(gpu.device, cordoned=False))
 
 
 def _shape(way: Candidate) -> str:

@@ -239,6 +239,35 @@ def test_unmet_by_one_rule(rule: dict, word: str) -> None:
     assert word in reason
 
 
+@pytest.mark.parametrize(
+    ("cordoned", "rps", "word", "fix"),
+    [
+        ([], 3, "no room: a whole plain is not free", "1 more plain (1.50 USD/h)"),
+        ([2], 3, "cordon: only b/2 has room for it", "uncordon b/2"),
+        ([2], 9, "; b/2 has room for some of it, but cordoned", "7 more plain (10.50 USD/h)"),
+    ],
+    ids=["none", "holds what is missing", "holds some of it"],
+)
+def test_unmet_by_a_cordon(cordoned: list[int], rps: float, word: str, fix: str) -> None:
+    gpus = 3 if cordoned else 2
+    machines = fleet(node("b", PLAIN, gpus, price=1.5, cordoned_gpus=cordoned))
+    reason, told = why(deployment(rps=rps), WAY, place(*whole(2)), machines)
+    assert word in reason
+    assert told == fix
+
+
+@pytest.mark.parametrize("shut", ["cordoned", "not shared", "pinned away"])
+def test_ways_that_no_node_may_hold_are_not_called_cheaper(shut: str) -> None:
+    """A share of half a cheap GPU, where the cheap node takes nothing or gives no shares."""
+    half = candidate("chat", PLAIN, share=use(memory_gib=24), rps=1, config=FP8)
+    other: dict[str, Any] = {"cordoned": {"cordoned": True}, "not shared": {"sharing": "whole"}}
+    machines = fleet(node("a", A100, price=1.5), node("b", PLAIN, price=1.0, **other.get(shut, {})))
+    asked = deployment(rps=1, pin=("a",) if shut == "pinned away" else ())
+    ways = [candidate("chat", A100, gpus=1, rps=1), half]
+    told = reasons(problem(machines, [asked], ways), asked, [replica("chat/0", "a/0")], ())
+    assert told[-1] == "a100 costs 1.50 USD/h per req/s; nothing else fits"
+
+
 def test_room_left_unused_is_not_called_full() -> None:
     reason, _ = why(deployment(rps=2), WAY, place(*whole(1)))
     assert "the search ended before it was used" in reason
