@@ -344,9 +344,11 @@ def _over_time(plan: Plan) -> Chart | None:
     bounds = [(s.seconds, s.bound / MICROS) for s in seen if s.bound is not None]
     if len({s.seconds for s in seen}) < 2 or not priced:
         return None
+    first_at = {value: at for at, value in reversed(priced)}
     points = [
         (at, value / MICROS, f"{words.price(value, plan.unit)} after {at:.1f} s", "good")
         for at, value in priced
+        if first_at[value] == at
     ]
     return chart(
         points,
