@@ -218,8 +218,18 @@ class EngineCard:
     def range_of(self, version: str) -> EngineVersion:
         """The range a version falls in; the nearest earlier one, or the oldest."""
         key = version_key(version)
-        fitting = [v for v in self.versions if version_key(v.since) <= key]
-        return fitting[-1] if fitting else self.versions[0]
+        fitting = (v for v in reversed(self.versions) if version_key(v.since) <= key)
+        return next(fitting, self.versions[0])
+
+    def version_note(self, version: str) -> str | None:
+        """Whose facts stand in for a version outside of those known; None for a known one."""
+        newest = max(self.default_version, self.versions[-1].since, key=version_key)
+        used = f"; the facts of {self.range_of(version).since} are used"
+        if version_key(version) < version_key(self.versions[0].since):
+            return f"{self.name} {version} is older than what is known here{used}"
+        if version_key(version) > version_key(newest):
+            return f"{self.name} {version} is newer than what is known here, {newest}{used}"
+        return None
 
     def with_default(self, version: str) -> "EngineCard":
         """The same card for another default version. Raises ValueError on a malformed version."""

@@ -49,6 +49,13 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def one(noun: str) -> str:
+    """``an a30``, ``a t4``: names of products are spelled out, a letter at a time."""
+    letters = noun[1:2].isdigit() or noun.startswith("rtx")
+    vowels = "aefhilmnorsx8" if letters else "aeiou8"
+    return f"{'an' if noun[:1] in vowels else 'a'} {noun}"
+
+
 def duration(seconds: float) -> str:
     """``45 s``, ``6 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)

@@ -28,7 +28,7 @@ from optimizer.planning.layout import layouts_after, slices_of
 from optimizer.planning.match import Matcher
 from optimizer.planning.moves import moves, repartitions
 from optimizer.planning.order import DEFAULT_PACE, Pace, order
-from optimizer.planning.reasons import reasons
+from optimizer.planning.reasons import host_notes, reasons
 from optimizer.planning.unmet import unmet
 
 # (deployment, candidate, rate of one replica in mrps) -> what it is predicted to do at that rate
@@ -79,7 +79,7 @@ def compose(
         unmet=unmet(problem, placement, dropped) if found else (),
         tenants=sheet.tenants(prices),
         conflict=outcome.conflict,
-        notes=(*outcome.notes, *ordered.notes),
+        notes=(*outcome.notes, *ordered.notes, *host_notes(problem)),
         reproducible=outcome.reproducible,
         certificate=outcome.certificate,
         uses={r.id: sheet.use(r) for r in placement.replicas},

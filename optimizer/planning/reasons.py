@@ -1,7 +1,7 @@
 """Why a deployment runs the way it does: memory, and price per served request."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from optimizer.domain import words
 from optimizer.domain.config import Candidate, Dropped
@@ -13,6 +13,7 @@ from optimizer.planning.match import Matcher
 from optimizer.planning.unmet import nearest
 
 RUNNERS_UP = 2
+NODES = 3  # that do not state their host room, so many are named
 
 
 def reasons(
@@ -35,6 +36,22 @@ def reasons(
         told.extend(ways[key].reasons)
     told.extend(_against(problem, deployment, ways[ordered[0]], set(ways)))
     return tuple(told)
+
+
+def host_notes(problem: PlacementProblem) -> Iterator[str]:
+    """Which nodes count as unlimited, because they do not state the host room that is asked for."""
+    needs = (
+        ("cpu_cores", "host_cpu_millicores", "cpu_millicores"),
+        ("memory_gib", "host_memory_mib", "host_memory_mib"),
+    )
+    for field, asked, has in needs:
+        silent = [n.name for n in problem.fleet.nodes if getattr(n, has) is None]
+        if silent and any(getattr(d, asked) for d in problem.deployments):
+            more = f" and {len(silent) - NODES:,} more" if len(silent) > NODES else ""
+            yield (
+                f"{field} of {', '.join(silent[:NODES])}{more} is not stated; whatever deployments "
+                "ask of it counts as there"
+            )
 
 
 def _nothing_runs(

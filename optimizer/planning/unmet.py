@@ -274,7 +274,7 @@ def _shape(way: Candidate) -> str:
     """``a 3g.40gb of h100-80gb-sxm``."""
     shape = way.shape
     if shape.profile is not None:
-        return f"a {shape.profile} of {way.gpu}"
+        return f"{words.one(shape.profile)} of {way.gpu}"
     if shape.share is not None:
         return f"a share of {words.gib(shape.share.memory_mib)} on {way.gpu}"
     if shape.gpus == 1:

@@ -55,8 +55,11 @@ def _counts(fitting: Sequence[Entry], refused: Sequence[Entry]) -> str:
 
 def room(entry: Entry) -> str:
     """``h100-80gb-sxm 3g.40gb``, ``h200-141gb-sxm x4``."""
-    gpus = (entry.get("tensor_parallel") or 1) * (entry.get("pipeline_parallel") or 1)
-    return words.room(entry["gpu"], entry.get("mig_profile"), "whole", gpus)
+    return words.room(entry["gpu"], entry.get("mig_profile"), "whole", _gpus(entry))
+
+
+def _gpus(entry: Entry) -> int:
+    return int((entry.get("tensor_parallel") or 1) * (entry.get("pipeline_parallel") or 1))
 
 
 def _how(entry: Entry) -> str:
@@ -140,7 +143,7 @@ def _memory(entry: Entry, ink: Ink) -> Iterator[Text]:
     total = sum(mib for _, mib, _ in parts)
     if not total:
         return
-    per = "" if entry.get("mig_profile") or "x" not in room(entry).split()[-1] else " per GPU"
+    per = " per GPU" if _gpus(entry) > 1 else ""
     yield Text(f"Memory of {room(entry)} {_how(entry)}{per}: {words.gib(total)}", "bold")
     width = min(ink.width - 4, 96)
     bar, legend, at = Text("  "), Text("  "), 0
@@ -170,9 +173,11 @@ def _refused(refused: Sequence[Entry], ink: Ink) -> Iterator[RenderableType]:
     table = ink.table(title="Refused")
     table.add_column("runs on", no_wrap=True)
     table.add_column("precision", no_wrap=True)
+    table.add_column("engine", no_wrap=True)
     table.add_column("why")
     for entry in refused[:REFUSED]:
-        table.add_row(room(entry), _how(entry), ink.plain(str(entry.get("reason") or "")))
+        engine, why = str(entry.get("engine") or ""), str(entry.get("reason") or "")
+        table.add_row(room(entry), _how(entry), engine, ink.plain(why))
     yield table
     if len(refused) > REFUSED:
         yield Text(f"and {len(refused) - REFUSED} more in the JSON", "dim")

@@ -384,7 +384,7 @@ def _with_speed(
     outlook, ttft, tpot = found
     band = card.moe_band if model.moe is not None else card.dense_band
     performance = Performance(outlook, ttft, tpot, serving.ratios(outlook), band)
-    reasons = [f"bound by {binding(serving, outlook, budget, options.ttft_ms, options.tpot_ms)}"]
+    reasons = [_limit(serving, outlook, budget, options)]
     if _asks_capacity(options):
         reasons.append(f"placement counts on {card.guard:.0%} of this rate, a guard band")
     reasons.extend(how.notes)
@@ -395,6 +395,18 @@ def _with_speed(
         reasons.append("its GPUs talk over PCIe; the cost is counted")
     price = _price(room, options)
     return SizeEntry(room, way, budget, logged, performance, price, tuple(reasons))
+
+
+def _limit(serving: Serving, outlook: Outlook, budget: MemoryBudget, options: SizeOptions) -> str:
+    """What keeps the rate from being larger: of a given load that leaves room, the load itself."""
+    full = isinstance(serving, Embedding) or outlook.concurrency >= serving.batch_limit * 0.999
+    if options.request_rate is not None:
+        return f"carries the {options.request_rate:g} requests/s asked"
+    if options.concurrency is not None and not full:
+        return f"bound by --concurrency {options.concurrency}: nobody waits for a place"
+    if options.batch is not None and not full:
+        return f"bound by --batch {options.batch}: it fits at once"
+    return f"bound by {binding(serving, outlook, budget, options.ttft_ms, options.tpot_ms)}"
 
 
 def _asks_capacity(options: SizeOptions) -> bool:

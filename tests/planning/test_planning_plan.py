@@ -19,6 +19,7 @@ from builders import (
     replica,
     use,
 )
+from optimizer.domain import words
 from optimizer.domain.config import Candidate, Dropped, Prediction, ReplicaConfig
 from optimizer.domain.fleet import Fleet
 from optimizer.domain.outcome import Outcome, Termination
@@ -312,3 +313,30 @@ def test_slots_left_over_are_kept_in_the_plan() -> None:
     plan = plan_of(where, place(*slices("chat", "a/0 2g.20gb@0"), *slices("rank", "a/0 1g.10gb@6")))
     assert placed("2g.20gb@2") in [i.placed for i in plan.gpus[0].instances]
     assert plan.repartitions == ("a/0",)
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "told"),
+    [
+        (8, 4, []),
+        (None, 0, []),
+        (None, 4, ["cpu_cores of b is not stated; whatever deployments ask of it counts as there"]),
+    ],
+    ids=["stated", "nothing asked", "asked and not stated"],
+)
+def test_host_room_that_nobody_states_is_noted(
+    cores: float | None, asked: float, told: list[str]
+) -> None:
+    machines = fleet(node("b", PLAIN, cpu_cores=cores))
+    where = problem(machines, [deployment(rps=1, cpu_cores=asked)], WAY)
+    plan = plan_of(where, place(*whole(1)), "optimal")
+    assert [note for note in plan.notes if "stated" in note] == told
+
+
+@pytest.mark.parametrize(
+    ("noun", "told"),
+    [("a30", "an a30"), ("h100-80gb-sxm", "an h100-80gb-sxm"), ("t4", "a t4"), ("plain", "a plain")]
+    + [("3g.40gb", "a 3g.40gb"), ("rtx-pro-6000", "an rtx-pro-6000"), ("b200", "a b200")],
+)
+def test_articles(noun: str, told: str) -> None:
+    assert words.one(noun) == told
