@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from optimizer.launch.apply import launch
     from optimizer.launch.devices import node_setup
     from optimizer.launch.drift import Difference, drift
+    from optimizer.launch.live import LiveState, live_state
     from optimizer.launch.rebalance import rollback
     from optimizer.launch.specs import preview
     from optimizer.launch.values import (
@@ -35,6 +36,7 @@ __all__ = [
     "Failure",
     "LaunchRefused",
     "LaunchResult",
+    "LiveState",
     "Patience",
     "PlanStale",
     "State",
@@ -42,6 +44,7 @@ __all__ = [
     "attend",
     "drift",
     "launch",
+    "live_state",
     "node_setup",
     "preview",
     "rollback",
@@ -52,7 +55,9 @@ __all__ = [
 _HOMES = {
     "Difference": "drift",
     "drift": "drift",
+    "LiveState": "live",
     "launch": "apply",
+    "live_state": "live",
     "node_setup": "devices",
     "preview": "specs",
     "attend": "watch",

@@ -109,12 +109,13 @@ def declared(plan: Plan, node: str | None = None) -> dict[str, float]:
 def node_setup(plan: Plan, head: str = "HEAD:6379") -> tuple[str, ...]:
     """The ``ray start`` line of each node of the plan, by node; ``head`` is the cluster's address.
 
-    Ray decides with it what may run where; the devices themselves it neither finds nor counts.
+    Ray decides with it what may run where. With ``--num-gpus=0`` it hands the devices to nobody by
+    its own counting, which knows neither instances nor who is where.
     """
     nodes = sorted({node_of(gpu.id) for gpu in plan.gpus})
     lines = []
     for node in nodes:
         said = json.dumps({name: int(amount) for name, amount in declared(plan, node).items()})
-        line = ["ray", "start", f"--address={head}", f"--resources={said}"]
+        line = ["ray", "start", f"--address={head}", "--num-gpus=0", f"--resources={said}"]
         lines.append(f"{node}: RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token {shlex.join(line)}")
     return tuple(lines)

@@ -17,7 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from optimizer.domain.gpu import PlacedProfile
+from optimizer.domain.config import ReplicaConfig
+from optimizer.domain.gpu import PlacedProfile, Use
+from optimizer.domain.placement import Instance, Replica
 from optimizer.launch.values import LaunchRefused, Patience, ReplicaSpec
 
 JOURNAL = "journal.sqlite"
@@ -273,6 +275,11 @@ class Journal:
         rows = self._db.execute("SELECT start, profile FROM instances WHERE gpu = ?", (gpu,))
         return dict(rows.fetchall())
 
+    def instances(self) -> tuple[Instance, ...]:
+        """All instances recorded, by GPU and start."""
+        rows = self._db.execute("SELECT gpu, start, profile FROM instances ORDER BY gpu, start")
+        return tuple(Instance(gpu, PlacedProfile(start, profile)) for gpu, start, profile in rows)
+
     def record(self, gpu: str, placed: PlacedProfile, there: bool) -> None:
         """That an instance is there, or no longer."""
         self._db.execute("DELETE FROM instances WHERE gpu = ? AND start = ?", (gpu, placed.start))
@@ -312,17 +319,30 @@ def _run_of(db: sqlite3.Connection) -> str | None:
 
 def peek(folder: Path, run: str) -> tuple[tuple[Copy, ...], Undertaking | None]:
     """Every copy and the latest undertaking, for who only looks; nothing where none is."""
-    path = folder / JOURNAL
-    if not path.exists():
+    if not _is_of(folder, run):
         return (), None
-    try:
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=10.0)) as db:
-            if _run_of(db) != run:
-                return (), None
-    except sqlite3.Error as error:
-        raise LaunchRefused(f"the journal {path} cannot be read: {error}") from error
     with Journal(folder, run) as journal:
         return journal.copies(), journal.latest()
+
+
+def recorded(folder: Path, run: str) -> tuple[Instance, ...]:
+    """The MIG instances that a run has made, as its journal has them."""
+    if not _is_of(folder, run):
+        return ()
+    with Journal(folder, run) as journal:
+        return journal.instances()
+
+
+def _is_of(folder: Path, run: str) -> bool:
+    """Whether the folder holds a journal of that run. Raises LaunchRefused."""
+    path = folder / JOURNAL
+    if not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=10.0)) as db:
+            return _run_of(db) == run
+    except sqlite3.Error as error:
+        raise LaunchRefused(f"the journal {path} cannot be read: {error}") from error
 
 
 def _undertaking(row: tuple[int, str, str, str, str, str]) -> Undertaking:
@@ -352,4 +372,19 @@ def _spec(said: dict[str, object]) -> ReplicaSpec:
         argv=tuple(spec.argv),
         env=tuple((name, value) for name, value in spec.env),
         patience=Patience(**patience),
+        replica=_replica(said.get("replica")),
+    )
+
+
+def _replica(said: object) -> Replica | None:
+    if not isinstance(said, dict):
+        return None
+    mig, share = said["mig"], said["share"]
+    return Replica(
+        said["id"],
+        said["deployment"],
+        tuple(said["gpus"]),
+        None if mig is None else PlacedProfile(**mig),
+        None if share is None else Use(**share),
+        ReplicaConfig(**said["config"]),
     )

@@ -90,6 +90,7 @@ def specify(
                 health=engine.health,
                 patience=patience or Patience(),
                 log_folder=log_folder,
+                replica=replica,
             )
         )
     if reasons:

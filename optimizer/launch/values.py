@@ -5,6 +5,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from optimizer.domain.placement import Replica
+
 SIMULATED = "simulated"
 AUTO = "auto"
 ENGINES = (AUTO, SIMULATED)
@@ -110,6 +112,7 @@ class ReplicaSpec:
     patience: Patience = Patience()
     log_folder: str | None = None
     generation: int = 0  # tells the copies of a replica apart while it moves
+    replica: Replica | None = None  # as the plan has it
 
     @property
     def copy_name(self) -> str:

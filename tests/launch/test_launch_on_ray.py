@@ -28,7 +28,15 @@ from launchplans import (
     launch_plan,
 )
 from leftovers import left_behind, processes_with, until
-from optimizer.launch import SIMULATED, LaunchRefused, Patience, launch, status, stop
+from optimizer.launch import (
+    SIMULATED,
+    LaunchRefused,
+    Patience,
+    launch,
+    live_state,
+    status,
+    stop,
+)
 from optimizer.launch.run import read
 from optimizer.launch.session import NAMESPACE, session
 
@@ -259,3 +267,26 @@ def test_a_node_that_is_not_there_is_named(put):
     )
     with pytest.raises(LaunchRefused, match="node n9 is not on the cluster"):
         put(plan)
+
+
+def test_the_live_state_is_what_was_placed_and_what_others_hold(put, two_nodes, tmp_path):
+    plan = launch_plan([GROUP, *MIG_SLICES])
+    put(plan)
+
+    class Stranger:
+        def hello(self) -> str:
+            return "hello"
+
+    with session(two_nodes.address, None, ours=False) as ray:
+        kind = ray.remote(Stranger)
+        other = kind.options(
+            name="theirs", namespace="other", num_cpus=0, resources={"dev:n2/3": 0.5}
+        ).remote()
+        ray.get(other.hello.remote())
+        for live in (live_state(tmp_path / "run"), live_state(address=two_nodes.address)):
+            assert live.fleet == "toy"
+            assert live.placement.replicas == plan.placement.replicas
+            assert [r.gpus for r in live.foreign] == [("n2/3",)]
+            assert list(live.by.values()) == ["theirs"]
+            assert live.doubts == ()
+        assert ray.get(other.hello.remote()) == "hello"
