@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,7 +19,7 @@ from optimizer.cli.terminal import Stop, finish, guarded, say
 
 if TYPE_CHECKING:
     from optimizer.domain.gpu import Gpu
-    from optimizer.exchange import Artifact, Export, File, Import, Imported, Source
+    from optimizer.exchange import Artifact, Export, File, Import, Imported, Input, Source
 
 
 @guarded
@@ -160,7 +162,7 @@ def import_(
         typer.Argument(
             metavar="[FILE...]",
             help="Files of that format; a folder holds those of one node; - is stdin. Without any, "
-            "nvidia-smi and kubectl are asked here.",
+            "the driver (NVML, else nvidia-smi) or the cluster (as kubectl would) is asked.",
             show_default=False,
         ),
     ] = None,
@@ -206,7 +208,8 @@ def import_(
     Examples:
       nvidia-smi -L > n1.txt; sudo nvidia-smi mig -lgi >> n1.txt
       fleetslice import nvidia-smi n1.txt --out-dir cluster
-      fleetslice import nvidia-smi --node this-machine
+      sudo fleetslice import nvidia-smi --node this-machine
+      fleetslice import kubernetes --out-dir cluster
       kubectl get nodes,pods -A -o json | fleetslice import kubernetes - --out-dir cluster
     """
     from optimizer.documents.faults import unknown
@@ -217,8 +220,10 @@ def import_(
     for flag, said in (("--name", name), ("--node", node)):
         if said is not None and not _NAME.fullmatch(said):
             raise Stop(Code.USAGE, f'{flag} "{said}": letters, digits and . _ - + : @ only')
+    if not files and from_ not in ASKS:
+        raise Stop(Code.USAGE, f"import {from_}: name a file, or - for stdin")
     given = Input(
-        files=tuple(_given(files) if files else _asked_here(from_)),
+        files=tuple(_given(files or [])),
         gpus=_products(files or []),
         parse=_parsed,
         name=name,
@@ -227,17 +232,20 @@ def import_(
         count=count,
     )
     try:
-        found = IMPORTERS[from_](given)
+        found = IMPORTERS[from_](given) if files else _asked_here(from_, given)
     except CannotRead as refusal:
         raise Stop(Code.USAGE, *refusal.reasons) from None
-    _write_documents(found, [f.name for f in given.files], out_dir)
+    _write_documents(found, [f.name for f in given.files] or ["what is here"], out_dir)
     if found.left_out:
         finish(Code.PARTLY)
 
 
-# What tells the present state where no file is given: as many as answer are read.
+# Tools that tell the present state where nothing else can be asked: as many as answer are read.
 ASKS = {
-    "kubernetes": (("kubectl", "get", "nodes,pods", "-A", "-o", "json"),),
+    "kubernetes": (
+        ("kubectl", "get", "nodes,pods", "-A", "-o", "json"),
+        ("kubectl", "get", "resourceslices,resourceclaims", "-A", "-o", "json"),
+    ),
     "nvidia-smi": (
         ("nvidia-smi", "-L"),
         ("nvidia-smi", "--query-gpu=index,uuid,memory.total,mig.mode.current", "--format=csv"),
@@ -249,28 +257,56 @@ _PATIENCE_S = 60
 _NAME = re.compile(r"\w[\w.:@+\-]*")
 
 
-def _asked_here(from_: str) -> "Iterator[File]":
-    """The answers of the tools of this machine, as one capture with prompts."""
+def _asked_here(from_: str, given: "Input") -> "Import":
+    """What the driver or the cluster says: by its library, else by its tool on this machine."""
+    from optimizer.exchange import IMPORTERS, LIVE, NotHere
+
+    if from_ == "nvidia-smi":  # what is asked here is of this machine
+        given = replace(given, node=given.node or _host())
+    try:
+        return LIVE[from_](given)
+    except NotHere as why:
+        tool = ASKS[from_][0][0]
+        if shutil.which(tool) is None:
+            lacks = f"{why}, and {tool} is not on this machine"
+            raise Stop(
+                Code.ERROR, f"import {from_}: {lacks}; name a file, or - for stdin"
+            ) from None
+    return IMPORTERS[from_](replace(given, files=tuple(_answers(from_))))
+
+
+def _host() -> str:
+    name = re.sub(r"[^\w.:@+\-]", "-", socket.gethostname().split(".")[0])
+    return name if _NAME.fullmatch(name) else "node-1"
+
+
+def _answers(from_: str) -> "Iterator[File]":
+    """The answers of the tool: a capture with prompts, or one file of each command."""
     from optimizer.exchange import File
 
-    if from_ not in ASKS:
-        raise Stop(Code.USAGE, f"import {from_}: name a file, or - for stdin")
     told = ""
-    for command in ASKS[from_]:
+    for place, command in enumerate(ASKS[from_]):
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=_PATIENCE_S, errors="replace"
             )
-        except FileNotFoundError:
-            why = f"{command[0]} is not on this machine; name a file, or - for stdin"
-            raise Stop(Code.ERROR, f"import {from_}: {why}") from None
         except subprocess.TimeoutExpired:
             raise Stop(Code.ERROR, f"{' '.join(command)}: no answer in {_PATIENCE_S} s") from None
-        if from_ == "kubernetes" and done.returncode:
-            raise Stop(Code.ERROR, f"{' '.join(command)}: {done.stderr.strip()}")
-        prompt = f"$ {' '.join(command)}\n" if from_ == "nvidia-smi" else ""
-        told += f"{prompt}{done.stdout}{done.stderr if prompt else ''}\n"
-    yield File(f"{from_} here", told)
+        if from_ == "nvidia-smi":
+            told += f"$ {' '.join(command)}\n{done.stdout}{done.stderr}\n"
+        elif done.returncode == 0:
+            yield File(" ".join(command), done.stdout)
+        elif place == 0:
+            raise Stop(Code.ERROR, f"{' '.join(command)}: {_last_line(done.stderr)}")
+        elif "the server doesn't have a resource type" not in done.stderr:
+            say(f"note: {' '.join(command)}: {_last_line(done.stderr)}; read without")
+    if told:
+        yield File(f"{from_} here", told)
+
+
+def _last_line(text: str) -> str:
+    """kubectl ends with the reason, after lines of its log."""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
 
 
 def _given(paths: list[Path]) -> "Iterator[File]":

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from optimizer.exchange import (
     huggingface,
     kube_import,
+    kube_live,
     kubernetes,
     listings,
     mig_parted,
     mig_parted_import,
     nvidia_smi,
+    nvml,
     openb,
     platforms,
     ray_serve,
@@ -19,7 +21,7 @@ from optimizer.exchange import (
     triton,
 )
 from optimizer.exchange.artifact import Artifact, CannotExport, Export, Source
-from optimizer.exchange.imported import CannotRead, File, Import, Imported, Input
+from optimizer.exchange.imported import CannotRead, File, Import, Imported, Input, NotHere
 from optimizer.exchange.kube_import import running_pods
 
 EXPORTERS: dict[str, Callable[[Source], Export]] = {
@@ -44,10 +46,16 @@ IMPORTERS: dict[str, Callable[[Input], Import]] = {
     "openb": openb.import_openb,
     "trace": traces.import_trace,
 }
+# Importers that ask instead of reading files; they raise NotHere where nobody can be asked.
+LIVE: dict[str, Callable[[Input], Import]] = {
+    "kubernetes": kube_live.import_cluster,
+    "nvidia-smi": nvml.import_nvml,
+}
 
 __all__ = [
     "EXPORTERS",
     "IMPORTERS",
+    "LIVE",
     "Artifact",
     "CannotExport",
     "CannotRead",
@@ -56,6 +64,7 @@ __all__ = [
     "Import",
     "Imported",
     "Input",
+    "NotHere",
     "Source",
     "running_pods",
 ]

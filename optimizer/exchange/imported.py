@@ -18,6 +18,10 @@ class CannotRead(Exception):
         self.reasons = reasons
 
 
+class NotHere(Exception):
+    """What would answer here is not on this machine; the message says what and how to get it."""
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """One file as given; ``folder`` is the name of the folder that was given in its place."""

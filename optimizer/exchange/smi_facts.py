@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class SeenInstance:
-    """A row of ``mig -lgi``."""
+    """A row of ``mig -lgi``; line 0: asked of the driver itself."""
 
     line: int
     name: str

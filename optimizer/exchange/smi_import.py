@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,10 +44,17 @@ class _Told:
 
 def import_nvidia_smi(given: Input) -> Import:
     """A node for each machine that was captured. Raises CannotRead."""
-    told = _Told()
+    return import_machines(dict(_machines(given)), given)
+
+
+def import_machines(
+    machines: Mapping[str, Machine], given: Input, notes: Sequence[str] = ()
+) -> Import:
+    """A node for each machine by its name, however its facts were told. Raises CannotRead."""
+    told = _Told(notes=list(notes))
     nodes = [
         node
-        for name, machine in _machines(given, told)
+        for name, machine in machines.items()
         if (node := _node(name, machine, given, told)) is not None
     ]
     if told.refused:
@@ -77,7 +84,7 @@ def _state(fleet: str, nodes: list[dict[str, Any]]) -> dict[str, Any]:
     return {"kind": "State", "version": 1, "fleet": fleet, "replicas": [], "instances": instances}
 
 
-def _machines(given: Input, told: _Told) -> Iterator[tuple[str, Machine]]:
+def _machines(given: Input) -> Iterator[tuple[str, Machine]]:
     """The captures joined by node: by ``--node``, folder, prompt, or where they agree."""
     reasons: list[str] = []
     read: list[tuple[File, Machine]] = []
@@ -343,20 +350,19 @@ def _placed(id: str, row: SeenInstance, main: Gpu, told: _Told) -> PlacedProfile
     assert main.mig is not None
     profile = by_id(main, row.profile_id) or main.mig.profile(row.name)
     said = re.match(r"(\d+)g\.\d+gb", row.name)
+    place = f"{id}: line {row.line}" if row.line else id
     if profile is None or said is None:
-        told.refused.append(
-            f"{id}: line {row.line}: {main.name} has no profile {row.profile_id} ({row.name})"
-        )
+        told.refused.append(f"{place}: {main.name} has no profile {row.profile_id} ({row.name})")
         return None
     if int(said[1]) != profile.compute_slices:
         told.refused.append(
-            f"{id}: line {row.line}: profile {row.profile_id} of {main.name} is {profile.name}, "
+            f"{place}: profile {row.profile_id} of {main.name} is {profile.name}, "
             f"and the row says {row.name}"
         )
         return None
     if row.size != profile.memory_slices or row.start not in profile.starts:
         told.refused.append(
-            f"{id}: line {row.line}: {profile.name} takes {profile.memory_slices} memory slices "
+            f"{place}: {profile.name} takes {profile.memory_slices} memory slices "
             f"from one of {', '.join(map(str, profile.starts))}, and the row says "
             f"{row.start}:{row.size}"
         )
