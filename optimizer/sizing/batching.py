@@ -270,10 +270,13 @@ class Batching:
         state = self._unqueued(batch, users)
         return state.rate * (state.ttft_ms + self.load.output_tokens * state.tpot_ms) / 1e3
 
-    def largest(self, ttft_ms: float | None, tpot_ms: float | None) -> Outlook | None:
+    def largest(
+        self, ttft_ms: float | None, tpot_ms: float | None, enough: float = 0.0
+    ) -> Outlook | None:
         """The busiest state whose latencies at the percentile stay inside; None: not even idle.
 
-        Without limits, the offline maximum: the largest batch that its prompts can feed.
+        Without limits, the offline maximum: the largest batch that its prompts can feed. Where the
+        rate is sure to be below ``enough``, some state that carries less than that.
         """
         tpot_limit = math.inf if tpot_ms is None else tpot_ms
         ttft_limit = math.inf if ttft_ms is None else ttft_ms
@@ -294,7 +297,7 @@ class Batching:
         least = self.at_batch(self.batch_limit / 2**_STEPS)
         if excess(least) > 0:
             return None
-        return self._edge(excess, least, best, _CLOSE)
+        return self._edge(excess, least, best, _CLOSE, enough)
 
     def _edge(
         self,
@@ -302,14 +305,18 @@ class Batching:
         inside: Outlook,
         beyond: Outlook,
         close: float,
+        enough: float = 0.0,
     ) -> Outlook:
         """The last state inside, to within ``close``: false position (Illinois).
 
-        It aims at half of that below the edge, so that it lands inside.
+        It aims at half of that below the edge, so that it lands inside. Where all that is left
+        carries less than ``enough``, what lies beyond will do.
         """
         low, high = excess(inside) + close / 2, excess(beyond) + close / 2
         side = 0
         for _ in range(2 * _STEPS):
+            if beyond.rate < enough:
+                return beyond
             part = low / (low - high) if low < 0 else 0.5
             width = beyond.concurrency - inside.concurrency
             state = self.at_batch(inside.concurrency + width * part)
@@ -385,6 +392,9 @@ class Embedding:
     batch_limit: float
     chunk: int
     front_end_s: float
+    tokens: float  # of a full step
+    full_s: float  # that step
+    alone_s: float  # a step of one prompt
 
     def ratios(self, state: Outlook) -> tuple[float, float]:
         """Latency at the percentile over its mean, and 1: there is no TPOT."""
@@ -393,14 +403,11 @@ class Embedding:
 
     def at_load(self, busy: float) -> Outlook:
         """The steady state at that part of the largest rate (a full step of prompts)."""
-        length = max(1.0, self.load.input_tokens)
-        tokens = max(length, min(self.chunk, self.batch_limit * length))
-        full = self.step.prefill_batch(tokens, length)
-        rate = busy * tokens / length / full
-        alone = self.step.prefill_batch(length, length)
+        full = self.full_s
+        rate = busy * self.tokens / max(1.0, self.load.input_tokens) / full
         spread = self.load.arrival_cv**2 + self.load.length_cv**2
         wait = busy * full * spread / (2 * max(1e-9, 1 - busy))
-        latency = self.front_end_s + alone + full * busy + wait
+        latency = self.front_end_s + self.alone_s + full * busy + wait
         return Outlook(rate, rate * latency, 0.0, latency * 1e3, 0.0)
 
     def at_rate(self, rate: float) -> Outlook | None:
@@ -426,14 +433,22 @@ class Embedding:
         latency = (self.front_end_s + seconds) * 1e3
         return Outlook(batch / seconds, float(batch), 0.0, latency, 0.0)
 
-    def largest(self, ttft_ms: float | None, tpot_ms: float | None) -> Outlook | None:
-        """The busiest state whose latency at the percentile stays inside; None: not even idle."""
+    def largest(
+        self, ttft_ms: float | None, tpot_ms: float | None, enough: float = 0.0
+    ) -> Outlook | None:
+        """The busiest state whose latency at the percentile stays inside; None: not even idle.
+
+        Where the rate is sure to be below ``enough``, some state that carries less than that.
+        """
         del tpot_ms
         limit = math.inf if ttft_ms is None else ttft_ms / self.ratios(self.at_load(0.0))[0]
         low, high, found = 0.0, _BUSIEST, None
-        if self.at_load(high).ttft_ms <= limit:
-            return self.at_load(high)
+        busiest = self.at_load(high)
+        if busiest.ttft_ms <= limit:
+            return busiest
         for _ in range(_STEPS):
+            if found is not None and busiest.rate / _BUSIEST * high < enough:
+                return self.at_load(high)  # rates grow with the load in proportion
             middle = (low + high) / 2
             state = self.at_load(middle)
             if state.ttft_ms <= limit:
@@ -441,3 +456,13 @@ class Embedding:
             else:
                 high = middle
         return found
+
+
+def prompts_only(
+    step: StepModel, load: Load, batch_limit: float, chunk: int, front_end_s: float
+) -> Embedding:
+    """The batching of an embedding model: a full step is a chunk, or all places taken."""
+    length = max(1.0, load.input_tokens)
+    tokens = max(length, min(chunk, batch_limit * length))
+    full, alone = step.prefill_batch(tokens, length), step.prefill_batch(length, length)
+    return Embedding(step, load, batch_limit, chunk, front_end_s, tokens, full, alone)

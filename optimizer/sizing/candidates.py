@@ -1,6 +1,6 @@
 """Which ways to run each deployment are worth offering to placement, and why the rest is not."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.domain.config import Candidate, Dropped, ReplicaConfig
@@ -14,7 +14,17 @@ from optimizer.domain.workload import Deployment
 from optimizer.sizing import fixed
 from optimizer.sizing.compatibility import weight_support
 from optimizer.sizing.precision import SIXTEEN_BIT, known, scheme
-from optimizer.sizing.replica import Refusal, Sized, Way, predicted, reasons, size_way
+from optimizer.sizing.replica import (
+    Ready,
+    Refusal,
+    Sized,
+    Way,
+    on_product,
+    predicted,
+    reasons,
+    settled,
+    size_way,
+)
 from optimizer.sizing.rooms import (
     Product,
     Room,
@@ -121,12 +131,45 @@ def _llm(
     cards = _cards(deployment, engines, dropped)
     evaluated: list[Evaluated] = []
     for product in offered:
-        for room in _rooms_for(deployment, product):
-            for card in cards:
-                for way in ways(deployment, model, room, card, dropped):
-                    _evaluate(deployment, model, room, card, way, evaluated, dropped)
+        evaluated.extend(_on_product(deployment, model, product, cards, dropped))
     kept = _undominated(deployment, evaluated, dropped)
-    return [_candidate(deployment, model, e) for e in kept], _once(dropped)
+    found = [_candidate(deployment, model, _settled(deployment, model, e)) for e in kept]
+    return found, _once(dropped)
+
+
+def _on_product(
+    deployment: Deployment,
+    model: ServedModel,
+    product: Product,
+    cards: Sequence[EngineCard],
+    dropped: list[Dropped],
+) -> Iterator[Evaluated]:
+    """Every way that fits in each room of a product, sized so far that the best is known."""
+    known_ways: dict[tuple[int, str], list[tuple[Way, Ready | Refusal]]] = {}
+    for room in _rooms_for(deployment, product):
+        gpus, most = room.shape.gpus, 0
+        for card in cards:
+            key = (gpus, card.name)
+            if key not in known_ways:  # the same in every room of so many GPUs
+                known_ways[key] = list(_ready(deployment, model, product.gpu, gpus, card, dropped))
+            for way, ready in known_ways[key]:
+                found = _evaluate(deployment, model, room, card, way, ready, dropped, most / 1000)
+                if found is not None:
+                    most = max(most, found.capacity_mrps or 0)
+                    yield found
+
+
+def _ready(
+    deployment: Deployment,
+    model: ServedModel,
+    gpu: Gpu,
+    gpus: int,
+    card: EngineCard,
+    dropped: list[Dropped],
+) -> Iterator[tuple[Way, Ready | Refusal]]:
+    for way in ways(deployment, model, gpu, gpus, card, dropped):
+        kernels = deployment.allow.attention
+        yield way, on_product(model, card, gpu, way, deployment.demand, kernels)
 
 
 def _lengths_known(deployment: Deployment, model: ServedModel) -> bool:
@@ -164,19 +207,20 @@ def _rooms_for(deployment: Deployment, product: Product) -> Iterable[Room]:
 def ways(
     deployment: Deployment,
     model: ServedModel,
-    room: Room,
+    gpu: Gpu,
+    gpus: int,
     card: EngineCard,
     dropped: list[Dropped],
 ) -> Iterable[Way]:
-    """Every way worth trying in a room: parallel sizes that fill it, weight and KV formats."""
+    """Every way worth trying on so many GPUs: parallel sizes that fill them, formats."""
     allow = deployment.allow
     splits = [
         (tp, pp)
         for tp in allow.tensor_parallel
         for pp in allow.pipeline_parallel
-        if tp * pp == room.shape.gpus
+        if tp * pp == gpus
     ]
-    for precision in precisions(deployment, model, room.gpu, card):
+    for precision in precisions(deployment, model, gpu, card):
         if ("precision", precision) in allow.forbidden:
             dropped.append(Dropped(deployment.name, precision, "forbidden by the scenario"))
             continue
@@ -214,27 +258,24 @@ def _evaluate(
     room: Room,
     card: EngineCard,
     way: Way,
-    evaluated: list[Evaluated],
+    ready: Ready | Refusal,
     dropped: list[Dropped],
-) -> None:
-    found = size_way(
-        model,
-        card,
-        room,
-        way,
-        deployment.demand,
-        deployment.slo,
-        deployment.extras,
-        deployment.allow.attention,
-    )
+    enough: float = 0.0,
+) -> Evaluated | None:
+    found: Sized | Refusal
+    if isinstance(ready, Refusal):
+        found = ready
+    else:
+        d = deployment
+        found = size_way(model, card, room, ready, d.demand, d.slo, d.extras, enough)
     if isinstance(found, Refusal):
         dropped.append(Dropped(deployment.name, _label(room, way), found.reason))
-        return
+        return None
     rate = found.rate
     if rate is not None and rate * 1000 < 1:
         dropped.append(Dropped(deployment.name, _label(room, way), "serves under 0.001 requests/s"))
-        return
-    evaluated.append(Evaluated(room, found, card))
+        return None
+    return Evaluated(room, found, card)
 
 
 def _label(room: Room, way: Way) -> str:
@@ -300,6 +341,10 @@ def _smaller_is_enough(smaller: Evaluated, larger: Evaluated) -> bool:
     return (smaller.capacity_mrps or 0) >= (larger.capacity_mrps or 0)
 
 
+def _settled(deployment: Deployment, model: ServedModel, e: Evaluated) -> Evaluated:
+    return replace(e, sized=settled(model, e.card, e.room, e.sized, deployment.extras))
+
+
 def _candidate(deployment: Deployment, model: ServedModel, e: Evaluated) -> Candidate:
     way = e.sized.way
     total = weights(model, scheme(way.precision), way.tp, way.pp).total * way.tp * way.pp
@@ -315,7 +360,7 @@ def _candidate(deployment: Deployment, model: ServedModel, e: Evaluated) -> Cand
         capacity_mrps=e.capacity_mrps,
         load_mib=ceil_div(int(total) + 1, MIB),
         predicted=predicted(e.card, model, e.sized),
-        reasons=reasons(model, e.sized, e.room),
+        reasons=reasons(model, e.sized, e.room, deployment.slo),
     )
 
 
@@ -400,14 +445,18 @@ def _as_run(
     for card in _cards(deployment, engines, []):
         if said.engine not in (None, card.name):
             continue
-        for way in ways(deployment, model, room, card, []):
+        for way in ways(deployment, model, room.gpu, room.shape.gpus, card, []):
             way = _completed(way, said)
             if not config_of(way).agrees_with(said):
                 continue
-            found: list[Evaluated] = []
-            _evaluate(deployment, model, room, card, way, found, [])
-            if found and config_of(found[0].sized.way).agrees_with(said):
-                return found[0]
+            kernels = deployment.allow.attention
+            ready = on_product(model, card, room.gpu, way, deployment.demand, kernels)
+            found = _evaluate(deployment, model, room, card, way, ready, [])
+            if found is None:
+                continue
+            found = _settled(deployment, model, found)
+            if config_of(found.sized.way).agrees_with(said):
+                return found
     return None
 
 

@@ -12,6 +12,7 @@ the textbook formula M = P x bytes / t + B x T x (2 x L x H_kv x d_head x bytes)
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from optimizer.domain.engine import Defaults, EngineCard, MemoryRule, on, version_key
 from optimizer.domain.gpu import Gpu
@@ -114,8 +115,10 @@ class MemoryBudget:
     @property
     def surely_fits(self) -> bool:
         """Whether it starts even if the KV cache comes out smaller by the margin."""
+        request = self.request_blocks
         blocks = self.layout.blocks((self.kv_cache_mib - self.margin_mib) * MIB)
-        return self.fits and blocks - self.reserved_blocks >= self.request_blocks
+        surely = blocks - self.reserved_blocks >= request
+        return surely and self.free_blocks >= max(1, request) and self.used_mib <= self.total_mib
 
     @property
     def least_mib(self) -> int:
@@ -171,6 +174,8 @@ class _Terms:
     graphs_mib: int
     before_mib: int  # taken before the engine measures
     held: Weights
+    layout: KvLayout
+    reserved_blocks: int  # kept for shared prefixes
 
     @property
     def inside_mib(self) -> int:
@@ -208,15 +213,15 @@ def memory_budget(
     """
     total = gpu.usable_mib if total_mib is None else total_mib
     device = total if device_mib is None else device_mib
-    rule = card.range_of(version or card.default_version).memory
-    terms = _terms(model, rule, defaults_for(card, gpu, total, version), gpu, settings, extras)
+    version = version or card.default_version
+    row = defaults_for(card, gpu, total, version)
+    terms = _terms(model, card, version, row, bool(gpu.nvlink_gbs), settings, extras)
     fraction = settings.fraction
     if fraction is None and fill:
         fraction = _safe_fraction(terms, total, device, settings)
     if fraction is None:
         fraction = default_fraction(terms.rule, terms.row, gpu, total, settings, terms.tokens)
     kv = _kv_mib(terms, device, fraction)
-    layout = _layout(model, rule, settings, extras)
     return MemoryBudget(
         total_mib=total,
         fraction=fraction,
@@ -225,16 +230,16 @@ def memory_budget(
         activation_mib=terms.activation_mib,
         runtime_mib=terms.runtime_mib,
         cuda_graphs_mib=terms.graphs_mib,
-        graphs_inside=rule.graphs_inside,
+        graphs_inside=terms.rule.graphs_inside,
         kv_cache_mib=kv,
         outside_mib=terms.outside_mib,
-        layout=layout,
-        blocks=layout.blocks(kv * MIB),
+        layout=terms.layout,
+        blocks=terms.layout.blocks(kv * MIB),
         max_model_len=settings.max_model_len,
         max_num_seqs=terms.seqs,
         max_num_batched_tokens=terms.tokens,
         weights=terms.held,
-        reserved_blocks=_reserved_blocks(layout, extras.prefix_cache_tokens),
+        reserved_blocks=terms.reserved_blocks,
     )
 
 
@@ -243,15 +248,18 @@ def _reserved_blocks(layout: KvLayout, tokens: int) -> int:
     return layout.blocks_per_request(tokens, tokens) if tokens else 0
 
 
+@lru_cache(maxsize=65536)
 def _terms(
     model: ServedModel,
-    rule: MemoryRule,
+    card: EngineCard,
+    version: str,
     row: Defaults,
-    gpu: Gpu,
+    nvlink: bool,
     settings: Settings,
     extras: Extras,
 ) -> _Terms:
-    tp = settings.tp
+    """The same on every device that shares a row of defaults: a fleet asks many times."""
+    rule, tp = card.range_of(version).memory, settings.tp
     seqs = settings.max_num_seqs or row.max_num_seqs
     tokens = settings.max_num_batched_tokens or step_tokens(rule, row, settings.max_model_len)
     packed = scheme(settings.precision, model.quant_group, model.quant_symmetric)
@@ -272,7 +280,8 @@ def _terms(
         context=settings.max_model_len,
     )
     # Communicators take buffers first over NVLink; over PCIe (two RTX 4090 run at 0.98) they do not
-    before = by_tp(rule.before_budget_mib, tp * settings.pp if gpu.nvlink_gbs else 1)
+    before = by_tp(rule.before_budget_mib, tp * settings.pp if nvlink else 1)
+    layout = _layout(model, rule, settings, extras)
     return _Terms(
         rule=rule,
         row=row,
@@ -280,21 +289,23 @@ def _terms(
         tokens=tokens,
         weights_mib=_up(held.total + beside),
         activation_mib=_up(peak),
-        runtime_mib=non_torch_mib(rule, gpu, tp),
+        runtime_mib=non_torch_mib(rule, tp, nvlink=nvlink),
         graphs_mib=cuda_graph_mib(model, rule, min(largest, 2 * seqs), settings.eager),
         before_mib=before + WORKSPACE_MIB.get(settings.attention, 0) + extras.other_mib,
         held=held,
+        layout=layout,
+        reserved_blocks=_reserved_blocks(layout, extras.prefix_cache_tokens),
     )
 
 
-def non_torch_mib(rule: MemoryRule, gpu: Gpu, tp: int) -> int:
+def non_torch_mib(rule: MemoryRule, tp: int, *, nvlink: bool) -> int:
     """Outside PyTorch's allocator: libraries, and in a group the communicator's buffers.
 
     Cards carry what was logged over NVLink; over PCIe a group takes 0.5 GiB more than one GPU at
     most (F: two and four RTX 3090 and 4090, club-3090 issues 104 and 127, vllm issue 13061).
     """
     over_nvlink = by_tp(rule.non_torch_mib, tp)
-    if tp == 1 or gpu.nvlink_gbs:
+    if tp == 1 or nvlink:
         return over_nvlink
     return min(over_nvlink, by_tp(rule.non_torch_mib, 1) + PCIE_GROUP_MIB)
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from optimizer.domain.engine import Correction, EngineCard, HostRule, Rates
+from optimizer.domain.engine import Correction, Efficiency, EngineCard, HostRule, Rates
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
 from optimizer.domain.units import ceil_div
@@ -152,49 +152,99 @@ def step_model(
 ) -> StepModel | None:
     """The step of that replica, or None where the datasheet has no peak for its products."""
     peak, attention_peak = peak_tflops(device.gpu, how.gemm), peak_tflops(device.gpu, "bf16")
-    reached = card.efficiency(device.gpu)
+    reached = _reached(card, device.gpu)
     if peak is None or attention_peak is None or reached is None:
         return None
-    rates, host = card.rates, card.range_of(version).host
+    rates = card.rates
     flops = peak * 1e12 * device.compute * reached.compute * how.compute_factor
     if how.gemm == "fp4":
         flops *= rates.fp4_gemm
     attention_flops = attention_peak * 1e12 * device.compute * reached.compute
     attention_flops *= rates.prompt_attention * how.attention_factor
     bandwidth = device.bandwidth_gbs * 1e9 * reached.bandwidth
-    s, p = scheme(precision), parameters(model, tp)
-    held = weights(model, s, tp, pp)
-    active, expert_active = _active(model, p, tp, pp)
-    moe_s = 2 * expert_active / (flops * rates.moe_gemm)
-    head = p.embedding if model.tied_embeddings else p.head
-    head = 0.0 if model.task == "embed" else head / pp
-    head *= 2 * padded(model.vocab_size / tp) - 1
-    kv, state, attention, windows = _attention_seconds(
-        model, kv_precision, tp, pp, bandwidth * rates.kv_bandwidth, attention_flops
-    )
+    kv_bandwidth = bandwidth * rates.kv_bandwidth
+    work = _work(model, card, version, precision, kv_precision, tp, pp)
+    moe_s = 2 * work.expert_active / (flops * rates.moe_gemm)
     comm_base, comm_token = _communication(model, device, rates, tp, pp)
-    layers = ceil_div(model.layers, pp)
-    head_bytes = held.embedding if model.tied_embeddings else held.head
-    other = held.other - p.vision * s.other_bytes - position_bytes(model)
     found = StepModel(
-        memory_dense_s=(held.linear + other + head_bytes) / bandwidth,
-        memory_experts_s=held.experts / bandwidth,
-        expert_share=model.moe.experts_per_token / model.moe.experts if model.moe else 0.0,
-        token_flop_s=2 * (active + head) / flops + moe_s,
-        prompt_flop_s=2 * active / flops + moe_s,
-        kv_s=kv,
-        state_s=state,
-        attention_s=attention,
-        window_attention_s=windows,
+        memory_dense_s=work.dense_bytes / bandwidth,
+        memory_experts_s=work.expert_bytes / bandwidth,
+        expert_share=work.expert_share,
+        token_flop_s=2 * (work.active + work.head) / flops + moe_s,
+        prompt_flop_s=2 * work.active / flops + moe_s,
+        kv_s=tuple((width, size / kv_bandwidth) for width, size in work.kv_bytes),
+        state_s=sum(size / kv_bandwidth for size in work.state_bytes),
+        attention_s=sum(pair / attention_flops for pair in work.full_pairs),
+        window_attention_s=tuple((w, pair / attention_flops) for w, pair in work.window_pairs),
         comm_base_s=comm_base,
         comm_token_s=comm_token,
-        host_s=_host_seconds(model, host, layers),
-        sequence_s=host.sequence_us / 1e6,
+        host_s=work.host_s,
+        sequence_s=work.sequence_s,
         power=rates.sum_power,
         stages=pp,
     )
     correction = card.correction(device.gpu, model.name)
     return found if correction is None else found.corrected(correction)
+
+
+@lru_cache(maxsize=1024)
+def _reached(card: EngineCard, gpu: Gpu) -> Efficiency | None:
+    """What the card says of the product: every room of it asks."""
+    return card.efficiency(gpu)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one rank and stage has to do, whatever GPU it runs on: bytes, parameters, launches."""
+
+    dense_bytes: float  # read by every step
+    expert_bytes: float
+    expert_share: float
+    active: float  # parameters that a token meets, experts and head apart
+    expert_active: float
+    head: float
+    kv_bytes: tuple[tuple[float, float], ...]  # (width in tokens, per token of context)
+    state_bytes: tuple[float, ...]  # per sequence, read and written
+    full_pairs: tuple[float, ...]  # flops for each token and token of context
+    window_pairs: tuple[tuple[float, float], ...]
+    host_s: float
+    sequence_s: float
+
+
+@lru_cache(maxsize=4096)
+def _work(
+    model: ServedModel,
+    card: EngineCard,
+    version: str,
+    precision: str,
+    kv_precision: str,
+    tp: int,
+    pp: int,
+) -> _Work:
+    """The same for every room of every product."""
+    host, s, p = card.range_of(version).host, scheme(precision), parameters(model, tp)
+    held = weights(model, s, tp, pp)
+    active, expert_active = _active(model, p, tp, pp)
+    head = p.embedding if model.tied_embeddings else p.head
+    head = 0.0 if model.task == "embed" else head / pp
+    head *= 2 * padded(model.vocab_size / tp) - 1
+    kv, states, full, windows = _attention_work(model, kv_precision, tp, pp)
+    other = held.other - p.vision * s.other_bytes - position_bytes(model)
+    head_bytes = held.embedding if model.tied_embeddings else held.head
+    return _Work(
+        dense_bytes=held.linear + other + head_bytes,
+        expert_bytes=held.experts,
+        expert_share=model.moe.experts_per_token / model.moe.experts if model.moe else 0.0,
+        active=active,
+        expert_active=expert_active,
+        head=head,
+        kv_bytes=kv,
+        state_bytes=states,
+        full_pairs=full,
+        window_pairs=windows,
+        host_s=_host_seconds(model, host, ceil_div(model.layers, pp)),
+        sequence_s=host.sequence_us / 1e6,
+    )
 
 
 def _active(model: ServedModel, p: Parameters, tp: int, pp: int) -> tuple[float, float]:
@@ -223,31 +273,35 @@ def padded(columns: float) -> float:
     return (1 + math.ceil(columns / _TILE) * _TILE / columns) / 2
 
 
-def _attention_seconds(
-    model: ServedModel, kv_precision: str, tp: int, pp: int, bandwidth: float, flops: float
+def _attention_work(
+    model: ServedModel, kv_precision: str, tp: int, pp: int
 ) -> tuple[
-    tuple[tuple[float, float], ...], float, float, tuple[tuple[float, float], ...]
-]:  # fmt: skip
-    """KV reads by width, state reads, and prompt attention over full and windowed layers."""
+    tuple[tuple[float, float], ...],
+    tuple[float, ...],
+    tuple[float, ...],
+    tuple[tuple[float, float], ...],
+]:
+    """KV bytes by width, states, and prompt attention over full and windowed layers."""
     kv: list[tuple[float, float]] = []
     windows: list[tuple[float, float]] = []
-    state = full = 0.0
+    states: list[float] = []
+    full: list[float] = []
     heads = model.attention_heads / tp
     size = model.global_head_size or model.head_size
     if model.mla is not None:
         size = (model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim + model.mla.v_head_dim) // 2
     for kind in layer_kinds(model, KV_BYTES[kv_precision], tp):
         width = float(kind.width) if kind.width else math.inf
-        per_pair = 4 * heads * size * kind.layers / pp / flops
+        per_pair = 4 * heads * size * kind.layers / pp
         if kind.span == "state":
-            state += 2 * kind.state_bytes * kind.layers / pp / bandwidth
+            states.append(2 * kind.state_bytes * kind.layers / pp)
             continue
-        kv.append((width, kind.bytes_per_token * kind.layers / pp / bandwidth))
+        kv.append((width, kind.bytes_per_token * kind.layers / pp))
         if kind.width:
             windows.append((width, per_pair))
         else:
-            full += per_pair
-    return tuple(kv), state, full, tuple(windows)
+            full.append(per_pair)
+    return tuple(kv), tuple(states), tuple(full), tuple(windows)
 
 
 def _communication(

@@ -2,15 +2,15 @@
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from optimizer.domain.config import Prediction
 from optimizer.domain.engine import EngineCard
+from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
 from optimizer.domain.units import gib
 from optimizer.domain.workload import Demand, Extras, Slo
 from optimizer.sizing import precision as formats
-from optimizer.sizing.batching import Batching, Embedding, Load, Outlook, continuous
+from optimizer.sizing.batching import Batching, Embedding, Load, Outlook, continuous, prompts_only
 from optimizer.sizing.compatibility import Runs, runs
 from optimizer.sizing.context import context_fault, context_notes
 from optimizer.sizing.memory import MemoryBudget, Settings, memory_budget
@@ -48,15 +48,26 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
+class Ready:
+    """A way that a product can run, its kernel and context length chosen."""
+
+    way: Way
+    how: Runs
+
+
+@dataclass(frozen=True, slots=True)
 class Sized:
-    """A way that fits and keeps the SLO. ``rate`` is the guarded capacity; None: no demand."""
+    """A way that fits and keeps the SLO. ``rate`` is the guarded capacity; None: no demand.
+
+    ``best``: its state at capacity, without the guard.
+    """
 
     way: Way
     budget: MemoryBudget
     how: Runs
-    serving: Serving | None
-    rate: float | None
-    binding: str
+    serving: Serving | None = None
+    rate: float | None = None
+    best: Outlook | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,55 +138,72 @@ def load_of(demand: Demand, slo: Slo | None) -> Load:
     )
 
 
+def on_product(
+    model: ServedModel,
+    card: EngineCard,
+    gpu: Gpu,
+    way: Way,
+    demand: Demand | None,
+    attention: tuple[str, ...] | None = None,
+) -> Ready | Refusal:
+    """What a way means in every room of a product, or why it runs in none."""
+    kernel = (way.attention,) if way.attention else attention
+    how = runs(card, way.version, gpu, model, way.precision, way.kv_precision, kernel)
+    if how.refusal is not None:
+        return Refusal(how.refusal)
+    length = way.max_model_len or context_length(model, demand)
+    fault = shape_fault(model, way.precision, way.tp, way.pp) or context_fault(model, length)
+    if fault is not None:
+        return Refusal(fault, how=how)
+    return Ready(replace(way, max_model_len=length, attention=how.attention), how)
+
+
 def size_way(
     model: ServedModel,
     card: EngineCard,
     room: Room,
-    way: Way,
+    ready: Ready,
     demand: Demand | None,
     slo: Slo | None,
     extras: Extras = NO_EXTRAS,
-    attention: tuple[str, ...] | None = None,
+    enough: float = 0.0,
 ) -> Sized | Refusal:
     """One way in one room: fit, speed, capacity inside the SLO, or the reason why not.
 
-    max_num_seqs, where open, starts at the engine's default and shrinks to what the batch at
-    capacity needs, which leaves more memory to the KV cache.
+    ``enough``: a guarded capacity below which the way is not wanted; some rate below it will do.
     """
-    kernel = (way.attention,) if way.attention else attention
-    how = runs(card, way.version, room.gpu, model, way.precision, way.kv_precision, kernel)
-    if how.refusal is not None:
-        return Refusal(how.refusal)
-    fault = shape_fault(model, way.precision, way.tp, way.pp)
+    way, how = ready.way, ready.how
+    fault = share_fault(card, room, way)
     if fault is not None:
         return Refusal(fault, how=how)
-    length = way.max_model_len or context_length(model, demand)
-    fault = context_fault(model, length) or share_fault(card, room, way)
-    if fault is not None:
-        return Refusal(fault, how=how)
-    way = replace(way, max_model_len=length, attention=how.attention)
     budget = _budget(model, card, room, way, extras)
-    if not budget.surely_fits and way.max_num_seqs is None:
-        budget = _budget(model, card, room, replace(way, max_num_seqs=SEQUENCES[0]), extras)
-    if not budget.surely_fits:
+    fits = budget.surely_fits
+    if not fits and way.max_num_seqs is None:
+        budget = _budget(model, card, room, way, extras, SEQUENCES[0])
+        fits = budget.surely_fits
+    if not fits:
         return Refusal(no_room(budget, room), budget, how)
     if demand is None:
-        return Sized(_settled(way, budget), budget, how, None, None, "memory")
-    return _capacity(model, card, room, way, budget, how, demand, slo, extras)
+        return Sized(way, budget, how)
+    return _capacity(model, card, room, way, budget, how, load_of(demand, slo), slo, extras, enough)
 
 
-@lru_cache(maxsize=65536)
 def _budget(
-    model: ServedModel, card: EngineCard, room: Room, way: Way, extras: Extras
+    model: ServedModel,
+    card: EngineCard,
+    room: Room,
+    way: Way,
+    extras: Extras,
+    seqs: int | None = None,
 ) -> MemoryBudget:
-    """The same for deployments of one model: a fleet asks many times."""
+    """The way's memory; ``seqs``: with so many sequences where the way leaves them open."""
     settings = Settings(
         precision=way.precision,
         kv_precision=way.kv_precision,
         tp=way.tp,
         pp=way.pp,
         max_model_len=way.max_model_len or LEAST_LENGTH,
-        max_num_seqs=way.max_num_seqs,
+        max_num_seqs=way.max_num_seqs or seqs,
         max_num_batched_tokens=way.max_num_batched_tokens,
         fraction=way.memory_fraction,
         eager=way.eager,
@@ -193,10 +221,6 @@ def _budget(
         extras=extras,
         fill=True,
     )
-
-
-def _settled(way: Way, budget: MemoryBudget) -> Way:
-    return replace(way, max_num_seqs=budget.max_num_seqs, memory_fraction=budget.fraction)
 
 
 def no_room(budget: MemoryBudget, room: Room) -> str:
@@ -246,7 +270,7 @@ def serving_of(
     limit = min(float(budget.max_num_seqs), budget.free_blocks / blocks if blocks else math.inf)
     front_end = host.front_end_ms / 1e3
     if model.task == "embed":
-        return Embedding(step, load, limit, chunk, front_end)
+        return prompts_only(step, load, limit, chunk, front_end)
     return continuous(step, load, limit, chunk, front_end, card.batching == "in-flight")
 
 
@@ -257,30 +281,63 @@ def _capacity(
     way: Way,
     budget: MemoryBudget,
     how: Runs,
-    demand: Demand,
+    load: Load,
     slo: Slo | None,
     extras: Extras,
+    enough: float,
 ) -> Sized | Refusal:
-    load = load_of(demand, slo)
     serving = serving_of(model, card, room, way, budget, how, load)
     if serving is None:
         return Refusal(f"the datasheet of {room.gpu.name} has no {how.gemm} peak", budget, how)
-    ttft, tpot = (slo.ttft_ms, slo.tpot_ms) if slo else (None, None)
-    best = serving.largest(ttft, tpot)
+    ttft, tpot = limits_of(slo)
+    best = serving.largest(ttft, tpot, enough / card.guard)
     if best is None:
         return Refusal(too_slow(serving, ttft, tpot), budget, how)
-    if way.max_num_seqs is None:
-        wanted = best.concurrency * SPARE_SEQUENCES
-        seqs = next((s for s in SEQUENCES if s >= wanted), SEQUENCES[-1])
-        if seqs < budget.max_num_seqs:
-            budget = _budget(model, card, room, replace(way, max_num_seqs=seqs), extras)
-            if best.concurrency >= serving.batch_limit:  # the KV cache was the limit and has grown
-                grown = serving_of(model, card, room, way, budget, how, load)
-                assert grown is not None
-                serving, best = grown, grown.largest(ttft, tpot) or best
-    rate = best.rate * card.guard
-    bound = binding(serving, best, budget, ttft, tpot)
-    return Sized(_settled(way, budget), budget, how, serving, rate, bound)
+    if way.max_num_seqs is None and best.concurrency >= serving.batch_limit:
+        fewer = _fewer_sequences(model, card, room, way, budget, best, extras)
+        if fewer is not budget:  # the KV cache was the limit and has grown
+            grown = serving_of(model, card, room, way, fewer, how, load)
+            assert grown is not None
+            found = grown.largest(ttft, tpot, enough / card.guard) or best
+            way = replace(way, max_num_seqs=fewer.max_num_seqs)
+            return Sized(way, fewer, how, grown, found.rate * card.guard, found)
+    return Sized(way, budget, how, serving, best.rate * card.guard, best)
+
+
+def limits_of(slo: Slo | None) -> tuple[float | None, float | None]:
+    """TTFT and TPOT limits, ms."""
+    return (slo.ttft_ms, slo.tpot_ms) if slo else (None, None)
+
+
+def _fewer_sequences(
+    model: ServedModel,
+    card: EngineCard,
+    room: Room,
+    way: Way,
+    budget: MemoryBudget,
+    best: Outlook,
+    extras: Extras,
+) -> MemoryBudget:
+    """The budget of no more sequences than the batch at capacity needs: the rest is KV cache."""
+    wanted = best.concurrency * SPARE_SEQUENCES
+    seqs = next((s for s in SEQUENCES if s >= wanted), SEQUENCES[-1])
+    if seqs >= budget.max_num_seqs:
+        return budget
+    return _budget(model, card, room, way, extras, seqs)
+
+
+def settled(
+    model: ServedModel, card: EngineCard, room: Room, sized: Sized, extras: Extras
+) -> Sized:
+    """The way with what was left open: max_num_seqs, the memory fraction.
+
+    max_num_seqs starts at the engine's default and shrinks to what the batch at capacity needs.
+    """
+    way, budget = sized.way, sized.budget
+    if way.max_num_seqs is None and sized.best is not None:
+        budget = _fewer_sequences(model, card, room, way, budget, sized.best, extras)
+    way = replace(way, max_num_seqs=budget.max_num_seqs, memory_fraction=budget.fraction)
+    return replace(sized, way=way, budget=budget)
 
 
 def too_slow(serving: Serving, ttft: float | None, tpot: float | None) -> str:
@@ -344,7 +401,7 @@ def predicted(card: EngineCard, model: ServedModel, sized: Sized) -> Prediction 
     )
 
 
-def reasons(model: ServedModel, sized: Sized, room: Room) -> tuple[str, ...]:
+def reasons(model: ServedModel, sized: Sized, room: Room, slo: Slo | None) -> tuple[str, ...]:
     """Why this way: its memory, what binds it, and what it gives up."""
     b = sized.budget
     said = [
@@ -352,8 +409,9 @@ def reasons(model: ServedModel, sized: Sized, room: Room) -> tuple[str, ...]:
         f" ({b.kv_cache_tokens} tokens), activation and runtime "
         f"{gib(b.activation_mib + b.runtime_mib):.1f} GiB, of {gib(b.total_mib):.1f} GiB"
     ]
-    if sized.rate is not None:
-        said.append(f"capacity {sized.rate:.2f} requests/s is bound by {sized.binding}")
+    if sized.rate is not None and sized.serving is not None and sized.best is not None:
+        bound = binding(sized.serving, sized.best, b, *limits_of(slo))
+        said.append(f"capacity {sized.rate:.2f} requests/s is bound by {bound}")
     said.extend(sized.how.notes)
     risk = formats.scheme(sized.way.precision).risk
     if risk:

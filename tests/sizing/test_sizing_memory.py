@@ -23,7 +23,6 @@ from sizing_examples import (
     A100,
     DEEPSEEK_V3,
     H100,
-    L40S,
     LLAMA_8B,
     LLAMA_70B,
     QWEN3_30B_A3B,
@@ -154,9 +153,10 @@ def test_a_longer_context_lowers_concurrency(model: ServedModel, length: int, mo
 def test_communicators_take_less_over_pcie():
     """Two RTX 3090, vLLM 0.20.2, Qwen3.6 27B: at most 0.77 GiB are left for what is no tensor."""
     rule = vllm().range_of("0.20.2").memory
-    assert non_torch_mib(rule, H100, 2) == 2140
-    assert non_torch_mib(rule, L40S, 2) == non_torch_mib(rule, L40S, 8) == 256 + 512
-    assert non_torch_mib(rule, L40S, 1) == non_torch_mib(rule, H100, 1) == 256
+    assert non_torch_mib(rule, 2, nvlink=True) == 2140
+    over_pcie = [non_torch_mib(rule, tp, nvlink=False) for tp in (1, 2, 8)]
+    assert over_pcie == [256, 256 + 512, 256 + 512]
+    assert non_torch_mib(rule, 1, nvlink=True) == 256
 
 
 def test_blocks_of_a_hybrid_hold_a_whole_state():

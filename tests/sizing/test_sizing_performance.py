@@ -11,10 +11,10 @@ from optimizer.sizing.batching import (
     TPOT_P99_OVER_MEAN,
     TTFT_P99_OVER_MEAN,
     Batching,
-    Embedding,
     Load,
     continuous,
     percentile_ratio,
+    prompts_only,
 )
 from optimizer.sizing.compatibility import runs
 from optimizer.sizing.performance import Device, StepModel, padded, step_model
@@ -172,7 +172,7 @@ def test_a_fixed_batch_runs_in_waves_beyond_the_limit():
 
 def test_embedding_serves_prompts_only():
     load = Load(input_tokens=400, output_tokens=0)
-    serving = Embedding(step(EMBEDDER_8B), load, 64, 8192, 0.049)
+    serving = prompts_only(step(EMBEDDER_8B), load, 64, 8192, 0.049)
     best = serving.largest(500, None)
     assert best is not None
     assert best.ttft_ms * serving.ratios(best)[0] <= 500
