@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import groupby
 
 from optimizer.domain.fleet import FleetGpu, Sharing
-from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.placement import Replica
 from optimizer.planning.rooms import Rooms
 
@@ -58,11 +57,9 @@ def _slots(usable: Iterable[FleetGpu], rooms: Rooms, like: Replica) -> Iterator[
     if like.mig is None:
         return
     for gpu in usable:
-        profile = None if gpu.gpu.mig is None else gpu.gpu.mig.profile(like.mig.profile)
-        taken = rooms.taken_cells(gpu.id)
-        for start in profile.starts if profile is not None else ():
-            placed = PlacedProfile(start, like.mig.profile)
-            if not taken & rooms.cells(gpu.gpu, placed):
+        held = rooms.gpus[gpu.id]
+        for placed in held.cells.of(like.mig.profile):
+            if not held.taken & held.cells[placed]:
                 yield replace(like, gpus=(gpu.id,), mig=placed)
 
 

@@ -38,9 +38,16 @@ FREE = Blocked()
 
 @dataclass(slots=True)
 class _Held:
-    """One GPU: its instances and who runs in them; who runs outside MIG; whether MIG is on."""
+    """One GPU: its instances and who runs in them; who runs outside MIG; whether MIG is on.
+
+    ``node``: its node's name. ``taken``: the memory slices that replicas hold, as bits.
+    """
 
     gpu: FleetGpu
+    node: str
+    by_cells: bool  # whether instances that share no slice are always legal together
+    cells: "_Cells"
+    taken: int = 0
     instances: dict[PlacedProfile, Replica | None] = field(default_factory=dict)
     plain: list[Replica] = field(default_factory=list)
     mig_on: bool = False
@@ -48,6 +55,42 @@ class _Held:
     def occupants(self) -> list[Replica]:
         inside = [r for r in self.instances.values() if r is not None]
         return [*inside, *self.plain]
+
+    def hold(self, placed: PlacedProfile, replica: Replica | None) -> None:
+        """That instance is the replica's now, or nobody's."""
+        self.instances[placed] = replica
+        if replica is not None:
+            self.taken |= self.cells[placed]
+            return
+        self.taken = 0
+        for one, inside in self.instances.items():
+            if inside is not None:
+                self.taken |= self.cells[one]
+
+
+class _Cells(dict[PlacedProfile, int]):
+    """The memory slices of one product's instances as bits, once asked."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        super().__init__()
+        self.gpu = gpu
+        self.by_profile: dict[str, tuple[PlacedProfile, ...]] = {}
+
+    def __missing__(self, placed: PlacedProfile) -> int:
+        """Those of a profile nobody knows are all."""
+        profile = self.gpu.mig.profile(placed.profile) if self.gpu.mig is not None else None
+        known = profile is not None and placed.start in profile.starts
+        slices = profile.memory_slices if profile is not None and known else 0
+        self[placed] = ((1 << slices) - 1) << placed.start if slices else -1
+        return self[placed]
+
+    def of(self, name: str) -> tuple[PlacedProfile, ...]:
+        """Every place of an instance of that profile."""
+        if name not in self.by_profile:
+            profile = self.gpu.mig.profile(name) if self.gpu.mig is not None else None
+            starts = () if profile is None else profile.starts
+            self.by_profile[name] = tuple(PlacedProfile(start, name) for start in starts)
+        return self.by_profile[name]
 
 
 class Rooms:
@@ -65,13 +108,25 @@ class Rooms:
         self.deployments = {d.name: d for d in problem.deployments}
         # Whether anybody minds whom it meets at all.
         self.apart = any(d.avoid or d.isolate != "none" for d in problem.deployments)
+        # Deployments that take nothing of a host and may be as close as they like.
+        self.easy = {
+            d.name
+            for d in problem.deployments
+            if not (d.host_cpu_millicores or d.host_memory_mib)
+            and d.spread_node is None
+            and d.spread_rack is None
+        }
         self.nodes = {n.name: n for n in problem.fleet.nodes}
-        self.gpus = {g.id: _Held(g) for g in problem.fleet.gpus()}
-        self.on_node: dict[str, list[Replica]] = {n: [] for n in self.nodes}
         # Facts about products, once asked.
         self.legal: dict[tuple[object, ...], bool] = {}
-        self.masks: dict[tuple[str, PlacedProfile], int] = {}
-        self.geometric: dict[str, bool] = {}
+        products = {n.gpu.name: n.gpu for n in problem.fleet.nodes}
+        self.cells = {name: _Cells(gpu) for name, gpu in products.items()}
+        by_cells = {name: _by_cells(gpu) for name, gpu in products.items()}
+        self.gpus = {
+            g.id: _Held(g, g.node.name, by_cells[g.gpu.name], self.cells[g.gpu.name])
+            for g in problem.fleet.gpus()
+        }
+        self.on_node: dict[str, list[Replica]] = {n: [] for n in self.nodes}
         for gpu, layout in layouts.items():
             self.gpus[gpu].instances = dict.fromkeys(layout)
         for replica in placement.replicas if placement is not None else ():
@@ -90,7 +145,7 @@ class Rooms:
             return
         for gpu in replica.gpus:
             if replica.mig is not None:
-                self.gpus[gpu].instances[replica.mig] = replica
+                self.gpus[gpu].hold(replica.mig, replica)
             else:
                 self.gpus[gpu].plain.append(replica)
         for node in replica.nodes:
@@ -102,7 +157,7 @@ class Rooms:
             return
         for gpu in replica.gpus:
             if replica.mig is not None:
-                self.gpus[gpu].instances[replica.mig] = None
+                self.gpus[gpu].hold(replica.mig, None)
             else:
                 self.gpus[gpu].plain.remove(replica)
         for node in replica.nodes:
@@ -112,12 +167,14 @@ class Rooms:
         """Who must leave before the replica can start in its place; false when nobody must."""
         if not self.known(replica):
             return Blocked(never="its GPU is not in the fleet")
-        every: dict[str, Replica] = {}
+        if self._plainly_free(replica):
+            return FREE
+        every: dict[int, Replica] = {}
         some: list[tuple[Replica, ...]] = []
         for gpu in replica.gpus:
             held = self.gpus[gpu]
             for other in self._in_the_way(held, replica):
-                every[_copy(other)] = other
+                every[id(other)] = other
             if replica.share is not None and not self._share_fits(held, replica.share):
                 some.append(tuple(r for r in held.plain if r.share is not None))
         for node in replica.nodes:
@@ -125,6 +182,15 @@ class Rooms:
         if every or some:
             return Blocked(tuple(every.values()), tuple(some))
         return FREE
+
+    def _plainly_free(self, replica: Replica) -> bool:
+        """Whether it runs in an instance and slices are all it asks: free ones are then enough."""
+        if replica.mig is None or self.apart or self.rebuilt is not None:
+            return False
+        held = self.gpus[replica.gpus[0]]
+        if not held.by_cells or held.plain or replica.deployment not in self.easy:
+            return False
+        return not held.taken & held.cells[replica.mig]
 
     def _in_the_way(self, held: _Held, replica: Replica) -> Iterator[Replica]:
         """Those in the same room, and those who must not be on the same GPU."""
@@ -146,51 +212,24 @@ class Rooms:
         gpu = held.gpu.gpu
         if gpu.mig is None:
             return
-        mine = self.cells(gpu, placed)
+        mine = held.cells[placed]
         inside = {p: r for p, r in held.instances.items() if r is not None}
         apart = []
         for other, replica in inside.items():
-            if other == placed or mine & self.cells(gpu, other):
+            if other == placed or mine & held.cells[other]:
                 yield replica
             else:
                 apart.append(other)
-        if not self._by_cells(gpu) and not self._legal(gpu, (*sorted(apart), placed)):
+        if not held.by_cells and not self._legal(gpu, (*sorted(apart), placed)):
             # Together they are too many of one profile or hand out an engine twice.
             yield from (inside[p] for p in sorted(apart))
 
-    def cells(self, gpu: Gpu, placed: PlacedProfile) -> int:
-        """The memory slices of an instance as bits; those of a profile nobody knows are all."""
-        key = (gpu.name, placed)
-        if key not in self.masks:
-            profile = gpu.mig.profile(placed.profile) if gpu.mig is not None else None
-            known = profile is not None and placed.start in profile.starts
-            slices = profile.memory_slices if profile is not None and known else 0
-            self.masks[key] = ((1 << slices) - 1) << placed.start if slices else -1
-        return self.masks[key]
-
-    def clash(self, gpu: Gpu, one: PlacedProfile, other: PlacedProfile) -> bool:
-        """Whether the two instances cannot stand on one GPU of that product together."""
-        if one == other or self.cells(gpu, one) & self.cells(gpu, other):
-            return True
-        return not self._by_cells(gpu) and not self._legal(gpu, (one, other))
-
-    def taken_cells(self, gpu_id: str) -> int:
-        """The memory slices that replicas hold on that GPU, as bits."""
+    def clash(self, gpu_id: str, one: PlacedProfile, other: PlacedProfile) -> bool:
+        """Whether the two instances cannot stand on that GPU together."""
         held = self.gpus[gpu_id]
-        taken = 0
-        for placed, replica in held.instances.items():
-            if replica is not None:
-                taken |= self.cells(held.gpu.gpu, placed)
-        return taken
-
-    def _by_cells(self, gpu: Gpu) -> bool:
-        """Whether instances that share no slice are always legal together on that product."""
-        if gpu.name not in self.geometric:
-            profiles = gpu.mig.profiles if gpu.mig is not None else ()
-            self.geometric[gpu.name] = all(
-                not p.engines and p.max_instances >= _most_apart(p) for p in profiles
-            )
-        return self.geometric[gpu.name]
+        if one == other or held.cells[one] & held.cells[other]:
+            return True
+        return not held.by_cells and not self._legal(held.gpu.gpu, (one, other))
 
     def _legal(self, gpu: Gpu, layout: tuple[PlacedProfile, ...]) -> bool:
         key = (gpu.name, *layout)
@@ -294,8 +333,8 @@ class Rooms:
         if placed in held.instances or table is None:
             return
         empty = [p for p, r in held.instances.items() if r is None]
-        if self._by_cells(held.gpu.gpu):
-            gone = [p for p in empty if self.clash(held.gpu.gpu, p, placed)]
+        if held.by_cells:
+            gone = [p for p in empty if self.clash(gpu, p, placed)]
         else:
             busy = {p for p, r in held.instances.items() if r is not None}
             gone = list({*empty} - {*keep_beside(table, {*busy, placed}, empty)})
@@ -349,8 +388,10 @@ def _most_apart(profile: MigProfile) -> int:
     return count
 
 
-def _copy(replica: Replica) -> str:
-    return f"{replica.id} {replica.gpus} {replica.mig} {replica.share}"
+def _by_cells(gpu: Gpu) -> bool:
+    """Whether instances that share no slice are always legal together on that product."""
+    profiles = gpu.mig.profiles if gpu.mig is not None else ()
+    return all(not p.engines and p.max_instances >= _most_apart(p) for p in profiles)
 
 
 def _clear(gpu: str, held: _Held) -> Iterator[Act]:
