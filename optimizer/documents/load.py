@@ -103,7 +103,7 @@ class _Loader:
         state = self._state(fleet, workloads)
         scenarios = self._scenarios(fleet, workloads)
         plan = self._plan()
-        policy = self._policy(fleet)
+        policy = self._policy(fleet, workloads)
         traces = self._traces()
         self._calibrate()
         self._missing()
@@ -219,11 +219,13 @@ class _Loader:
         self.faults += faults
         return plan
 
-    def _policy(self, fleet: FleetReading | None) -> Policy | None:
+    def _policy(
+        self, fleet: FleetReading | None, workloads: WorkloadsReading | None
+    ) -> Policy | None:
         document = self._one("Policy", self.reading)
         if document is None:
             return None
-        policy, faults = read_policy(document, fleet)
+        policy, faults = read_policy(document, fleet, workloads)
         self.faults += faults
         return policy
 

@@ -4,17 +4,21 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Any
 
+from optimizer.documents import look
+from optimizer.documents.deployments import WorkloadsReading
 from optimizer.documents.faults import Fault, unknown
 from optimizer.documents.fleets import FleetReading
 from optimizer.documents.reading import RawDocument
 from optimizer.documents.schema.policy import PolicyDoc
 from optimizer.documents.wording import complaints
-from optimizer.domain.policy import Alone, Policy
+from optimizer.domain.policy import Alone, CutShort, Policy
 from optimizer.domain.units import MIB_PER_GIB, MICROS, scaled, scaled_down
 
 
 def read_policy(
-    document: RawDocument, fleet: FleetReading | None
+    document: RawDocument,
+    fleet: FleetReading | None,
+    workloads: WorkloadsReading | None = None,
 ) -> tuple[Policy | None, list[Fault]]:
     """The policy, or every fault of it."""
     found = complaints(PolicyDoc, document.value)
@@ -23,6 +27,7 @@ def read_policy(
         return None, faults
     said = PolicyDoc.model_validate(document.value)
     faults += _contradictions(document, said, fleet)
+    faults += _tenant_faults(document, workloads)
     return (None, faults) if faults else (_policy(said), [])
 
 
@@ -47,6 +52,17 @@ def _contradictions(
             yield document.fault(("spare_gpus", name), message)
 
 
+def _tenant_faults(document: RawDocument, workloads: WorkloadsReading | None) -> Iterator[Fault]:
+    """A tenant that nobody knows: misspelt, it would be neither spared nor asked for."""
+    if workloads is None or not workloads.sure:
+        return
+    known = list(workloads.tenants)
+    for pattern in ("protected_tenants[]", "acts_alone.tenants[]"):
+        for path, name in look.texts(document.value, pattern):
+            if name not in known:
+                yield document.fault(path, unknown("tenant of the workloads", name, known))
+
+
 def _day(text: str) -> date | None:
     try:
         return date.fromisoformat(text)
@@ -68,12 +84,24 @@ def _policy(said: PolicyDoc) -> Policy:
             (date.fromisoformat(d.first), date.fromisoformat(d.last or d.first))
             for d in said.freeze
         ),
-        alone=Alone(said.acts_alone.max_moves, _mib(said.acts_alone.max_load_gib)),
+        alone=Alone(
+            said.acts_alone.max_moves,
+            _mib(said.acts_alone.max_load_gib),
+            _names(said.acts_alone.kinds),
+            _names(said.acts_alone.tenants),
+        ),
         spare_gpus=tuple(sorted(said.spare_gpus.items())),
+        approval_hours=said.approval_hours,
+        cut_short=CutShort(said.cut_short),
         notify=tuple(said.notify),
+        notify_within_s=said.notify_seconds,
         keep_runs=said.keep_runs,
     )
 
 
 def _mib(gib: Any) -> int | None:
     return None if gib is None else scaled_down(gib, MIB_PER_GIB)
+
+
+def _names(said: list[str] | None) -> tuple[str, ...] | None:
+    return None if said is None else tuple(said)

@@ -2,14 +2,28 @@
 
 from dataclasses import dataclass
 from datetime import date
+from enum import StrEnum
+
+
+class CutShort(StrEnum):
+    """What becomes of a launch that was cut short, at the next start."""
+
+    RESUME = "resume"
+    ROLLBACK = "rollback"
+    ASK = "ask"
 
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """What may happen without approval; a night that would do more waits. None: no ceiling."""
+    """What may happen without approval; a night that would do more waits. None: no ceiling.
+
+    ``kinds``: of moves; ``tenants``: whose replicas.
+    """
 
     max_moves: int | None = None
     max_load_mib: int | None = None
+    kinds: tuple[str, ...] | None = None
+    tenants: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +32,8 @@ class Policy:
 
     ``min_saving_micros_per_move``: what one move must save over ``horizon_hours``, in millionths of
     the fleet's currency; None: cost always counts before moves. ``window_s`` None: no end.
+    ``spare_gpus``: GPUs that a night leaves empty, as far as demand is met without them.
+    ``approval_hours``: how old a plan may be when it is approved.
     """
 
     name: str = "policy"
@@ -30,7 +46,10 @@ class Policy:
     freeze: tuple[tuple[date, date], ...] = ()  # first and last day of each
     alone: Alone = Alone()
     spare_gpus: tuple[tuple[str, int], ...] = ()
+    approval_hours: float = 24.0
+    cut_short: CutShort = CutShort.RESUME
     notify: tuple[str, ...] = ()
+    notify_within_s: float = 30.0
     keep_runs: int = 30
 
     def frozen_on(self, day: date) -> bool:

@@ -4,8 +4,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from optimizer.documents.schema.base import Amount, Count, Head, Positive, Several, Strict, Text
+from optimizer.documents.schema.base import (
+    Amount,
+    Choice,
+    Count,
+    Head,
+    Positive,
+    Several,
+    Strict,
+    Text,
+)
 
+MOVES = ("start", "stop", "move", "reconfigure")
+CUT_SHORT = ("resume", "rollback", "ask")
+Kind = Annotated[str, Choice("kind of move", MOVES)]
+CutShortWord = Annotated[str, Choice("way to go on", CUT_SHORT)]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 
@@ -21,6 +34,8 @@ class AloneDoc(Strict):
 
     max_moves: Count | None = Field(None, description="at most so many moves")
     max_load_gib: Amount | None = Field(None, description="at most so many GiB of weights")
+    kinds: list[Kind] | None = Field(None, description="only such moves; default all")
+    tenants: list[Text] | None = Field(None, description="only of these tenants; default all")
 
 
 class PolicyDoc(Head):
@@ -40,8 +55,15 @@ class PolicyDoc(Head):
     acts_alone: AloneDoc = Field(
         AloneDoc.model_construct(), description="what needs no approval; more waits for it"
     )
-    spare_gpus: dict[Text, Several] = Field({}, description="GPUs kept free, by product")
+    approval_hours: Positive = Field(24.0, description="how old a plan may be when approved")
+    cut_short: CutShortWord = Field(
+        "resume", description="what becomes of a launch cut short: resume, rollback or ask"
+    )
+    spare_gpus: dict[Text, Several] = Field(
+        {}, description="empty GPUs left empty while demand is met without them, by product"
+    )
     notify: list[Text] = Field(
         [], description="a program and its arguments, run after a night; no shell reads it"
     )
+    notify_seconds: Positive = Field(30.0, description="how long that program may take")
     keep_runs: Several = Field(30, description="so many run folders are kept")
