@@ -4,7 +4,7 @@
 at every place, in an order that reaches each set of replicas once. It leaves a branch only where
 (a) a rule is broken that more replicas cannot mend,
 (b) an interchangeable GPU or node that is still empty was to be passed over,
-(c) a replica is not needed,
+(c) a replica is not needed, be it for the demand, to outlive a loss or because it must stay,
 (d) the same replicas were seen on the same GPUs with room that is cut alike, or
 (e) what is already spent, and what the deployments left would miss even if each were alone, is no
     better than the best found.
@@ -26,6 +26,7 @@ from optimizer.verify import Score, objectives, verify
 from optimizer.verify.facts import Facts, Ground
 from optimizer.verify.fleet_rules import MONOTONE
 from optimizer.verify.recount import instances_by_gpu, missing, score
+from optimizer.verify.rules import survive
 from optimizer.verify.slots import layout_faults
 
 
@@ -70,6 +71,7 @@ class Search:
     twins: dict[str, object] = field(init=False)
     named: set[str] = field(init=False)
     company: set[str] = field(init=False)
+    fixed: dict[str, tuple[PlacedProfile, ...]] = field(init=False)
     alone: dict[str, int] = field(default_factory=dict)
     seen: set[object] = field(default_factory=set)
     best: Score | None = None
@@ -78,6 +80,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.ground = Ground.of(self.problem)
+        self.fixed = _fixed(self.problem)
         self.order = sorted(self.problem.deployments, key=lambda d: (-d.priority, d.name))
         self.spots = {d.name: [s for s in self._spots(d) if self._fine([s])] for d in self.order}
         self.named = _mentioned(self.problem)
@@ -87,8 +90,9 @@ class Search:
             self.alone = {d.name: self._missing_alone(d) for d in self.order}
 
     def _missing_alone(self, deployment: Deployment) -> int:
-        single = replace(deployment, near=())
-        found = Search(replace(self.problem, deployments=(single,))).run()
+        single = replace(deployment, near=(), survive=None, disturb="allowed")
+        fleet = replace(self.problem.fleet, reserve=())
+        found = Search(replace(self.problem, fleet=fleet, deployments=(single,))).run()
         assert found is not None, "an empty placement breaks a rule"
         return found.score.unmet_ppm[0][1]
 
@@ -108,17 +112,18 @@ class Search:
         if not self._hopeful(facts, position) or self._been_here(position, first, chosen):
             return
         wanted = self.everything or deployment.name in self.company
-        if wanted or missing(facts, deployment).ppm:
+        short = wanted or missing(facts, deployment).ppm or self._frail(deployment, facts)
+        if short or deployment.disturb == "never":
             spots = self.spots[deployment.name]
             for index in range(first, len(spots)):
                 spot = spots[index]
-                if not self._leads(spot, chosen):
+                if not self._leads(spot, chosen) or not (short or self._runs_today(spot)):
                     continue
                 longer = [*chosen, spot]
                 if self._apart(spot, chosen) and self._fine(longer):
                     again = next(i for i, s in enumerate(spots) if s.group == spot.group)
                     self._walk(position, again, longer)
-        if wanted or self._needed(deployment, facts):
+        if wanted or deployment.disturb == "never" or self._needed(deployment, facts):
             self._walk(position + 1, 0, chosen)
 
     def _judge(self, chosen: list[Spot]) -> None:
@@ -168,12 +173,24 @@ class Search:
     def _mentions(self, spot: Spot) -> bool:
         return not self.named.isdisjoint(spot.gpus)
 
+    @staticmethod
+    def _frail(deployment: Deployment, facts: Facts) -> bool:
+        """Whether it still wants replicas to outlive a loss; more of them never hurt."""
+        return any(v.subject == deployment.name for v in survive(facts))
+
+    def _runs_today(self, spot: Spot) -> bool:
+        """Whether a replica like this runs there now."""
+        now = self.problem.current.replicas if self.problem.current else ()
+        return any(_same_place(old, spot.replica(0)) for old in now)
+
     def _needed(self, deployment: Deployment, facts: Facts) -> bool:
         """Whether no replica of the deployment could go without loss."""
         running = facts.replicas(deployment)
         served = sum(one.capacity_mrps for one in running)
         least = min((one.capacity_mrps for one in running), default=0)
         short = len(running) - 1 < deployment.min_replicas
+        if deployment.survive is not None and served >= (deployment.asked_mrps or 0):
+            return True
         return not running or short or served - least < (deployment.asked_mrps or 0)
 
     def _leads(self, spot: Spot, chosen: list[Spot]) -> bool:
@@ -219,8 +236,9 @@ class Search:
             yield replica
 
     def _standing(self, replicas: tuple[Replica, ...]) -> Iterator[Instance]:
-        """Today's instances that are in nobody's way and stay standing empty."""
+        """Today's instances that are in nobody's way and stay standing empty, and fixed ones."""
         today = instances_by_gpu(self.problem.current or Placement())
+        today |= {gpu: set(layout) for gpu, layout in self.fixed.items()}
         for gpu, instances in sorted(today.items()):
             here = [r for r in replicas if gpu in r.gpus]
             if gpu not in self.ground.gpus or any(r.mig is None for r in here):
@@ -234,19 +252,18 @@ class Search:
     def _spots(self, deployment: Deployment) -> Iterator[Spot]:
         for candidate in self.problem.candidates.get(deployment.name, ()):
             gpus = [g for g in self.problem.fleet.gpus() if g.gpu.name == candidate.gpu]
-            yield from _spots_of(candidate, gpus)
+            for spot in _spots_of(candidate, gpus):
+                kept = [self.fixed[gpu] for gpu in spot.gpus if gpu in self.fixed]
+                if all(spot.mig in layout if spot.mig else not layout for layout in kept):
+                    yield spot
 
 
 def brute_force(problem: PlacementProblem, *, everything: bool = False) -> Optimum | None:
     """The lexicographic optimum (unmet by priority, price, disruption), or None if infeasible.
 
     With the rules in ``MONOTONE`` alone nothing is ever infeasible: an empty placement keeps them
-    all, since demand and the least number of replicas may give way. Raises ValueError on rules
-    that need more replicas rather than fewer, for which leaving branches early would be wrong.
+    all, since demand and the least number of replicas may give way.
     """
-    fixed = any(node.layouts_fixed for node in problem.fleet.nodes)
-    if fixed or any(d.survive or d.disturb == "never" for d in problem.deployments):
-        raise ValueError("survive, disturb: never and fixed layouts are not enumerated")
     return Search(problem, everything).run()
 
 
@@ -314,9 +331,20 @@ def _symmetries(table: MigTable) -> tuple[tuple[int, ...], ...]:
         found = longer
 
 
+def _fixed(problem: PlacementProblem) -> dict[str, tuple[PlacedProfile, ...]]:
+    """What GPUs with a fixed layout hold: the fleet's word for it, or else today's."""
+    today = instances_by_gpu(problem.current or Placement())
+    return {
+        gpu.id: tuple(today.get(gpu.id, ())) if gpu.device.layout is None else gpu.device.layout
+        for gpu in problem.fleet.gpus()
+        if gpu.node.layouts_fixed
+    }
+
+
 def _mentioned(problem: PlacementProblem) -> set[str]:
     """GPUs and nodes that a pin names or that hold something now."""
     named = {name for d in problem.deployments for name in d.pin}
+    named |= {g.id for g in problem.fleet.gpus() if g.node.layouts_fixed}
     current = problem.current
     for replica in current.replicas if current else ():
         named |= {*replica.gpus, *replica.nodes}

@@ -12,7 +12,7 @@ from typing import Any
 
 from builders import a30_like, candidate, deployment, fleet, gpu, node, use
 from optimizer.domain.config import Candidate, ReplicaConfig
-from optimizer.domain.fleet import Device, Fleet, Limits, Node, Sharing
+from optimizer.domain.fleet import Device, Fleet, Limits, Node, Reserve, Sharing
 from optimizer.domain.gpu import Gpu, PlacedProfile
 from optimizer.domain.placement import Instance, Placement, Replica
 from optimizer.domain.problem import PlacementProblem
@@ -264,3 +264,62 @@ def traits(problem: PlacementProblem) -> set[str]:
         found |= {"group"} if any(way.shape.gpus > 1 for way in ways) else set()
     found |= {"priorities"} if len({d.priority for d in problem.deployments}) > 1 else set()
     return found
+
+
+RULES = ("fixed", "survive", "never", "reserve")
+
+
+def ruled_problem(seed: int, *rules: str) -> PlacementProblem:
+    """A random problem with rules added that make others impossible: may be infeasible."""
+    problem, dice = random_problem(seed), random.Random(f"{seed} {rules}")
+    if "never" in rules and problem.current is None:
+        problem = replace(problem, current=_state(dice, problem))
+    if "fixed" in rules:
+        nodes = tuple(_fixed(dice, one) for one in problem.fleet.nodes)
+        problem = replace(problem, fleet=replace(problem.fleet, nodes=nodes))
+    if "reserve" in rules:
+        kept = tuple(_reserve(dice, problem.fleet) for _ in range(dice.choice((1, 1, 2))))
+        problem = replace(problem, fleet=replace(problem.fleet, reserve=kept))
+    deployments = problem.deployments
+    if "survive" in rules:
+        deployments = tuple(
+            replace(d, survive=dice.choice(("node", "node", "rack", "zone")))
+            if d.demand and dice.random() < 0.7
+            else d
+            for d in deployments
+        )
+    if "never" in rules:
+        deployments = tuple(
+            replace(d, disturb=dice.choice(("never", "never", "avoid", "allowed")))
+            for d in deployments
+        )
+    return replace(problem, deployments=deployments)
+
+
+def _fixed(dice: random.Random, one: Node) -> Node:
+    """A node whose MIG layouts may not change; some are given, others are what stands today."""
+    if one.gpu.mig is None or dice.random() < 0.2:
+        return one
+    devices = {device.index: device for device in one.devices}
+    for index in range(one.gpus):
+        if dice.random() < 0.7:
+            layout: list[PlacedProfile] = []
+            for _ in range(3):
+                name = dice.choice(PROFILES[one.gpu.name])
+                profile = one.gpu.mig.profile(name)
+                place = PlacedProfile(dice.choice(profile.starts if profile else (0,)), name)
+                if not layout_faults(one.gpu, [*layout, place]):
+                    layout.append(place)
+            device = devices.get(index, Device(index))
+            devices[index] = replace(device, layout=tuple(sorted(layout)))
+    return replace(one, layouts_fixed=True, devices=tuple(devices.values()))
+
+
+def _reserve(dice: random.Random, machines: Fleet) -> Reserve:
+    """A slice or GPUs to be kept free."""
+    product = dice.choice(machines.products())
+    labels = dice.choice(((), (), (("pool", "prod"),)))
+    if product.mig is not None and dice.random() < 0.7:
+        return Reserve(dice.choice((1, 1, 2)), dice.choice(PROFILES[product.name]), labels=labels)
+    gpu_name = dice.choice((None, product.name))
+    return Reserve(1, gpus=dice.choice((1, 1, 2)), gpu=gpu_name, labels=labels)

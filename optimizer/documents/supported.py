@@ -21,8 +21,6 @@ class _But:
 # that lands takes its lines out here.
 NOT_SUPPORTED_YET: tuple[tuple[str, str, Any, str], ...] = (
     ("Fleet", "reserve[]", _ANY, "keeping room free"),
-    ("Fleet", "nodes[].mig_layouts", "fixed", "keeping MIG layouts as they are"),
-    ("Node", "mig_layouts", "fixed", "keeping MIG layouts as they are"),
     ("Deployment", "survive", _ANY, "outliving the loss of a node, rack or zone"),
     ("Deployment", "disturb", _But("allowed"), "sparing replicas from moves"),
     ("Deployment", "allow.pipeline_parallel[]", _But(1), "pipeline parallelism"),

@@ -1,7 +1,8 @@
 """Interchangeable GPUs and the ways each can be filled: the columns of the formulation.
 
 A *site* is a set of alike nodes (one node, in the fine view). Its GPUs fall into *zones* (the same
-deployments are barred by pins) and those into *cells* (they hold the same replicas now). How a
+deployments are barred by pins, the same layout is fixed) and those into *cells* (they hold the
+same replicas now). How a
 GPU may be filled is enumerated: MIG multisets and share patterns are columns, never booleans per
 slot, so the size follows the variety of the fleet and not its size.
 """
@@ -13,7 +14,7 @@ from functools import lru_cache
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Fleet, FleetGpu, Node, Sharing
 from optimizer.domain.gpu import Gpu, MigTable, PlacedProfile, Use
-from optimizer.domain.placement import Replica
+from optimizer.domain.placement import Placement, Replica
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
 
@@ -23,6 +24,7 @@ MOST_SIZES = 60
 MOST_SHADES = 8
 
 Multiset = tuple[tuple[str, int], ...]
+Layout = tuple[PlacedProfile, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,23 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """Cells of a site that bar the same deployments."""
+    """Cells of a site that bar the same deployments.
+
+    ``layout``: the MIG instances that its GPUs keep (rule ``fixed_layout``); None: free to change.
+    """
 
     barred: frozenset[str]
     cells: tuple[Cell, ...]
+    layout: tuple[PlacedProfile, ...] | None = None
+
+    @property
+    def sliced(self) -> bool:
+        """Whether its GPUs must stay cut as they are, so that nothing may take them whole."""
+        return bool(self.layout)
+
+    def bars(self, deployment: str | None) -> bool:
+        """Whether the deployment (None: one that no pin bars) may not take these GPUs whole."""
+        return self.sliced or deployment in self.barred
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +94,7 @@ class Site:
         """How many groups of ``size`` whole GPUs its nodes hold at most, if nothing else does."""
         usable: dict[str, list[int]] = {node.name: [] for node in self.nodes}
         for zone in self.zones:
-            for cell in zone.cells:
+            for cell in zone.cells if not zone.sliced else ():
                 for gpu in cell.gpus:
                     node, _, index = gpu.rpartition("/")
                     usable[node].append(int(index))
@@ -117,7 +132,9 @@ def coarse_sites(problem: PlacementProblem) -> tuple[Site, ...]:
     """Nodes merged wherever no rule tells them apart; what runs now is left out."""
     grouped: dict[object, list[tuple[Node, tuple[Zone, ...]]]] = {}
     for node, zones in _zones_by_node(problem):
-        shape = tuple((tuple(sorted(z.barred)), tuple(len(c.gpus) for c in z.cells)) for z in zones)
+        shape = tuple(
+            (tuple(sorted(z.barred)), z.layout, tuple(len(c.gpus) for c in z.cells)) for z in zones
+        )
         alike = (
             node.gpu.name,
             problem.fleet.price_micros(node),
@@ -132,6 +149,20 @@ def coarse_sites(problem: PlacementProblem) -> tuple[Site, ...]:
     return tuple(_merge(problem, members) for members in grouped.values())
 
 
+def restored(problem: PlacementProblem) -> int:
+    """How many GPUs must be cut anew because what stands today is not their fixed layout."""
+    if problem.current is None:
+        return 0
+    today: dict[str, set[PlacedProfile]] = {}
+    for replica in problem.current.replicas:
+        for gpu in replica.gpus:
+            today.setdefault(gpu, set()).update([replica.mig] if replica.mig else [])
+    for instance in problem.current.instances:
+        today.setdefault(instance.gpu, set()).add(instance.placed)
+    fixed = fixed_layout(problem)
+    return sum(bool(set(layout) - today.get(gpu, set(layout))) for gpu, layout in fixed.items())
+
+
 def _group_signature(node: Node, zones: tuple[Zone, ...]) -> int:
     site = Site((node,), zones, 0)
     return site.groups(2)
@@ -143,6 +174,7 @@ def _merge(problem: PlacementProblem, members: list[tuple[Node, tuple[Zone, ...]
         Zone(
             zone.barred,
             (Cell(tuple(g for _, zones in members for c in zones[index].cells for g in c.gpus)),),
+            zone.layout,
         )
         for index, zone in enumerate(first)
     )
@@ -159,7 +191,11 @@ def fine_sites(problem: PlacementProblem) -> tuple[Site, ...]:
             c.shape.gpus == 2 for cs in problem.candidates.values() for c in cs
         )
         fine = tuple(
-            Zone(z.barred, tuple(_split([g for c in z.cells for g in c.gpus], by_gpu, single)))
+            Zone(
+                z.barred,
+                tuple(_split([g for c in z.cells for g in c.gpus], by_gpu, single)),
+                z.layout,
+            )
             for z in zones
         )
         sites.append(Site((node,), fine, problem.fleet.price_micros(node)))
@@ -177,37 +213,74 @@ def _split(gpus: list[str], by_gpu: Mapping[str, Cell], single: bool) -> Iterato
 
 def _zones_by_node(problem: PlacementProblem) -> Iterator[tuple[Node, tuple[Zone, ...]]]:
     pinned = [d for d in problem.deployments if d.pin]
-    by_node: dict[str, dict[frozenset[str], list[str]]] = {}
+    fixed = fixed_layout(problem)
+    by_node: dict[str, dict[tuple[frozenset[str], Layout | None], list[str]]] = {}
     for gpu in problem.fleet.gpus():
         if cordon(gpu):
             barred = frozenset(d.name for d in pinned if not pin(d, gpu))
-            by_node.setdefault(gpu.node.name, {}).setdefault(barred, []).append(gpu.id)
+            key = (barred, fixed.get(gpu.id))
+            by_node.setdefault(gpu.node.name, {}).setdefault(key, []).append(gpu.id)
     for node in problem.fleet.nodes:
         if node.name in by_node:
-            zones = sorted(by_node[node.name].items(), key=lambda item: sorted(item[0]))
-            yield node, tuple(Zone(barred, (Cell(tuple(ids)),)) for barred, ids in zones)
+            zones = sorted(
+                by_node[node.name].items(), key=lambda item: (sorted(item[0][0]), item[0][1] or ())
+            )
+            yield (
+                node,
+                tuple(Zone(barred, (Cell(tuple(ids)),), kept) for (barred, kept), ids in zones),
+            )
+
+
+def fixed_layout(problem: PlacementProblem) -> dict[str, Layout]:
+    """The MIG instances that GPUs of nodes with fixed layouts keep, no more and no fewer.
+
+    The fleet's layout, or where it gives none what stands today.
+    """
+    nodes = {node.name for node in problem.fleet.nodes if node.layouts_fixed}
+    today: dict[str, list[PlacedProfile]] = {}
+    if nodes and problem.current is not None:
+        for replica in problem.current.replicas:
+            if replica.mig is not None:
+                today.setdefault(replica.gpus[0], []).append(replica.mig)
+        for instance in problem.current.instances:
+            today.setdefault(instance.gpu, []).append(instance.placed)
+    return {
+        gpu.id: tuple(
+            sorted(today.get(gpu.id, ()) if gpu.device.layout is None else gpu.device.layout)
+        )
+        for gpu in problem.fleet.gpus()
+        if gpu.node.name in nodes
+    }
 
 
 def _current_by_gpu(problem: PlacementProblem) -> dict[str, Cell]:
-    if problem.current is None:
-        return {}
+    fixed = fixed_layout(problem)
+    current = problem.current or Placement()
     gpus = {gpu.id: gpu for gpu in problem.fleet.gpus()}
     staying: dict[str, list[tuple[Replica, Candidate]]] = {}
     standing: dict[str, list[PlacedProfile]] = {}
-    for replica in problem.current.replicas:
+    for replica in current.replicas:
         if replica.mig is not None and replica.gpus[0] in gpus:
             standing.setdefault(replica.gpus[0], []).append(replica.mig)
         candidate = may_stay(problem, replica, gpus)
-        if candidate is not None:
+        if candidate is not None and _kept(replica, fixed):
             for gpu in replica.gpus:
                 staying.setdefault(gpu, []).append((replica, candidate))
-    for instance in problem.current.instances:
+    for instance in current.instances:
         standing.setdefault(instance.gpu, []).append(instance.placed)
+    standing |= {gpu: list(layout) for gpu, layout in fixed.items() if layout}
     return {
         gpu: Cell((gpu,), tuple(staying.get(gpu, ())), tuple(sorted(standing.get(gpu, ()))))
         for gpu in gpus
         if (gpu in staying or gpu in standing) and cordon(gpus[gpu])
     }
+
+
+def _kept(replica: Replica, fixed: Mapping[str, Layout]) -> bool:
+    """Whether the layouts that its GPUs keep have its instance, or nothing if it has none."""
+    if replica.mig is None:
+        return not any(fixed.get(gpu) for gpu in replica.gpus)
+    return replica.mig in fixed.get(replica.gpus[0], (replica.mig,))
 
 
 def may_stay(
@@ -348,7 +421,7 @@ def refills(
         free = list(standing)
         for placed in taken:
             free.remove(placed)
-        reused = _counted(p.profile for p in free if p.profile in profiles)
+        reused = counted(p.profile for p in free if p.profile in profiles)
         found.append(Refill(stays, reused, False))
         for added in _additions(table, tuple(sorted(taken)), profiles):
             if not _inside(added, reused):
@@ -369,7 +442,7 @@ def _additions(
         for cell in range(placed.start, placed.start + profile.memory_slices)
     }
     every = {
-        _counted(p.profile for p in layout)
+        counted(p.profile for p in layout)
         for layout in all_layouts(table, profiles)
         if not held & cells_of(table, layout) and not table.faults((*taken, *layout))
     }
@@ -397,7 +470,8 @@ def cells_of(table: MigTable, layout: tuple[PlacedProfile, ...]) -> frozenset[in
     return frozenset(taken)
 
 
-def _counted(profiles: Iterable[str]) -> Multiset:
+def counted(profiles: Iterable[str]) -> Multiset:
+    """Profiles by name with how many there are."""
     counts: dict[str, int] = {}
     for profile in profiles:
         counts[profile] = counts.get(profile, 0) + 1

@@ -254,7 +254,7 @@ class _Dealer:
         here = [
             index
             for index, z in self.free[node.name]
-            if (load.zone is None or z == load.zone)
+            if (z == load.zone or (load.zone is None and not self.site.zones[z].sliced))
             and not any(name in self.barred[z] for name in names)
         ]
         if node.nvlink_domain == "pair":
@@ -354,7 +354,8 @@ def _seats(site: Site, load: Load) -> Iterator[Seat]:
     profiles = tuple(sorted(profile for _, profile in load.held if profile))
     starts = defaultdict(list)
     if profiles and site.gpu.mig is not None:
-        for placed in layout(site.gpu.mig, (), (), profiles):
+        kept = site.zones[load.zone or 0].layout or ()
+        for placed in layout(site.gpu.mig, (), kept, profiles):
             starts[placed.profile].append(placed)
     for c, profile in load.held:
         candidate: Candidate = c.candidate

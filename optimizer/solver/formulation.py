@@ -26,9 +26,11 @@ from optimizer.solver.columns import (
     Site,
     Zone,
     colours,
+    counted,
     mig_patterns,
     profiles_of,
     refills,
+    restored,
     share_patterns,
     shares_of,
 )
@@ -163,7 +165,7 @@ class Formulation:
             if cells[at].standing
             for _, count in takes
         ]
-        return loads + MIB_PER_GIB * total(cuts)
+        return loads + MIB_PER_GIB * (total(cuts) + restored(self.problem))
 
 
 def total(terms: Iterable[Expr]) -> Expr:
@@ -249,7 +251,7 @@ def _whole(f: Formulation, s: int) -> None:
         if size not in room:
             room[size] = site.groups(size)
         most = _most(deployment, candidate, room[size])
-        if most and any(deployment.name not in zone.barred for zone in site.zones):
+        if most and not all(zone.bars(deployment.name) for zone in site.zones):
             count = f.model.new_int_var(0, most, f"{deployment.name} whole {size} @{site.name}")
             copies = Copies(deployment.name, candidate, s, count)
             f.copies.append(copies)
@@ -280,7 +282,7 @@ def _take_gpus(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]]) 
     for owner, wanted in sorted(groups.items(), key=lambda item: item[0] or ""):
         takes = []
         for at, _, zone, cell in f.cells():
-            if at[0] == s and (owner is None or owner not in zone.barred):
+            if at[0] == s and not zone.bars(owner):
                 take = f.model.new_int_var(0, len(cell.gpus), f"take {owner} {at}")
                 f.taken_whole[at].append((owner, take))
                 takes.append(take)
@@ -309,7 +311,7 @@ def _take_pairs(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]])
             continue
         for name in owners:
             ends = (where[low], where[low + 1])
-            if any(name in zone.barred for _, zone in ends):
+            if any(zone.bars(name) for _, zone in ends):
                 continue
             pair = f.model.new_bool_var(f"pair {name} {node.name}/{low}")
             f.pairs[s, low] = f.pairs.get((s, low), 0) + pair
@@ -348,24 +350,33 @@ def _mig(f: Formulation, s: int) -> None:
                 f.copies.append(Copies(deployment.name, candidate, s, count, z, colour=colour))
                 wanted[colour].add(candidate.shape.profile or "")
         for c, cell in enumerate(zone.cells):
-            _mig_columns(f, (s, z, c), cell, {k: tuple(sorted(v)) for k, v in wanted.items()})
+            named = {k: tuple(sorted(v)) for k, v in wanted.items()}
+            _mig_columns(f, (s, z, c), zone, cell, named)
 
 
 def _mig_columns(
-    f: Formulation, at: CellKey, cell: Cell, wanted: dict[str, tuple[str, ...]]
+    f: Formulation, at: CellKey, zone: Zone, cell: Cell, wanted: dict[str, tuple[str, ...]]
 ) -> None:
     table = f.sites[at[0]].gpu.mig
     assert table is not None
+    if zone.layout == ():
+        return  # no instance is to stand here
     staying = [(r, r.mig) for r, _ in cell.replicas if r.mig is not None]
     reachable = set(wanted)
     for replica, _ in staying:
         reachable.update(f.colours[replica.deployment])
     for colour in sorted(reachable):
         profiles = wanted.get(colour, ())
-        if cell.bare:
+        here = tuple((r.id, p) for r, p in staying if colour in f.colours[r.deployment])
+        if cell.bare and zone.layout is not None:
+            kept = counted(p.profile for p in zone.layout if p.profile in profiles)
+            columns = [Refill((), kept, False)]
+        elif cell.bare:
             columns = [Refill((), m, True) for m in mig_patterns(table, profiles) if m]
+        elif zone.layout is not None:
+            every = refills(table, here, cell.standing, profiles)
+            columns = [column for column in every if not column.repartitioned]
         else:
-            here = tuple((r.id, p) for r, p in staying if colour in f.colours[r.deployment])
             columns = list(refills(table, here, cell.standing, profiles))
         for column in columns:
             if column.stays or column.added:
@@ -380,6 +391,8 @@ def _shared(f: Formulation, s: int) -> None:
     if Sharing.SHARED not in site.nodes[0].sharing:
         return
     for z, zone in enumerate(site.zones):
+        if zone.sliced:
+            continue
         here = [(d, c) for d, c in offered if d.name not in zone.barred]
         by_colour: dict[str, list[tuple[Deployment, Candidate]]] = defaultdict(list)
         for deployment, candidate in here:
@@ -745,8 +758,9 @@ def do_not_disturb(f: Formulation) -> Iterator[Expr]:
             yield c.count >= 1
 
 
-# `allowed`, `pin` and `cordon` are filters: what they forbid has no variable (see _offered, the
-# zones and columns.may_stay). `anti_affinity` is in the colours of GPUs (columns.colours).
+# `allowed`, `pin`, `cordon` and `fixed_layout` are filters: what they forbid has no variable (see
+# _offered, the zones and columns.may_stay). `anti_affinity` is in the colours of GPUs
+# (columns.colours).
 RULES: tuple[Rule, ...] = (
     demand_met,
     replica_bounds,

@@ -11,7 +11,7 @@ from optimizer.domain.fleet import Sharing
 from optimizer.domain.gpu import MigTable, PlacedProfile, Use
 from optimizer.domain.placement import Instance, Placement, Replica, replica_order
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
-from optimizer.solver.columns import all_layouts
+from optimizer.solver.columns import all_layouts, fixed_layout
 from optimizer.solver.formulation import CellKey, Copies, Filling, Formulation
 from optimizer.solver.integer import value_of
 
@@ -333,9 +333,11 @@ def _same_place_first(
 
 
 def _still_standing(problem: PlacementProblem, replicas: Sequence[Replica]) -> tuple[Instance, ...]:
-    """MIG instances of today that are empty now and overlap nothing new."""
-    if problem.current is None:
+    """MIG instances of today, or fixed ones, that are empty now and overlap nothing new."""
+    fixed = fixed_layout(problem)
+    if problem.current is None and not fixed:
         return ()
+    current = problem.current or Placement()
     held: dict[str, list[PlacedProfile]] = defaultdict(list)
     other: set[str] = set()
     for replica in replicas:
@@ -344,11 +346,13 @@ def _still_standing(problem: PlacementProblem, replicas: Sequence[Replica]) -> t
                 held[gpu].append(replica.mig)
             else:
                 other.add(gpu)
-    before = [Instance(r.gpus[0], r.mig) for r in problem.current.replicas if r.mig is not None]
+    before = [Instance(r.gpus[0], r.mig) for r in current.replicas if r.mig is not None]
+    before = [i for i in (*before, *current.instances) if i.gpu not in fixed]
+    before += [Instance(gpu, placed) for gpu, layout in fixed.items() for placed in layout]
     tables = {gpu.id: gpu.gpu.mig for gpu in problem.fleet.gpus()}
     standing = []
     for instance in sorted(
-        {*before, *problem.current.instances},
+        set(before),
         key=lambda i: (_gpu_order(i.gpu), i.placed.start, i.placed.profile),
     ):
         table = tables.get(instance.gpu)
