@@ -12,9 +12,10 @@ from optimizer.exchange.smi_facts import (
     SeenProfile,
     Selection,
 )
-from optimizer.exchange.smi_hosts import BARE_PROMPT, PROMPT
+from optimizer.exchange.smi_hosts import BARE_PROMPT, PROMPT, is_inside
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[()][A-Z0-9]|\x1b[=>]")
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+\-]\d\d:?\d\d)?\s+")  # of kubectl logs
 _LIST = re.compile(r"^GPU\s+(\d+):\s*(.+?)\s*\(UUID:\s*((?:GPU-)?[0-9A-Za-z\-]+)\)\s*$")
 _LIST_CUT = re.compile(r"^GPU\s+(\d{1,4}):\s+\S")
 _LIST_MIG = re.compile(r"^MIG\s+(\S+)\s+Device\s+(\d+):\s*\(UUID:\s*(MIG-\S+?)\)\s*$")
@@ -37,7 +38,7 @@ _TABLE_HEAD = frozenset(
 )
 _DRIVER = re.compile(r"Driver Version:\s*([\d.]+)")
 _GPU_ROW = re.compile(
-    r"^\|\s*(\d+)\s+(\S.*?)\s+(?:On|Off|N/A)\s*\|\s*"
+    r"^\|\s*(\d+)\s+(\S.*?)\s+(?:On|Off|N/A|WDDM|TCC|MCDM)\s*\|\s*"
     r"([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f])\s"
 )
 _MEMORY = re.compile(r"(\d+)MiB\s*/\s*(\d+)MiB")
@@ -48,8 +49,13 @@ _DEVICE_ROW = re.compile(
 _PROCESS_ROW = re.compile(
     r"^\|\s*(\d+)\s+(?:(\d+|N/A)\s+(\d+|N/A)\s+)?(\d+)\s+[CGM+]+\s+(\S.*?)\s+(?:\d+MiB|N/A)\s*\|$"
 )
-_CREATED = re.compile(r"^Successfully (?:created|destroyed) GPU instance ID\s+\d+ (?:on|from) GPU")
-_HARMLESS = re.compile(r"All done\.|Successfully |(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\w*,? ")
+_CREATED = re.compile(
+    r"^Successfully (?:created|destroyed) GPU instance ID\s+\d+ (?:on|from) GPU\s+(\d+)"
+)
+_HARMLESS = re.compile(
+    r"All done\.|Successfully |(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\w*,? "
+    r"|Defaulted container |Every [\d.]+s: |Script (?:started|done) on |</?(?:pre|code)>"
+)
 _MODE_SET = re.compile(r"^(?:Enabled|Disabled) MIG Mode for GPU\s+(\S+?)\.?$", re.IGNORECASE)
 _FATAL = re.compile(
     r"No devices were found|couldn't communicate with the NVIDIA driver|Failed to initialize NVML"
@@ -60,7 +66,8 @@ _FATAL = re.compile(
 _LOST = re.compile(r"Unable to determine the device handle", re.IGNORECASE)
 _TROUBLE = re.compile(
     r"Insufficient Permissions|Unknown Error|Not Supported|^Unable to|^Failed to|\bERR!"
-    r"|Permission denied|\bNot Found\b|^Error\b",
+    r"|Permission denied|\bNot Found\b|^Error\b|pending (?:enable|disable) state"
+    r"|is currently being used by",
     re.IGNORECASE,
 )
 _SECTIONS = {
@@ -89,9 +96,10 @@ def _clean(line: str) -> str:
     """The line without colours, odd spaces and the marks of quoted text."""
     plain = _ANSI.sub("", line).replace("\u00a0", " ").replace("\t", "    ").replace("\ufeff", "")
     stripped = plain.strip()
-    while stripped.startswith("> "):
-        stripped = stripped[2:].strip()
-    return "" if stripped.startswith("```") else stripped
+    while stripped.startswith(">"):
+        stripped = stripped[1:].strip()
+    stripped = _STAMP.sub("", stripped)
+    return "" if stripped.startswith("```") else stripped.strip("`")
 
 
 class _Reader:
@@ -154,6 +162,7 @@ class _Reader:
         self.end_table()
         command = found["command"]
         self.foreign = "nvidia-smi" not in command
+        self.machine.inside |= is_inside(found)
         self.query = smi_query.Query.asked(command)
         self.selection = _selection(command)
         return True
@@ -212,6 +221,7 @@ class _Reader:
         return False
 
     def _name(self, number: int, gpu: SeenGpu, name: str, uuid: str | None) -> None:
+        name = " ".join(name.split())
         for what, before, now in (("name", gpu.name, name), ("uuid", gpu.uuid, uuid)):
             if what == "name" and (_shortened(before, now) or _shortened(now, before)):
                 name = max(before or "", now or "", key=lambda n: (not n.endswith("..."), len(n)))
@@ -325,10 +335,12 @@ class _Reader:
 
     def _change(self, number: int, line: str) -> bool:
         """What stood above about instances is no longer so."""
-        if _CREATED.match(line):
+        changed = _CREATED.match(line)
+        if changed:
             self.end_table()
             for gpu in self.machine.gpus.values():
                 gpu.forget_instances()
+            self.machine.gpu(int(changed[1])).mig = True
             self.machine.asked.clear()
             return True
         found = _MODE_SET.match(line)

@@ -73,6 +73,7 @@ class Machine:
     host: str | None = None
     gpus: dict[int, SeenGpu] = field(default_factory=dict)
     asked: list[Selection] = field(default_factory=list)  # of each -lgi that was answered
+    inside: bool = False  # asked inside a container, which may see only some of it
     driver: str | None = None
     fatal: list[str] = field(default_factory=list)  # nvidia-smi itself did not work
     troubles: list[str] = field(default_factory=list)  # error texts, with their place

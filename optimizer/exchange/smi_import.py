@@ -178,12 +178,14 @@ def _plain(name: str) -> str:
 def _node(name: str, machine: Machine, given: Input, told: _Told) -> dict[str, Any] | None:
     """The entry of one node; None where its product is not known."""
     if not machine.gpus:
-        told.refused += machine.fatal or machine.troubles
-        told.refused += (
-            [] if told.refused else [f"{name}: no GPU in its captures", *machine.strange]
-        )
+        why = machine.fatal or machine.troubles or ["no GPU in its captures", *machine.strange]
+        told.left_out += [f"{name}: {one}" for one in why]
         return None
     told.notes += [f"{name}: {line}" for line in (*machine.fatal, *machine.troubles)]
+    if machine.inside:
+        told.notes.append(
+            f"{name}: captured inside a container, which may see only some GPUs and instances"
+        )
     told.notes += machine.strange[:5]
     if len(machine.strange) > 5:
         told.notes.append(f"{name}: {len(machine.strange) - 5} more lines were not understood")
@@ -298,7 +300,7 @@ def _device(id: str, gpu: SeenGpu, main: Gpu, machine: Machine, told: _Told) -> 
         layout = _layout(id, gpu, main, machine, told)
         if layout is not None:
             found["layout"] = [{"profile": p.profile, "start": p.start} for p in sorted(layout)]
-    elif mig is None and gpu.instances is None:
+    elif mig is None:
         told.unsaid.append(f"{id}: whether MIG is on")
     return found
 
@@ -314,7 +316,7 @@ def _layout(
         told.refused += cut
         return None
     if gpu.instances is None:
-        return _from_names(id, gpu, main, told)
+        return _from_names(id, gpu, main, machine, told)
     found = [_placed(id, row, main, told) for row in gpu.instances]
     if any(p is None for p in found):
         return None
@@ -414,7 +416,9 @@ def _compare(id: str, gpu: SeenGpu, layout: list[PlacedProfile], told: _Told) ->
         )
 
 
-def _from_names(id: str, gpu: SeenGpu, main: Gpu, told: _Told) -> list[PlacedProfile] | None:
+def _from_names(
+    id: str, gpu: SeenGpu, main: Gpu, machine: Machine, told: _Told
+) -> list[PlacedProfile] | None:
     """Starts by the names of -L alone, where these profiles fit in one way only."""
     if gpu.listed is None:
         told.unsaid.append(f"{id}: MIG is on, its instances are not told; add nvidia-smi mig -lgi")
@@ -429,7 +433,7 @@ def _from_names(id: str, gpu: SeenGpu, main: Gpu, told: _Told) -> list[PlacedPro
         else:
             names.append(profile.name)
     seen = ", ".join(f"{n} x {p}" for p, n in sorted(Counter(gpu.listed).items())) or "nothing"
-    if gpu.listed and not unknown:
+    if gpu.listed and not unknown and not machine.inside:
         possible = placements(main, names)
         if not possible:
             told.refused.append(f"{id}: {seen} do not fit on one {main.name}")

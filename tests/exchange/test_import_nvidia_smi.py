@@ -357,4 +357,5 @@ def test_a_gpu_without_mig_says_so_in_many_ways():
 def test_the_machine_of_each_line(captured, names):
     found = read(text(captured.format(H100, H100.replace("48aeb943", "99999999"))))
     assert set(nodes(found)) == names
-    assert found.documents[0].notes == ()
+    inside = "/#" in captured or "kubectl" in captured
+    assert ["inside a container" in note for note in found.documents[0].notes] == [True] * inside
