@@ -11,6 +11,7 @@ from optimizer.cli import (
     config,
     exchanging,
     launching,
+    looking,
     planning,
     questions,
     simulating,
@@ -19,6 +20,7 @@ from optimizer.cli import (
     whatif,
 )
 from optimizer.cli.codes import Code
+from optimizer.cli.flags import Command
 from optimizer.cli.terminal import Verbosity
 
 app = typer.Typer(
@@ -34,7 +36,7 @@ app = typer.Typer(
 
 for command in (
     starter.init,
-    planning.validate,
+    looking.validate,
     sizing.size,
     planning.plan,
     planning.rebalance,
@@ -45,20 +47,20 @@ for command in (
     questions.buy,
     questions.retire,
     questions.sensitivity,
-    planning.verify,
+    looking.verify,
     simulating.simulate,
     simulating.calibrate,
-    planning.explain,
-    planning.diff,
-    planning.report,
+    looking.explain,
+    looking.diff,
+    looking.report,
     launching.launch,
     launching.status,
     launching.drift,
     launching.stop,
     exchanging.export,
 ):
-    app.command()(command)
-app.command(name="import")(exchanging.import_)
+    app.command(cls=Command)(command)
+app.command(name="import", cls=Command)(exchanging.import_)
 app.add_typer(catalogue.app, name="catalogue")
 
 

@@ -87,3 +87,8 @@ def version() -> str:
 def settings(**given: Any) -> Mapping[str, Any]:
     """What a plan records of how it was asked for, in a stable order."""
     return {name: given[name] for name in sorted(given) if given[name] is not None}
+
+
+def tell_notes(documents: "Documents") -> None:
+    """What was read in a way that may surprise."""
+    say(*(f"note: {note}" for note in documents.notes))

@@ -19,6 +19,7 @@ class Output(StrEnum):
 
 LIMITS = "Limits of the search"
 SHOWN = "What is shown and written"
+WORK = "Where the work is done"
 
 DocumentFiles = Annotated[
     list[Path],
@@ -121,7 +122,7 @@ Workers = Annotated[
         max=1024,
         envvar="FLEETSLICE_WORKERS",
         help="Ray workers; 0 works in this process, without Ray.",
-        rich_help_panel=LIMITS,
+        rich_help_panel=WORK,
     ),
 ]
 Address = Annotated[
@@ -131,10 +132,7 @@ Address = Annotated[
         envvar="FLEETSLICE_ADDRESS",
         metavar="HOST:PORT",
         help="A running Ray cluster; without it, a local Ray of our own.",
+        rich_help_panel=WORK,
         show_default=False,
     ),
 ]
-
-GAP = 0.0
-TIME_LIMIT_S = 300.0
-EFFORT = 60.0

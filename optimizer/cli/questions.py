@@ -10,19 +10,10 @@ import typer
 
 from optimizer.cli import options
 from optimizer.cli.codes import Code
-from optimizer.cli.options import Output
-from optimizer.cli.planning import limits_of, tell_notes
-from optimizer.cli.terminal import (
-    Stop,
-    check_writable,
-    finish,
-    guarded,
-    refuse_output,
-    show_data,
-    stdout,
-    write_result,
-)
-from optimizer.cli.whatif import WORKERS, Add, Baseline, ScaleDemand, baseline_of, progress_bar
+from optimizer.cli.groups import Limiting, Showing, Working
+from optimizer.cli.inputs import tell_notes
+from optimizer.cli.terminal import Stop, finish, guarded
+from optimizer.cli.whatif import Add, Baseline, ScaleDemand, baseline_of, progress_bar
 
 if TYPE_CHECKING:
     from optimizer.documents import Documents
@@ -31,6 +22,9 @@ if TYPE_CHECKING:
     from optimizer.scenarios.buy import Offer
     from optimizer.scenarios.evaluate import Setting
     from optimizer.scenarios.questions import Ask
+
+
+HERE = Working(workers=0)  # in this process, without Ray
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,53 +41,47 @@ class _Ground:
         return self.setting.inputs.fleet.unit
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
     """The flags that all questions share."""
 
-    baseline: Path | None
-    output: Output
-    out: Path | None
-    ascii: bool
-    gap: float
-    time_limit: float
-    effort: float
-    seed: int
-    workers: int
-    address: str | None
+    baseline: Baseline = None
+    shown: Showing
+    limiting: Limiting
 
     @contextmanager
     def ground(
-        self, documents: Sequence[Path], scenario: dict[str, Any] | None = None
+        self,
+        documents: Sequence[Path],
+        working: Working = HERE,
+        scenario: dict[str, Any] | None = None,
     ) -> Iterator[_Ground]:
         """Documents read, the baseline planned, and Ray started. Raises DocumentFaults, Stop."""
         from optimizer.scenarios.evaluate import asking, setting
         from optimizer.scenarios.quick import load_with
 
-        refuse_output(self.output, Output.TABLE, Output.JSON, Output.YAML)
-        check_writable(self.out)
+        self.shown.check()
         found = load_with(documents, scenario)
         tell_notes(found)
-        limits = limits_of(self.gap, self.time_limit, self.effort, self.seed)
+        limits = self.limiting.limits()
         inputs, planned = baseline_of(found, self.baseline, limits)
         if planned.plan.status in ("infeasible", "nothing_found"):
             raise Stop(Code.UNMET, "there is no baseline: fleetslice plan says why")
         ground = setting(inputs, planned, limits)
         with (
             progress_bar() as report,
-            asking(ground, workers=self.workers, address=self.address, report=report) as ask,
+            asking(ground, workers=working.workers, address=working.address, report=report) as ask,
         ):
             yield _Ground(found, planned, ground, ask)
 
     def show(self, data: Mapping[str, Any]) -> None:
-        """The answer, in the form asked for."""
+        """The answer, in the form asked for; rows are for the table alone."""
         from optimizer.report.questions import render_question
 
-        if self.output is Output.TABLE:
-            render_question(data, stdout(), ascii=self.ascii)
-        else:
-            show_data({k: v for k, v in data.items() if k != "rows"}, self.output)
-        write_result(self.out, {k: v for k, v in data.items() if k != "rows"})
+        plain = {k: v for k, v in data.items() if k != "rows"}
+        self.shown.show(
+            plain, lambda console: render_question(data, console, ascii=self.shown.ascii)
+        )
 
 
 def _answered(answer: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -112,15 +100,9 @@ def _answered(answer: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
 @guarded
 def quote(
     documents: options.DocumentFiles,
+    *,
     add: Add = None,
-    baseline: Baseline = None,
-    output: options.Shown = Output.TABLE,
-    out: options.OutFile = None,
-    ascii: options.Ascii = False,
-    gap: options.Gap = options.GAP,
-    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
-    effort: options.Effort = options.EFFORT,
-    seed: options.Seed = 0,
+    asked: Asking,
 ) -> None:
     """Price a new customer on this fleet: what the whole plan costs more.
 
@@ -138,8 +120,7 @@ def quote(
 
     if not add:
         raise Stop(Code.USAGE, "who is to be quoted? name a Workloads document with --add FILE")
-    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, 0, None)
-    with asked.ground(documents, quick(add=add)) as ground:
+    with asked.ground(documents, scenario=quick(add=add)) as ground:
         new = ground.found.scenarios[-1].changes
         deployments = [d for c in new if isinstance(c, AddDeployments) for d in c.deployments]
         names = [d.name for d in deployments]
@@ -152,6 +133,7 @@ def quote(
 @guarded
 def headroom(
     documents: options.DocumentFiles,
+    *,
     deployment: Annotated[
         str | None, typer.Option("--deployment", metavar="NAME", help="Only this one grows.")
     ] = None,
@@ -165,16 +147,8 @@ def headroom(
         float,
         typer.Option("--within", min=0.001, help="Width of the bracket that ends the search."),
     ] = 0.02,
-    baseline: Baseline = None,
-    output: options.Shown = Output.TABLE,
-    out: options.OutFile = None,
-    ascii: options.Ascii = False,
-    gap: options.Gap = options.GAP,
-    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
-    effort: options.Effort = options.EFFORT,
-    seed: options.Seed = 0,
-    workers: options.Workers = WORKERS,
-    address: options.Address = None,
+    asked: Asking,
+    working: Working,
 ) -> None:
     """Find how far demand can grow before somebody goes unserved.
 
@@ -191,9 +165,8 @@ def headroom(
         raise Stop(Code.USAGE, "--deployment and --tenant go not together; keep one of the two")
     kind = "deployment" if deployment else "tenant" if tenant else "all"
     name = deployment or tenant
-    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, workers, address)
     width = round(within * PPM)
-    with asked.ground(documents) as ground:
+    with asked.ground(documents, working) as ground:
         data = _answered(
             lambda: headroom_data(
                 found(
@@ -214,16 +187,9 @@ def headroom(
 @guarded
 def survive(
     documents: options.DocumentFiles,
-    baseline: Baseline = None,
-    output: options.Shown = Output.TABLE,
-    out: options.OutFile = None,
-    ascii: options.Ascii = False,
-    gap: options.Gap = options.GAP,
-    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
-    effort: options.Effort = options.EFFORT,
-    seed: options.Seed = 0,
-    workers: options.Workers = WORKERS,
-    address: options.Address = None,
+    *,
+    asked: Asking,
+    working: Working,
 ) -> None:
     """Lose every node, rack and zone in turn, and say what goes unmet.
 
@@ -237,8 +203,7 @@ def survive(
     from optimizer.scenarios.questions import survive as losses
     from optimizer.scenarios.told import survive_data
 
-    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, workers, address)
-    with asked.ground(documents) as ground:
+    with asked.ground(documents, working) as ground:
         problem, placement = ground.planned.problem, ground.planned.plan.placement
         data = _answered(lambda: survive_data(losses(problem, placement, ground.ask), ground.unit))
     asked.show(data)
@@ -250,16 +215,9 @@ def survive(
 @guarded
 def retire(
     documents: options.DocumentFiles,
-    baseline: Baseline = None,
-    output: options.Shown = Output.TABLE,
-    out: options.OutFile = None,
-    ascii: options.Ascii = False,
-    gap: options.Gap = options.GAP,
-    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
-    effort: options.Effort = options.EFFORT,
-    seed: options.Seed = 0,
-    workers: options.Workers = WORKERS,
-    address: options.Address = None,
+    *,
+    asked: Asking,
+    working: Working,
 ) -> None:
     """Find nodes that can be switched off with nobody served less.
 
@@ -270,8 +228,7 @@ def retire(
     from optimizer.scenarios.questions import retire as retired
     from optimizer.scenarios.told import retire_data
 
-    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, workers, address)
-    with asked.ground(documents) as ground:
+    with asked.ground(documents, working) as ground:
         placement = ground.planned.plan.placement
         data = _answered(
             lambda: retire_data(retired(ground.setting, placement, ground.ask), ground.unit)
@@ -282,16 +239,9 @@ def retire(
 @guarded
 def sensitivity(
     documents: options.DocumentFiles,
-    baseline: Baseline = None,
-    output: options.Shown = Output.TABLE,
-    out: options.OutFile = None,
-    ascii: options.Ascii = False,
-    gap: options.Gap = options.GAP,
-    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
-    effort: options.Effort = options.EFFORT,
-    seed: options.Seed = 0,
-    workers: options.Workers = WORKERS,
-    address: options.Address = None,
+    *,
+    asked: Asking,
+    working: Working,
 ) -> None:
     """Price every rule that a deployment states: its SLO, spread, pin, what it may use.
 
@@ -304,8 +254,7 @@ def sensitivity(
     from optimizer.scenarios.questions import sensitivity as priced
     from optimizer.scenarios.told import sensitivity_data
 
-    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, workers, address)
-    with asked.ground(documents) as ground:
+    with asked.ground(documents, working) as ground:
         data = _answered(lambda: sensitivity_data(priced(ground.setting, ground.ask), ground.unit))
     asked.show(data)
 
@@ -313,6 +262,7 @@ def sensitivity(
 @guarded
 def buy(
     documents: options.DocumentFiles,
+    *,
     offer: Annotated[
         list[str] | None,
         typer.Option(
@@ -331,16 +281,8 @@ def buy(
     ] = None,
     scale_demand: ScaleDemand = None,
     add: Add = None,
-    baseline: Baseline = None,
-    output: options.Shown = Output.TABLE,
-    out: options.OutFile = None,
-    ascii: options.Ascii = False,
-    gap: options.Gap = options.GAP,
-    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
-    effort: options.Effort = options.EFFORT,
-    seed: options.Seed = 0,
-    workers: options.Workers = WORKERS,
-    address: options.Address = None,
+    asked: Asking,
+    working: Working,
 ) -> None:
     """Find the cheapest new nodes with which everybody is served.
 
@@ -357,8 +299,7 @@ def buy(
     from optimizer.scenarios.told import buy_data
 
     flags = quick(scale=[scaling(text) for text in scale_demand or ()], add=add or ())
-    asked = _Asked(baseline, output, out, ascii, gap, time_limit, effort, seed, workers, address)
-    with asked.ground(documents, flags) as ground:
+    with asked.ground(documents, working, flags) as ground:
         wanted = _wanted(ground.found, scenario, with_flags=flags is not None)
         offers = _offers(ground.found, offer or (), most)
         planner = Planner(ground.setting)

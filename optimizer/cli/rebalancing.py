@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from optimizer.cli.codes import Code
 from optimizer.cli.terminal import Stop
@@ -19,24 +21,66 @@ MIB_PER_GIB = 1024
 BROKEN_SHOWN = 5
 
 
+NIGHT = "What a night may do"
+CURVE = "A curve in place of a plan"
+
+
+def _flag(name: str, text: str, **more: Any) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=NIGHT, show_default=False, **more)
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """The flags of ``rebalance``. None: not given."""
+    """What the rebalancing may and shall do. None: not given."""
 
-    max_moves: int | None = None
-    max_load_gib: float | None = None
-    free_gpus: str | None = None
-    knee: bool = False
-    keep_configs: bool = False
-    loads_at_once: int | None = None
-    loads_per_node: int | None = None
-    window_minutes: float | None = None
-    whole_gpus: bool = False
+    knee: Annotated[bool, _flag("--knee", "Go where the curve bends.")] = False
+    keep_configs: Annotated[
+        bool,
+        _flag(
+            "--keep-configs", "Only move what runs in MIG slices, as it runs; proved at any size."
+        ),
+    ] = False
+    max_moves: Annotated[
+        int | None,
+        _flag("--max-moves", "Start at most so many copies; stops are free.", min=0),
+    ] = None
+    max_load_gib: Annotated[
+        float | None, _flag("--max-load-gib", "Load at most so much of weights.", min=0)
+    ] = None
+    free_gpus: Annotated[
+        str | None,
+        _flag("--free-gpus", "Free so many GPUs with the least disruption.", metavar="N|all"),
+    ] = None
+    drain: Annotated[
+        list[str] | None, _flag("--drain", "Empty this node; may be repeated.", metavar="NODE")
+    ] = None
+    loads_at_once: Annotated[
+        int | None, _flag("--loads-at-once", "Start at most so many copies at once.", min=1)
+    ] = None
+    loads_per_node: Annotated[
+        int | None, _flag("--loads-per-node", "Of those, on one node.", min=1)
+    ] = None
+    window_minutes: Annotated[
+        float | None,
+        _flag("--window-minutes", "Leave what would end later, least valuable first.", min=1),
+    ] = None
+    whole_gpus: Annotated[
+        bool,
+        _flag("--whole-gpus", "Cut a GPU anew only when nobody is on it, as mig-parted does."),
+    ] = False
 
     def said(self) -> Mapping[str, Any]:
         """The flags that were given, as a plan records them."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in given.items() if value not in (None, False)}
+
+    def drained(self, inputs: "Inputs") -> "Inputs":
+        """The same with cordons on the nodes to drain, so that all there leave. Raises Stop."""
+        names, fleet = self.drain or (), inputs.fleet
+        if unknown := sorted(set(names) - {node.name for node in fleet.nodes}):
+            raise Stop(Code.USAGE, f'--drain: no node "{unknown[0]}" in fleet {fleet.name}')
+        nodes = tuple(replace(n, cordoned=True) if n.name in names else n for n in fleet.nodes)
+        return replace(inputs, fleet=replace(fleet, nodes=nodes))
 
     def ask(self, policy: "Policy | None") -> "Ask":
         """Limits of flags and policy, the tighter of each. Raises Stop."""
@@ -121,16 +165,6 @@ def _must_hold(problem: "PlacementProblem") -> None:
         hint = "leave --keep-configs and --knee out, so that configurations may change"
         first = "what runs now breaks rules that moving it as it runs cannot mend:"
         raise Stop(Code.USAGE, first, *told, hint)
-
-
-def drained(inputs: "Inputs", names: Sequence[str]) -> "Inputs":
-    """The same with these nodes cordoned, so that whatever runs there must leave. Raises Stop."""
-    known = {node.name for node in inputs.fleet.nodes}
-    unknown = sorted(set(names) - known)
-    if unknown:
-        raise Stop(Code.USAGE, f'--drain: no node "{unknown[0]}" in fleet {inputs.fleet.name}')
-    nodes = tuple(replace(n, cordoned=True) if n.name in names else n for n in inputs.fleet.nodes)
-    return replace(inputs, fleet=replace(inputs.fleet, nodes=nodes))
 
 
 def frontier_data(points: "Sequence[Point]", unit: str) -> Mapping[str, Any]:

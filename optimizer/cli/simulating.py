@@ -10,19 +10,15 @@ import typer
 
 from optimizer.cli import options
 from optimizer.cli.codes import Code
-from optimizer.cli.options import Output
-from optimizer.cli.planning import tell_notes
+from optimizer.cli.groups import Showing
+from optimizer.cli.inputs import tell_notes
 from optimizer.cli.terminal import (
     Stop,
     check_writable,
     finish,
     guarded,
-    refuse_output,
     say,
-    show_data,
     stderr,
-    stdout,
-    write_result,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +38,7 @@ LENGTHS = ("demand", "trace")
 @guarded
 def simulate(
     documents: options.DocumentFiles,
+    *,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -60,9 +57,7 @@ def simulate(
         str,
         typer.Option("--lengths", help="Lengths vary as the demand says, or as in the trace."),
     ] = LENGTHS[0],
-    output: options.Shown = Output.TABLE,
-    out: options.OutFile = None,
-    ascii: options.Ascii = False,
+    shown: Showing,
     seed: options.Seed = 0,
     processes: Annotated[
         int, typer.Option("--processes", min=1, max=256, help="Processes to work in.")
@@ -82,8 +77,7 @@ def simulate(
     from optimizer.report import render_simulated
     from optimizer.simulation import Replay, Routing
 
-    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
-    check_writable(out)
+    shown.check()
     for flag, value, known in (("routing", routing, ROUTINGS), ("lengths", lengths, LENGTHS)):
         if value not in known:
             raise Stop(Code.USAGE, f"--{flag} {value}: choose {' or '.join(known)}")
@@ -91,11 +85,7 @@ def simulate(
     tell_notes(found)
     replay = Replay(hours * 3600, _trace(found, trace), Routing(routing), seed, lengths)
     data = _replayed(found, replay, processes)
-    if output is Output.TABLE:
-        render_simulated(data, stdout(), ascii=ascii)
-    else:
-        show_data(data, output)
-    write_result(out, data)
+    shown.show(data, lambda console: render_simulated(data, console, ascii=shown.ascii))
     kept = all(row["meets"] for row in data["deployments"])
     finish(Code.DONE if kept else Code.BROKEN)
 

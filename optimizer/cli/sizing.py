@@ -1,24 +1,15 @@
 """The command that sizes one model."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optimizer.cli import options
 from optimizer.cli.codes import Code
-from optimizer.cli.options import Output
-from optimizer.cli.terminal import (
-    Stop,
-    check_writable,
-    finish,
-    guarded,
-    refuse_output,
-    show_data,
-    stdout,
-    write_result,
-)
+from optimizer.cli.groups import Showing
+from optimizer.cli.terminal import Stop, finish, guarded, say
 
 if TYPE_CHECKING:
     from optimizer.documents import Catalogue
@@ -28,6 +19,162 @@ if TYPE_CHECKING:
 CHOOSE = "Which ways to look at (what is not given is tried)"
 ENGINE = "Engine settings, by the engine's own names"
 LOAD = "Load (default: the largest rate that keeps the SLO)"
+
+
+def _flag(panel: str, *names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which ways to look at; what is None is tried."""
+
+    gpu: Annotated[str | None, _flag(CHOOSE, "--gpu", help="GPU product.")] = None
+    mig_profile: Annotated[
+        str | None, _flag(CHOOSE, "--mig-profile", help="MIG slice of that GPU.")
+    ] = None
+    precision: Annotated[
+        str | None, _flag(CHOOSE, "--precision", help="Of the weights: bf16, fp8...")
+    ] = None
+    kv_precision: Annotated[
+        str | None,
+        _flag(CHOOSE, "--kv-precision", "--kv-cache-dtype", help="Of the KV cache: bf16, fp8..."),
+    ] = None
+    attention: Annotated[str | None, _flag(CHOOSE, "--attention", help="Attention kernel.")] = None
+    engine: Annotated[
+        str | None,
+        _flag(CHOOSE, "--engine", help="Serving engine.", metavar="NAME[@VERSION]"),
+    ] = None
+    tensor_parallel: Annotated[
+        int | None,
+        _flag(
+            CHOOSE,
+            "--tensor-parallel-size",
+            "--tensor-parallel",
+            help="GPUs that share each layer.",
+            min=1,
+            max=1024,
+        ),
+    ] = None
+    pipeline_parallel: Annotated[
+        int | None,
+        _flag(
+            CHOOSE,
+            "--pipeline-parallel-size",
+            "--pipeline-parallel",
+            help="Stages of consecutive layers.",
+            min=1,
+            max=1024,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the engine is told; None: its own default."""
+
+    gpu_memory_utilization: Annotated[
+        float | None,
+        _flag(
+            ENGINE,
+            "--gpu-memory-utilization",
+            help="Part of the memory that the engine may take.",
+            min=0.01,
+            max=1.0,
+        ),
+    ] = None
+    max_model_len: Annotated[
+        int | None, _flag(ENGINE, "--max-model-len", help="Longest context, tokens.", min=1)
+    ] = None
+    max_num_seqs: Annotated[
+        int | None, _flag(ENGINE, "--max-num-seqs", help="Most requests at once.", min=1)
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int | None,
+        _flag(ENGINE, "--max-num-batched-tokens", help="Most tokens in one step.", min=1),
+    ] = None
+    enforce_eager: Annotated[
+        bool, _flag(ENGINE, "--enforce-eager", help="Without CUDA graphs.")
+    ] = False
+    swa_full_tokens_ratio: Annotated[
+        float | None,
+        _flag(
+            ENGINE,
+            "--swa-full-tokens-ratio",
+            help="SGLang: windowed tokens for each full one.",
+            min=0.01,
+            max=1.0,
+        ),
+    ] = None
+    max_loras: Annotated[int, _flag(ENGINE, "--max-loras", help="LoRA adapters held.", min=0)] = 0
+    max_lora_rank: Annotated[int, _flag(ENGINE, "--max-lora-rank", help="Their rank.", min=1)] = 16
+    speculative_config: Annotated[
+        str | None,
+        _flag(
+            ENGINE,
+            "--speculative-config",
+            help='A draft: {"model": NAME}, or {"method": "eagle"} or "mtp" for a head.',
+            metavar="JSON",
+        ),
+    ] = None
+    enable_expert_parallel: Annotated[
+        bool, _flag(ENGINE, "--enable-expert-parallel", help="Whole experts on each GPU.")
+    ] = False
+    prefix_cache_tokens: Annotated[
+        int,
+        _flag(ENGINE, "--prefix-cache-tokens", help="KV cache kept for shared prefixes.", min=0),
+    ] = 0
+    other_mib: Annotated[
+        int, _flag(ENGINE, "--other-mib", help="Taken by other processes.", min=0)
+    ] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The traffic and its limits; without a load, the largest rate inside the limits."""
+
+    request_rate: Annotated[
+        float | None,
+        _flag(LOAD, "--request-rate", help="Requests per second, Poisson.", min=0.001, metavar="R"),
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        _flag(
+            LOAD,
+            "--concurrency",
+            help="So many clients, each sending again when answered.",
+            min=1,
+            metavar="N",
+        ),
+    ] = None
+    offline: Annotated[bool, _flag(LOAD, "--offline", help="All requests queued at once.")] = False
+    batch: Annotated[
+        int | None, _flag(LOAD, "--batch", help="One static batch.", min=1, metavar="N")
+    ] = None
+    input_tokens: Annotated[int, _flag(LOAD, "--input-tokens", help="Mean input.", min=1)] = 1024
+    output_tokens: Annotated[int, _flag(LOAD, "--output-tokens", help="Mean output.", min=1)] = 256
+    ttft_ms: Annotated[
+        float | None, _flag(LOAD, "--ttft-ms", help="SLO: time to first token.", min=0.001)
+    ] = None
+    tpot_ms: Annotated[
+        float | None, _flag(LOAD, "--tpot-ms", help="SLO: time per output token.", min=0.001)
+    ] = None
+    percentile: Annotated[
+        float,
+        _flag(LOAD, "--percentile", help="Percentile at which the SLO speaks.", min=1, max=99.99),
+    ] = 95.0
+
+    def check(self) -> None:
+        """One load at a time. Raises Stop."""
+        loads = {
+            "--request-rate": self.request_rate,
+            "--concurrency": self.concurrency,
+            "--offline": self.offline or None,
+            "--batch": self.batch,
+        }
+        given = [flag for flag, value in loads.items() if value is not None]
+        if len(given) > 1:
+            raise Stop(Code.USAGE, f"{' and '.join(given)} are different loads; give one")
 
 
 @guarded
@@ -41,196 +188,10 @@ def size(
             show_default=False,
         ),
     ],
-    gpu: Annotated[
-        str | None, typer.Option("--gpu", help="GPU product.", rich_help_panel=CHOOSE)
-    ] = None,
-    mig_profile: Annotated[
-        str | None,
-        typer.Option("--mig-profile", help="MIG slice of that GPU.", rich_help_panel=CHOOSE),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option("--precision", help="Of the weights: bf16, fp8...", rich_help_panel=CHOOSE),
-    ] = None,
-    kv_precision: Annotated[
-        str | None,
-        typer.Option(
-            "--kv-precision",
-            "--kv-cache-dtype",
-            help="Of the KV cache: bf16, fp8...",
-            rich_help_panel=CHOOSE,
-        ),
-    ] = None,
-    attention: Annotated[
-        str | None, typer.Option("--attention", help="Attention kernel.", rich_help_panel=CHOOSE)
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine", metavar="NAME[@VERSION]", help="Serving engine.", rich_help_panel=CHOOSE
-        ),
-    ] = None,
-    tensor_parallel: Annotated[
-        int | None,
-        typer.Option(
-            "--tensor-parallel-size",
-            "--tensor-parallel",
-            min=1,
-            max=1024,
-            help="GPUs that share each layer.",
-            rich_help_panel=CHOOSE,
-        ),
-    ] = None,
-    pipeline_parallel: Annotated[
-        int | None,
-        typer.Option(
-            "--pipeline-parallel-size",
-            "--pipeline-parallel",
-            min=1,
-            max=1024,
-            help="Stages of consecutive layers.",
-            rich_help_panel=CHOOSE,
-        ),
-    ] = None,
-    gpu_memory_utilization: Annotated[
-        float | None,
-        typer.Option(
-            "--gpu-memory-utilization",
-            min=0.01,
-            max=1.0,
-            help="Part of the memory that the engine may take.",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None,
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(
-            "--max-model-len", min=1, help="Longest context, tokens.", rich_help_panel=ENGINE
-        ),
-    ] = None,
-    max_num_seqs: Annotated[
-        int | None,
-        typer.Option(
-            "--max-num-seqs", min=1, help="Most requests at once.", rich_help_panel=ENGINE
-        ),
-    ] = None,
-    max_num_batched_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-num-batched-tokens",
-            min=1,
-            help="Most tokens in one step.",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None,
-    enforce_eager: Annotated[
-        bool,
-        typer.Option("--enforce-eager", help="Without CUDA graphs.", rich_help_panel=ENGINE),
-    ] = False,
-    swa_full_tokens_ratio: Annotated[
-        float | None,
-        typer.Option(
-            "--swa-full-tokens-ratio",
-            min=0.01,
-            max=1.0,
-            help="SGLang: windowed tokens for each full one.",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None,
-    max_loras: Annotated[
-        int,
-        typer.Option("--max-loras", min=0, help="LoRA adapters held.", rich_help_panel=ENGINE),
-    ] = 0,
-    max_lora_rank: Annotated[
-        int,
-        typer.Option("--max-lora-rank", min=1, help="Their rank.", rich_help_panel=ENGINE),
-    ] = 16,
-    speculative_config: Annotated[
-        str | None,
-        typer.Option(
-            "--speculative-config",
-            metavar="JSON",
-            help='A draft: {"model": NAME}, or {"method": "eagle"} or "mtp" for a head.',
-            rich_help_panel=ENGINE,
-        ),
-    ] = None,
-    enable_expert_parallel: Annotated[
-        bool,
-        typer.Option(
-            "--enable-expert-parallel", help="Whole experts on each GPU.", rich_help_panel=ENGINE
-        ),
-    ] = False,
-    prefix_cache_tokens: Annotated[
-        int,
-        typer.Option(
-            "--prefix-cache-tokens",
-            min=0,
-            help="KV cache kept for shared prefixes.",
-            rich_help_panel=ENGINE,
-        ),
-    ] = 0,
-    other_mib: Annotated[
-        int,
-        typer.Option(
-            "--other-mib", min=0, help="Taken by other processes.", rich_help_panel=ENGINE
-        ),
-    ] = 0,
-    request_rate: Annotated[
-        float | None,
-        typer.Option(
-            "--request-rate",
-            min=0.001,
-            metavar="R",
-            help="Requests per second, Poisson.",
-            rich_help_panel=LOAD,
-        ),
-    ] = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            "--concurrency",
-            min=1,
-            metavar="N",
-            help="So many clients, each sending again when answered.",
-            rich_help_panel=LOAD,
-        ),
-    ] = None,
-    offline: Annotated[
-        bool,
-        typer.Option("--offline", help="All requests queued at once.", rich_help_panel=LOAD),
-    ] = False,
-    batch: Annotated[
-        int | None,
-        typer.Option("--batch", min=1, metavar="N", help="One static batch.", rich_help_panel=LOAD),
-    ] = None,
-    input_tokens: Annotated[
-        int, typer.Option("--input-tokens", min=1, help="Mean input.", rich_help_panel=LOAD)
-    ] = 1024,
-    output_tokens: Annotated[
-        int, typer.Option("--output-tokens", min=1, help="Mean output.", rich_help_panel=LOAD)
-    ] = 256,
-    ttft_ms: Annotated[
-        float | None,
-        typer.Option(
-            "--ttft-ms", min=0.001, help="SLO: time to first token.", rich_help_panel=LOAD
-        ),
-    ] = None,
-    tpot_ms: Annotated[
-        float | None,
-        typer.Option(
-            "--tpot-ms", min=0.001, help="SLO: time per output token.", rich_help_panel=LOAD
-        ),
-    ] = None,
-    percentile: Annotated[
-        float,
-        typer.Option(
-            "--percentile",
-            min=1,
-            max=99.99,
-            help="Percentile at which the SLO speaks.",
-            rich_help_panel=LOAD,
-        ),
-    ] = 95.0,
+    *,
+    choice: Choice,
+    settings: Settings,
+    loading: Loading,
     price: Annotated[
         list[str] | None,
         typer.Option(
@@ -240,9 +201,7 @@ def size(
             show_default=False,
         ),
     ] = None,
-    output: options.Shown = Output.TABLE,
-    out: options.OutFile = None,
-    ascii: options.Ascii = False,
+    shown: Showing,
 ) -> None:
     """Size one model: every way to run it.
 
@@ -257,65 +216,65 @@ def size(
       fleetslice size qwen2.5-7b --tpot-ms 30 --ttft-ms 500 --price l40s=0.9
     """
     from optimizer.documents import catalogue
-    from optimizer.domain.workload import Extras
-    from optimizer.sizing import SizeOptions, size_json, size_model
-    from optimizer.sizing import precision as formats
+    from optimizer.report import render_size
+    from optimizer.sizing import size_json, size_model
 
-    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
-    check_writable(out)
+    shown.check()
+    loading.check()
     known = catalogue([Path.cwd()])
-    found = _model(known, model)
-    draft, heads = _draft(known, speculative_config)
-    name, _, version = (engine or "").partition("@")
-    asked = SizeOptions(
-        gpu=_product(known, gpu),
-        mig_profile=mig_profile,
-        precision=precision or found[1],
-        kv_precision=formats.kv_named(kv_precision),
-        attention=attention,
-        engine=_engine(known, name, version),
-        engine_version=version or None,
-        tensor_parallel=tensor_parallel,
-        pipeline_parallel=pipeline_parallel,
-        gpu_memory_utilization=gpu_memory_utilization,
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        enforce_eager=enforce_eager,
-        window_ratio=swa_full_tokens_ratio,
-        extras=Extras(
-            lora_count=max_loras,
-            lora_rank=max_lora_rank,
-            draft_model=draft,
-            other_mib=other_mib,
-            prefix_cache_tokens=prefix_cache_tokens,
-        ),
-        draft_layers=heads,
-        expert_parallel=enable_expert_parallel,
-        request_rate=request_rate,
-        concurrency=concurrency,
-        offline=offline,
-        batch=batch,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        ttft_ms=ttft_ms,
-        tpot_ms=tpot_ms,
-        percentile=percentile,
-        price_per_gpu_hour=_prices(known, price or ()),
-    )
-    _check(asked)
-    _check_profile(known, asked)
+    served, packed = _model(known, model)
+    asked = _asked(known, packed, choice, settings, loading, _prices(known, price or ()))
+    _check(known, served, asked)
     gpus = {g.name: g for g in known.gpus.all()}
     engines = {card.name: card for card in known.engine_cards()}
-    data = size_json(size_model(found[0], gpus, engines, asked))
-    if output is Output.TABLE:
-        from optimizer.report import render_size
-
-        render_size(data, stdout(), ascii=ascii)
-    else:
-        show_data(data, output)
-    write_result(out, data)
+    data = size_json(size_model(served, gpus, engines, asked))
+    shown.show(data, lambda console: render_size(data, console, ascii=shown.ascii))
     finish(Code.DONE if data["candidates"] else Code.UNMET)
+
+
+def _asked(
+    known: "Catalogue",
+    packed: str | None,
+    choice: Choice,
+    settings: Settings,
+    loading: Loading,
+    prices: tuple[tuple[str, float], ...],
+) -> "SizeOptions":
+    """The flags as the sizing takes them; ``packed``: the precision that the model's name means."""
+    from optimizer.domain.workload import Extras
+    from optimizer.sizing import SizeOptions
+    from optimizer.sizing import precision as formats
+
+    draft, heads = _draft(known, settings.speculative_config)
+    name, _, version = (choice.engine or "").partition("@")
+    return SizeOptions(
+        gpu=_product(known, choice.gpu),
+        mig_profile=choice.mig_profile,
+        precision=choice.precision or packed,
+        kv_precision=formats.kv_named(choice.kv_precision),
+        attention=choice.attention,
+        engine=_engine(known, name, version),
+        engine_version=version or None,
+        tensor_parallel=choice.tensor_parallel,
+        pipeline_parallel=choice.pipeline_parallel,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        enforce_eager=settings.enforce_eager,
+        window_ratio=settings.swa_full_tokens_ratio,
+        extras=Extras(
+            lora_count=settings.max_loras,
+            lora_rank=settings.max_lora_rank,
+            draft_model=draft,
+            other_mib=settings.other_mib,
+            prefix_cache_tokens=settings.prefix_cache_tokens,
+        ),
+        draft_layers=heads,
+        expert_parallel=settings.enable_expert_parallel,
+        **asdict(loading),
+        price_per_gpu_hour=prices,
+    )
 
 
 def _model(known: "Catalogue", name: str) -> "tuple[ServedModel, str | None]":
@@ -373,6 +332,8 @@ def _engine(known: "Catalogue", name: str, version: str) -> str | None:
         version_key(version or found.default_version)
     except ValueError:
         raise Stop(Code.USAGE, f'--engine: "{version}" is no version; write 0.11.0') from None
+    if version and (note := found.version_note(version)):
+        say(f"note: {note}")
     return found.name
 
 
@@ -388,39 +349,58 @@ def _prices(known: "Catalogue", said: Sequence[str]) -> tuple[tuple[str, float],
     return tuple(found)
 
 
+def _check(known: "Catalogue", model: "ServedModel", asked: "SizeOptions") -> None:
+    """Flags that contradict each other, or say what cannot be taken. Raises Stop."""
+    _check_profile(known, asked)
+    _check_formats(asked)
+    if model.task == "embed" and asked.tpot_ms is not None:
+        said = f"--tpot-ms: {model.name} embeds and writes no output tokens; limit --ttft-ms"
+        raise Stop(Code.USAGE, said)
+    if asked.window_ratio is not None:
+        _check_window_ratio(known, model, asked)
+
+
 def _check_profile(known: "Catalogue", asked: "SizeOptions") -> None:
     """A profile that the product does not have is a slip, not a way that does not fit."""
     from optimizer.documents.faults import unknown
 
-    gpu = known.gpu(asked.gpu) if asked.gpu is not None else None
-    if gpu is None or asked.mig_profile is None:
+    if asked.mig_profile is None:
         return
-    if gpu.mig is None:
-        raise Stop(Code.USAGE, f"{gpu.name} cannot be divided: it has no MIG")
+    if asked.gpu is None:
+        raise Stop(Code.USAGE, "--mig-profile needs the GPU it is a slice of: add --gpu")
+    gpu = known.gpu(asked.gpu)
+    if gpu is None or gpu.mig is None:
+        raise Stop(Code.USAGE, f"{asked.gpu} cannot be divided: it has no MIG")
     if gpu.mig.profile(asked.mig_profile) is None:
         names = [p.name for p in gpu.mig.profiles]
         raise Stop(Code.USAGE, unknown(f"profile of {gpu.name}", asked.mig_profile, names))
 
 
-def _check(asked: "SizeOptions") -> None:
-    """Flags that contradict each other, or name what cannot be sized. Raises Stop."""
+def _check_formats(asked: "SizeOptions") -> None:
     from optimizer.documents.faults import unknown
     from optimizer.sizing import precision as formats
 
-    loads = {
-        "--request-rate": asked.request_rate,
-        "--concurrency": asked.concurrency,
-        "--offline": asked.offline or None,
-        "--batch": asked.batch,
-    }
-    given = [flag for flag, value in loads.items() if value is not None]
-    if len(given) > 1:
-        raise Stop(Code.USAGE, f"{' and '.join(given)} are different loads; give one")
-    if asked.mig_profile is not None and asked.gpu is None:
-        raise Stop(Code.USAGE, "--mig-profile needs the GPU it is a slice of: add --gpu")
     if asked.precision is not None and not formats.known(asked.precision):
         said = unknown("precision", asked.precision, formats.SCHEMES)
         raise Stop(Code.USAGE, f"--precision: {said}")
     if asked.kv_precision is not None and asked.kv_precision not in formats.KV_SCHEMES:
         said = unknown("KV precision", asked.kv_precision, formats.KV_SCHEMES)
         raise Stop(Code.USAGE, f"--kv-precision: {said}")
+
+
+def _check_window_ratio(known: "Catalogue", model: "ServedModel", asked: "SizeOptions") -> None:
+    """Only engines that keep windowed layers in a pool of their own take the ratio."""
+    flag = "--swa-full-tokens-ratio"
+    takes = [
+        card.name
+        for card in known.engine_cards()
+        if any(v.memory.window_ratio is not None for v in card.versions)
+    ]
+    if asked.engine is not None and asked.engine not in takes:
+        raise Stop(
+            Code.USAGE, f"{flag}: {asked.engine} has no such flag; {' and '.join(takes)} has"
+        )
+    if asked.engine is None:
+        say(f"note: {flag} is a flag of {' and '.join(takes)}; other engines are sized without it")
+    if model.sliding_window is None:
+        say(f"note: {flag} changes nothing: {model.name} has no sliding window")

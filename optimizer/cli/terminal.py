@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 import typer
 
 from optimizer.cli.codes import Code
+from optimizer.cli.flags import spread
 from optimizer.cli.options import Output
 
 if TYPE_CHECKING:
@@ -116,8 +117,11 @@ def refuse_output(output: Output, *allowed: Output) -> None:
         raise Stop(Code.USAGE, f"-o {output}: not a form of this command; it knows {known}")
 
 
-def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """The command with every expected way to fail turned into a message and an exit code."""
+def guarded(command: Callable[P, R]) -> Callable[..., R]:
+    """The command with every expected way to fail turned into a message and an exit code.
+
+    Groups among its parameters are spread into their flags.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -142,7 +146,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
                 code = Code.TERMINATED if terminated else Code.INTERRUPTED
                 raise typer.Exit(int(code)) from None
 
-    return run
+    return spread(run)
 
 
 def _told(error: Exception) -> Code | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,8 +10,9 @@ import typer
 
 from optimizer.cli import inputs, options
 from optimizer.cli.codes import Code
+from optimizer.cli.groups import DATA, Limiting, Working
+from optimizer.cli.inputs import tell_notes
 from optimizer.cli.options import Output
-from optimizer.cli.planning import limits_of, tell_notes
 from optimizer.cli.terminal import (
     Stop,
     Verbosity,
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
     from optimizer.documents import Documents
     from optimizer.domain.outcome import Limits
     from optimizer.optimize import Inputs, Planned
-    from optimizer.scenarios.evaluate import Tally
+    from optimizer.scenarios.answer import Answer
+    from optimizer.scenarios.evaluate import Setting, Tally
 
-WORKERS = 2
 QUICK = "A quick scenario without a file: one, in which all of these happen"
 
 
@@ -71,6 +73,17 @@ Add = Annotated[
         show_default=False,
     ),
 ]
+AnswersFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        help="Write answers as they come, a JSON line each; started again, an interrupted run "
+        "goes on with what is missing.",
+        rich_help_panel=options.SHOWN,
+        show_default=False,
+    ),
+]
 Assign = Annotated[
     list[str] | None,
     typer.Option(
@@ -83,40 +96,51 @@ Assign = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Quick:
+    """A scenario that flags describe."""
+
+    lose_node: Annotated[list[str] | None, _lost("node")] = None
+    lose_rack: Annotated[list[str] | None, _lost("rack")] = None
+    lose_zone: Annotated[list[str] | None, _lost("zone")] = None
+    lose_gpu: Annotated[list[str] | None, _lost("gpu")] = None
+    scale_demand: ScaleDemand = None
+    add: Add = None
+    assign: Assign = None
+
+    def scenario(self) -> dict[str, Any] | None:
+        """The same as a document would say it; None where no flag is given."""
+        from optimizer.scenarios.quick import quick, scaling
+
+        lost = {
+            "node": self.lose_node,
+            "rack": self.lose_rack,
+            "zone": self.lose_zone,
+            "gpu": self.lose_gpu,
+        }
+        return quick(
+            lose=[(kind, name) for kind, names in lost.items() for name in names or ()],
+            scale=[scaling(text) for text in self.scale_demand or ()],
+            add=self.add or (),
+            assign=self.assign or (),
+        )
+
+
 @guarded
 def whatif(
     documents: options.DocumentFiles,
+    *,
     baseline: Baseline = None,
     fresh: Annotated[
         bool,
         typer.Option("--fresh", help="Plan scenarios from scratch, not from the baseline's plan."),
     ] = False,
-    lose_node: Annotated[list[str] | None, _lost("node")] = None,
-    lose_rack: Annotated[list[str] | None, _lost("rack")] = None,
-    lose_zone: Annotated[list[str] | None, _lost("zone")] = None,
-    lose_gpu: Annotated[list[str] | None, _lost("gpu")] = None,
-    scale_demand: ScaleDemand = None,
-    add: Add = None,
-    assign: Assign = None,
+    quick: Quick,
     output: options.Shown = Output.TABLE,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="Write answers as they come, a JSON line each; started again, an interrupted run "
-            "goes on with what is missing.",
-            rich_help_panel=options.SHOWN,
-            show_default=False,
-        ),
-    ] = None,
+    out: AnswersFile = None,
     ascii: options.Ascii = False,
-    gap: options.Gap = options.GAP,
-    time_limit: options.TimeLimit = options.TIME_LIMIT_S,
-    effort: options.Effort = options.EFFORT,
-    seed: options.Seed = 0,
-    workers: options.Workers = WORKERS,
-    address: options.Address = None,
+    limiting: Limiting,
+    working: Working,
 ) -> None:
     """Ask many scenarios at once, on Ray.
 
@@ -129,49 +153,62 @@ def whatif(
       fleetslice whatif fleet.yaml workloads.yaml scenarios.yaml --baseline p.json --workers 0
       fleetslice whatif fleet.yaml workloads.yaml --lose-node h100-01 --scale-demand 1.5
     """
-    from optimizer.report import render_html, render_whatif
-    from optimizer.scenarios.answer import Answer
-    from optimizer.scenarios.compare import comparison, in_order
-    from optimizer.scenarios.evaluate import evaluate, setting
-    from optimizer.scenarios.quick import load_with, quick, scaling
+    from optimizer.scenarios.compare import comparison
+    from optimizer.scenarios.evaluate import setting
+    from optimizer.scenarios.quick import load_with
 
-    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML, Output.HTML)
+    refuse_output(output, *DATA, Output.HTML)
     check_writable(out)
-    lost = {"node": lose_node, "rack": lose_rack, "zone": lose_zone, "gpu": lose_gpu}
-    asked_here = quick(
-        lose=[(kind, name) for kind, names in lost.items() for name in names or ()],
-        scale=[scaling(text) for text in scale_demand or ()],
-        add=add or (),
-        assign=assign or (),
-    )
-    found = load_with(documents, asked_here)
+    found = load_with(documents, quick.scenario())
     tell_notes(found)
     if not found.scenarios and not found.bad_scenarios:
         raise Stop(
             Code.USAGE,
             "no scenarios; name a document of kind Scenarios, or ask one by flags (see --help)",
         )
-    limits = limits_of(gap, time_limit, effort, seed)
+    limits = limiting.limits()
     asked, planned = baseline_of(found, baseline, limits)
     ground = setting(asked, planned, limits, fresh=fresh)
+    data = comparison(ground.before, _answers(ground, found, working, out))
+    _show(data, planned, output, ascii=ascii)
+    if out is not None:
+        say(f"wrote {out}")
+    finish(Code.PARTLY if any(s["failed"] for s in data["scenarios"]) else Code.DONE)
+
+
+def _answers(
+    ground: "Setting", found: "Documents", working: Working, out: Path | None
+) -> "list[Answer]":
+    """The answers to all scenarios in document order, those that cannot be read as failed."""
+    from optimizer.scenarios.answer import Answer
+    from optimizer.scenarios.compare import in_order
+    from optimizer.scenarios.evaluate import evaluate
+
     with progress_bar() as report:
         answers = evaluate(
-            ground, found.scenarios, workers=workers, address=address, out=out, report=report
+            ground,
+            found.scenarios,
+            workers=working.workers,
+            address=working.address,
+            out=out,
+            report=report,
         )
     bad = [
         Answer(name, failed="; ".join(str(fault) for fault in faults))
         for name, faults in found.bad_scenarios
     ]
-    data = comparison(ground.before, in_order([*answers, *bad], found.scenario_names))
+    return in_order([*answers, *bad], found.scenario_names)
+
+
+def _show(data: dict[str, Any], planned: "Planned", output: Output, *, ascii: bool) -> None:
+    from optimizer.report import render_html, render_whatif
+
     if output is Output.TABLE:
         render_whatif(data, stdout(), ascii=ascii)
     elif output is Output.HTML:
         print(render_html(planned.plan, data), end="")
     else:
         show_data(data, output)
-    if out is not None:
-        say(f"wrote {out}")
-    finish(Code.PARTLY if any(s["failed"] for s in data["scenarios"]) else Code.DONE)
 
 
 def baseline_of(

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from builders import candidate, deployment, fleet, gpu, node, place, problem, replica
-from optimizer.cli.rebalancing import Wishes, drained, frontier_data
+from optimizer.cli.rebalancing import Wishes, frontier_data
 from optimizer.cli.terminal import Stop
 from optimizer.domain.outcome import Limits
 from optimizer.domain.placement import Placement
@@ -53,9 +53,9 @@ def test_free_gpus_is_a_number_or_all() -> None:
 
 def test_drain_cordons_and_knows_its_nodes() -> None:
     inputs = Inputs(fleet(node("a"), node("b")), Workloads("w", ()), {})
-    assert [n.cordoned for n in drained(inputs, ["b"]).fleet.nodes] == [False, True]
+    assert [n.cordoned for n in Wishes(drain=["b"]).drained(inputs).fleet.nodes] == [False, True]
     with pytest.raises(Stop):
-        drained(inputs, ["c"])
+        Wishes(drain=["c"]).drained(inputs)
 
 
 PLAIN = gpu("plain")

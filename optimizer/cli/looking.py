@@ -1,0 +1,298 @@
+"""Commands that look at documents and plans: valid, true, why, what differs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optimizer.cli import inputs, options
+from optimizer.cli.codes import Code
+from optimizer.cli.groups import DATA, Showing
+from optimizer.cli.inputs import tell_notes
+from optimizer.cli.options import Output
+from optimizer.cli.planning import PlanShowing
+from optimizer.cli.terminal import (
+    Stop,
+    finish,
+    guarded,
+    refuse_output,
+    say,
+    show_data,
+    stdout,
+    write_result,
+)
+
+if TYPE_CHECKING:
+    from optimizer.documents import Documents
+    from optimizer.domain.plan import Plan
+
+
+@guarded
+def validate(documents: options.DocumentFiles, output: options.Shown = Output.TABLE) -> None:
+    """Find every fault of the documents at once.
+
+    Prints each as file:line:column: path: message and exits with 2 when there is one.
+
+    \b
+    Examples:
+      fleetslice validate clusters/lab-64.yaml workloads/prod.yaml
+      fleetslice validate my-folder/
+    """
+    from optimizer.documents import DocumentFaults, load
+
+    refuse_output(output, *DATA)
+    try:
+        found = load(documents, need=(), strict_scenarios=True)
+    except DocumentFaults as faults:
+        if output is Output.TABLE:
+            raise
+        told = [asdict(fault) for fault in faults.faults]
+        show_data({"valid": False, "documents": [], "faults": told}, output)
+        raise Stop(Code.USAGE) from None
+    tell_notes(found)
+    if not found.inputs:
+        raise Stop(Code.USAGE, "no documents there; name YAML or JSON files that say their kind")
+    if output is Output.TABLE:
+        for one in found.inputs:
+            print(f"{one.path}: {one.kind}: valid")
+        return
+    valid = [{"file": one.path, "kind": one.kind} for one in found.inputs]
+    show_data({"valid": True, "documents": valid, "faults": []}, output)
+
+
+@guarded
+def verify(
+    documents: options.DocumentFiles,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="FILE",
+            help="What ran before a rebalancing plan.",
+            show_default=False,
+        ),
+    ] = None,
+    output: options.Shown = Output.TABLE,
+) -> None:
+    """Judge a plan by code that never met the solver.
+
+    Exits with 7 and lists what is broken when the plan does not hold.
+
+    \b
+    Examples:
+      fleetslice verify clusters/lab-64.yaml workloads/prod.yaml lab-64.plan.json
+    """
+    from optimizer.optimize import pose
+    from optimizer.report import render_violations
+    from optimizer.verify import RULES, check_plan
+
+    refuse_output(output, *DATA)
+    found = _with_what_ran(documents, state)
+    assert found.plan is not None
+    tell_notes(found)
+    _check_same(found)
+    problem, _ = pose(inputs.inputs_of(found, with_state=found.state is not None))
+    violations = check_plan(problem, found.plan)
+    counted = len(found.plan.placement.replicas)
+    if output is not Output.TABLE:
+        told = [asdict(one) for one in violations]
+        holds = {"holds": not violations, "replicas": counted, "rules": len(RULES)}
+        show_data({**holds, "violations": told}, output)
+    elif violations:
+        render_violations(violations, stdout())
+    else:
+        print(
+            f"The plan holds: {counted} replicas under {len(RULES)} rules; rates, prices, uses, "
+            "moves and steps counted again."
+        )
+    finish(Code.BROKEN if violations else Code.DONE)
+
+
+def _with_what_ran(documents: list[Path], state: Path | None) -> "Documents":
+    """The documents with their plan, and what ran when it was made. Raises DocumentFaults, Stop."""
+    from optimizer.documents import load
+
+    need = ("Fleet", "Workloads", "Plan")
+    found = load(documents, need=need, state_path=state)
+    assert found.plan is not None
+    before = inputs.ran_before(found.plan)
+    if found.state is not None or before is None:
+        return found
+    if not before.is_file():
+        raise Stop(Code.USAGE, f"the plan was made from {before}: name it with --state FILE")
+    say(f"note: what ran before is read from {before}")
+    return load(documents, need=need, state_path=before)
+
+
+def _check_same(found: "Documents") -> None:
+    """Whether the plan is of this fleet, and of these very documents. Raises Stop."""
+    assert found.plan is not None
+    assert found.fleet is not None
+    if found.plan.fleet != found.fleet.name:
+        told = f"the plan is of fleet {found.plan.fleet}, the documents describe {found.fleet.name}"
+        raise Stop(Code.BROKEN, told)
+    given = {one.sha256 for one in found.inputs}
+    for one in found.plan.inputs:
+        if one.sha256 not in given:
+            say(f"note: the plan was made from another version of {one.path}")
+
+
+@guarded
+def explain(
+    plan: options.PlanFile,
+    subject: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DEPLOYMENT|REPLICA|GPU]",
+            help="What to explain; the whole plan without it.",
+            show_default=False,
+        ),
+    ] = None,
+    documents: options.With = None,
+    output: options.Shown = Output.TABLE,
+) -> None:
+    """Say why it is so and what would have to change.
+
+    \b
+    Examples:
+      fleetslice explain lab-64.plan.json support-chat
+      fleetslice explain lab-64.plan.json h100-01/3
+    """
+    from optimizer import report
+
+    refuse_output(output, *DATA)
+    known = inputs.posed_again(plan, documents)
+    try:
+        told = report.explain(known.plan, known.problem, known.sizing.dropped, subject)
+    except report.UnknownSubject as error:
+        raise Stop(Code.USAGE, str(error)) from None
+    if output is not Output.TABLE:
+        show_data({"subject": subject, "sentences": list(told)}, output)
+        return
+    console = stdout()
+    for sentence in told:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+
+@guarded
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A plan or a state.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    *,
+    shown: Showing,
+) -> None:
+    """Compare two plans, or a plan and a state. Exits with 10 when they differ.
+
+    \b
+    Examples:
+      fleetslice diff clusters/lab-64.state.yaml tonight.plan.json
+    """
+    from optimizer import report
+
+    shown.check(*Output)
+    found = report.diff(_side(a), _side(b))
+    data = report.diff_data(found)
+    if shown.output is Output.MARKDOWN:
+        print(report.diff_markdown(found), end="")
+        write_result(shown.out, data)
+    elif shown.output is Output.HTML:
+        print(report.render_diff_html(found, a.name, b.name), end="")
+        write_result(shown.out, data)
+    else:
+        shown.show(data, lambda console: report.render_diff(found, console, ascii=shown.ascii))
+    finish(Code.DONE if found.same else Code.CHANGED)
+
+
+@guarded
+def report(
+    plan: options.PlanFile,
+    output: options.Shown = Output.TABLE,
+    summary: options.Summary = False,
+    ascii: options.Ascii = False,
+    whatif: Annotated[
+        Path | None,
+        typer.Option(
+            "--whatif",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Put these answers on the HTML page too: what whatif -o json showed or "
+            "whatif --out wrote, asked of this plan.",
+            show_default=False,
+        ),
+    ] = None,
+    frontier: Annotated[
+        Path | None,
+        typer.Option(
+            "--frontier",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Put this curve on the HTML page too: what rebalance --frontier --out wrote.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show a plan again.
+
+    \b
+    Examples:
+      fleetslice report lab-64.plan.json --summary
+      fleetslice report lab-64.plan.json -o markdown
+      fleetslice report lab-64.plan.json -o html --whatif answers.jsonl > lab-64.html
+    """
+    from optimizer import report
+    from optimizer.documents import read_plan
+
+    found = read_plan(plan)
+    if whatif is None and frontier is None:
+        PlanShowing(output, None, ascii, summary).show_plan(found)
+        return
+    if output is not Output.HTML:
+        raise Stop(Code.USAGE, "--whatif and --frontier: only the page shows them; add -o html")
+    answers = None if whatif is None else _answers(whatif, found)
+    curve = None if frontier is None else _curve(frontier)
+    print(report.render_html(found, answers, curve), end="")
+
+
+def _curve(path: Path) -> dict[str, Any]:
+    """What ``rebalance --frontier --out`` wrote."""
+    try:
+        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if {"unit", "points"} <= data.keys():
+            return data
+    except (ValueError, AttributeError):
+        pass  # said below
+    raise Stop(Code.USAGE, f"{path}: holds no curve; name what rebalance --frontier --out wrote")
+
+
+def _answers(path: Path, plan: "Plan") -> dict[str, Any]:
+    """The answers of a file compared with the plan; of one scenario the last counts."""
+    from optimizer.scenarios.answer import read_entry, summary
+    from optimizer.scenarios.compare import comparison
+
+    text = path.read_text("utf-8")
+    try:
+        try:
+            whole = json.loads(text)
+            entries = whole.get("scenarios", [whole])
+        except json.JSONDecodeError:
+            entries = [json.loads(line) for line in text.splitlines() if line]
+        answers = {str(one["name"]): read_entry(one) for one in entries}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        what = "holds no answers; name what whatif -o json showed or whatif --out wrote"
+        raise Stop(Code.USAGE, f"{path}: {what}") from None
+    return comparison(summary(plan), list(answers.values()))
+
+
+def _side(path: Path) -> Any:
+    """A plan, or the placement of a state."""
+    from optimizer.documents import load
+
+    found = load([path], need=())
+    side = found.plan or found.state
+    if side is None:
+        raise Stop(Code.USAGE, f"{path}: holds neither a Plan nor a State")
+    return side
