@@ -25,9 +25,12 @@ class ReplicaConfig:
         """Whether no field that both name differs: a State may say less than a plan."""
         return all(
             mine is None or theirs is None or mine == theirs
-            for field in fields(self)
-            for mine, theirs in [(getattr(self, field.name), getattr(other, field.name))]
+            for name in SETTINGS
+            for mine, theirs in [(getattr(self, name), getattr(other, name))]
         )
+
+
+SETTINGS = tuple(field.name for field in fields(ReplicaConfig))
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,8 @@ class Node:
 
     def device(self, index: int) -> Device:
         """What is special about that GPU, or a plain device."""
+        if not self.devices:
+            return Device(index)
         return next((d for d in self.devices if d.index == index), Device(index))
 
     def open_gpus(self) -> tuple[int, ...]:

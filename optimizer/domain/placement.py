@@ -38,6 +38,8 @@ class Replica:
     @property
     def nodes(self) -> tuple[str, ...]:
         """The nodes it touches, sorted."""
+        if len(self.gpus) == 1:
+            return (node_of(self.gpus[0]),)
         return tuple(sorted({node_of(gpu) for gpu in self.gpus}))
 
     @property

@@ -48,12 +48,14 @@ def keep_beside(
     return tuple(kept)
 
 
-def layouts_after(problem: PlacementProblem, placement: Placement) -> Layouts:
+def layouts_after(
+    problem: PlacementProblem, placement: Placement, now: Layouts | None = None
+) -> Layouts:
     """Every instance that stands once the placement is carried out, the untouched empties included.
 
-    A GPU used whole or shared has none.
+    A GPU used whole or shared has none. ``now``: those that stand today, if counted already.
     """
-    now = standing(problem)
+    now = standing(problem) if now is None else now
     wanted = layouts_of(placement)
     plain = {g for r in placement.replicas if r.mig is None for g in r.gpus}
     after: Layouts = {}

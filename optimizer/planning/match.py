@@ -15,7 +15,8 @@ class Matcher:
         self.problem = problem
         self.ground = Ground.of(problem)
         self.deployments = self.ground.deployments
-        self.known: dict[int, tuple[Replica, Candidate | None]] = {}  # by identity, once asked
+        # By identity, once asked: the replica, so that it lives on, how it runs, and its rate.
+        self.known: dict[int, tuple[Replica, Candidate | None, int]] = {}
 
     def product(self, replica: Replica) -> str | None:
         """The GPU product that the replica is on; None when its node is not in the fleet."""
@@ -24,11 +25,19 @@ class Matcher:
 
     def candidate(self, replica: Replica) -> Candidate | None:
         """The candidate that the replica runs as, found as the judge finds it."""
-        if id(replica) not in self.known:
+        return self._known(replica)[1]
+
+    def _known(self, replica: Replica) -> tuple[Replica, Candidate | None, int]:
+        known = self.known.get(id(replica))
+        if known is None:
             node = self.ground.nodes.get(node_of(replica.gpus[0]))
             found = None if node is None else self.ground.candidate(replica, node.gpu)
-            self.known[id(replica)] = (replica, found)
-        return self.known[id(replica)][1]
+            deployment = self.deployments.get(replica.deployment)
+            rate = 0
+            if found is not None and deployment is not None:
+                rate = capacity_mrps(deployment, found)
+            known = self.known[id(replica)] = (replica, found, rate)
+        return known
 
     def load_mib(self, replica: Replica) -> int:
         """Weights that a start of the replica must load."""
@@ -39,8 +48,4 @@ class Matcher:
 
     def capacity_mrps(self, replica: Replica) -> int:
         """The rate it adds; zero where demand is counted in replicas or nothing is known."""
-        candidate = self.candidate(replica)
-        deployment = self.deployments.get(replica.deployment)
-        if candidate is None or deployment is None:
-            return 0
-        return capacity_mrps(deployment, candidate)
+        return self._known(replica)[2]

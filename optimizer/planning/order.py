@@ -12,9 +12,11 @@ rule). Where no room is enough, one at a time makes a stop at any free place; wi
 is drained first if the rest carry the demand; else the circle is left as it is, and named.
 """
 
+import gc
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -84,6 +86,25 @@ def order(
     Any order of execution that respects ``after`` keeps rooms and floors; played one by one as
     listed they do too. What does not end inside the window is left, as if it had not been asked.
     """
+    with _without_cycle_search():
+        return _ordered(problem, placement, moves, pace)
+
+
+@contextmanager
+def _without_cycle_search() -> Iterator[None]:
+    """Python looks for garbage in cycles, a third of the time here, where there is none."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _ordered(
+    problem: PlacementProblem, placement: Placement, moves: tuple[Move, ...], pace: Pace
+) -> Ordered:
     left: dict[str, str] = {}
     while True:
         todo = [m for m in moves if m.replica not in left]
@@ -113,6 +134,23 @@ class _Draft:
     after: list["_Draft"] = field(default_factory=list)
     placed: PlacedProfile | None = None
     enable: bool | None = None
+    id: str = ""
+
+    def step(self) -> Step:
+        """The step, once all have their number."""
+        after = [self.after[0].id] if len(self.after) == 1 else sorted({d.id for d in self.after})
+        return Step(
+            self.id,
+            self.action,
+            self.gpus,
+            self.replica,
+            tuple(after),
+            self.start_s,
+            self.seconds,
+            self.because,
+            self.placed,
+            self.enable,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -181,11 +219,13 @@ class _Schedule:
         self.placement = placement
         self.pace = pace
         self.matcher = Matcher(problem)
-        last = layouts_after(problem, placement)
+        now = standing(problem)
+        last = layouts_after(problem, placement, now)
         rebuilt = last if pace.whole_gpus else None
-        self.rooms = Rooms(problem, problem.current, standing(problem), rebuilt)
+        self.rooms = Rooms(problem, problem.current, now, rebuilt)
         self.ends = Rooms(problem, placement, last)
         self.drafts: list[_Draft] = []
+        self.running = {r.id: r for r in self._current}
         self.tasks = [self._task(m) for m in moves]
         self.empties = placement.instances
         self.today = self._levels(self._current)
@@ -198,10 +238,12 @@ class _Schedule:
         self.parked: dict[str, list[_Task]] = defaultdict(list)  # of those, by full node
         self.loading: dict[str, int] = defaultdict(int)  # by node; "" for the fleet
         self.waiting_on: dict[str, dict[int, _Task]] = defaultdict(dict)  # node -> tasks by rank
-        self.waiting_for: dict[Replica, list[_Task]] = defaultdict(list)  # who must leave first
+        # By identity of the replica that must leave first: it is hashed often, and long.
+        self.waiting_for: dict[int, list[_Task]] = defaultdict(list)
+        self.first_ahead: dict[_Task, Replica] = {}  # at the start
         self.parts: list[_Part] = []  # closed yet, each after those it waits for
         self.draining: dict[str, dict[int, _Task]] = defaultdict(dict)  # deployment -> tasks
-        self.leaving: dict[Replica, _Task] = {}
+        self.leaving: dict[int, _Task] = {}  # by identity of the replica
         self.busy_until: dict[str, int] = defaultdict(int)  # GPU being cut or cleared
         self.history: dict[str, list[tuple[Replica | None, _Draft]]] = defaultdict(list)  # by GPU
         self.stopped_on: dict[str, list[tuple[Replica, _Draft]]] = defaultdict(list)  # by node
@@ -217,7 +259,7 @@ class _Schedule:
     # --- what is known at the start
 
     def _task(self, move: Move) -> _Task:
-        source = move.before
+        source = None if move.before is None else self.running.get(move.replica, move.before)
         if source is not None and not self.rooms.known(source):
             # Its node is gone and so is the replica; the step only takes it off the books.
             self._draft("stop", source, 0, "its GPU is no longer in the fleet", [])
@@ -230,12 +272,13 @@ class _Schedule:
 
     def _levels(self, replicas: Iterable[Replica]) -> dict[str, _Level]:
         """What each deployment serves by these replicas."""
-        levels: dict[str, _Level] = defaultdict(_Level)
+        mrps: dict[str, int] = defaultdict(int)
+        count: dict[str, int] = defaultdict(int)
         for replica in replicas:
             if self.rooms.known(replica):
-                gain = self.matcher.capacity_mrps(replica)
-                levels[replica.deployment] = levels[replica.deployment].shifted(gain, 1)
-        return levels
+                mrps[replica.deployment] += self.matcher.capacity_mrps(replica)
+                count[replica.deployment] += 1
+        return defaultdict(_Level, {name: _Level(mrps[name], n) for name, n in count.items()})
 
     def floors_with(self, left: Iterable[str]) -> dict[str, _Level]:
         """The least each deployment must serve on the way: now, asked or at the end.
@@ -260,7 +303,7 @@ class _Schedule:
         """Run until every task is done or left."""
         for task in self.tasks:
             if task.source is not None:
-                self.leaving[task.source] = task
+                self.leaving[id(task.source)] = task
         self._rank()
         for task in self.tasks:
             if task.source is None and task.target is None:
@@ -269,7 +312,11 @@ class _Schedule:
                 self._enqueue(task)
         self._open_parts()
         for task in self.tasks:
-            self._try(task)
+            ahead = self.first_ahead.get(task)
+            if ahead is not None and task.state == "waiting":
+                self.waiting_for[id(ahead)].append(task)  # nobody has left yet
+            else:
+                self._try(task)
         while True:
             self._load_ready()
             while self.events:
@@ -306,7 +353,9 @@ class _Schedule:
         waits: dict[_Task, list[_Task]] = {}
         for task in self.tasks:
             there = self.rooms.blocked(task.target).every if task.target is not None else ()
-            waits[task] = [self.leaving[r] for r in there if r in self.leaving]
+            waits[task] = self._leavers(there)
+            if waits[task]:
+                self.first_ahead[task] = next(r for r in there if id(r) in self.leaving)
         self.tasks.sort(key=lambda t: replica_order(t.name))
         self._cut_parts(waits)
         gone = {t for part in self.parts for t in part.aside}
@@ -369,9 +418,9 @@ class _Schedule:
             if not blocked:
                 self._claim(task, task.target)
                 return
-            ahead = next((r for r in blocked.every if r in self.leaving), None)
+            ahead = next((r for r in blocked.every if id(r) in self.leaving), None)
             if ahead is not None:
-                self.waiting_for[ahead].append(task)
+                self.waiting_for[id(ahead)].append(task)
             elif not blocked.every:
                 for node in self._watched(task.target):
                     self.waiting_on[node][task.rank] = task
@@ -545,14 +594,14 @@ class _Schedule:
             self.history[gpu].append((source, task.last))
         for node in source.nodes:
             self.stopped_on[node].append((source, task.last))
-        self.leaving.pop(source, None)
+        self.leaving.pop(id(source), None)
         if task.broke:
             task.source, task.broke = None, False
             self._enqueue(task)
             self._try(task)
         else:
             self._arrived(task)
-        for waiting in sorted(self.waiting_for.pop(source, ()), key=lambda t: t.rank):
+        for waiting in sorted(self.waiting_for.pop(id(source), ()), key=lambda t: t.rank):
             self._try(waiting)
         for node in source.nodes:
             for _, waiting in sorted(self.waiting_on[node].items()):
@@ -568,7 +617,7 @@ class _Schedule:
             return
         task.source, task.target = task.target, task.final
         if task.source is not None:
-            self.leaving[task.source] = task
+            self.leaving[id(task.source)] = task
         self._enqueue(task)
         self._try(task)
 
@@ -724,7 +773,7 @@ class _Schedule:
         for task in sorted(groups, key=lambda t: (-t.move_gpus, t.rank)):
             assert task.target is not None
             blocked = self.rooms.blocked(task.target)
-            away = [self.leaving[r] for r in blocked.every if r in self.leaving]
+            away = self._leavers(blocked.every)
             waiting = all(t.state == "waiting" and t is not task for t in away)
             if blocked.some or not waiting or len(away) < len(blocked.every):
                 continue
@@ -764,7 +813,11 @@ class _Schedule:
             return []
         blocked = self.rooms.blocked(task.target)
         groups = [(r,) for r in blocked.every] + list(blocked.some)
-        return [[self.leaving[r] for r in group if r in self.leaving] for group in groups]
+        return [self._leavers(group) for group in groups]
+
+    def _leavers(self, replicas: Iterable[Replica]) -> list[_Task]:
+        """The tasks of those that are to leave."""
+        return [self.leaving[id(r)] for r in replicas if id(r) in self.leaving]
 
     def _hopeless(self, task: _Task) -> bool:
         return any(not group for group in self._ahead(task))
@@ -798,7 +851,7 @@ class _Schedule:
         task.state = "done"
         self._dequeue(task)
         if task.source is not None:
-            self.leaving.pop(task.source, None)
+            self.leaving.pop(id(task.source), None)
 
     def _detour(self, task: _Task) -> bool:
         """Start it at a free place first, where it is in nobody's way."""
@@ -846,23 +899,10 @@ class _Schedule:
 
     def steps(self) -> tuple[Step, ...]:
         """The drafts by start time, numbered."""
-        listed = sorted(enumerate(self.drafts), key=lambda item: (item[1].start_s, item[0]))
-        ids = {id(d): f"s{n:04d}" for n, (_, d) in enumerate(listed, 1)}
-        return tuple(
-            Step(
-                ids[id(d)],
-                d.action,
-                d.gpus,
-                d.replica,
-                tuple(sorted({ids[id(a)] for a in d.after})),
-                d.start_s,
-                d.seconds,
-                d.because,
-                d.placed,
-                d.enable,
-            )
-            for _, d in listed
-        )
+        self.drafts.sort(key=lambda d: d.start_s)
+        for number, draft in enumerate(self.drafts, 1):
+            draft.id = f"s{number:04d}"
+        return tuple(d.step() for d in self.drafts)
 
 
 def _aside(place: Replica, final: Replica | None) -> bool:

@@ -126,7 +126,8 @@ class Rooms:
             g.id: _Held(g, g.node.name, by_cells[g.gpu.name], self.cells[g.gpu.name])
             for g in problem.fleet.gpus()
         }
-        self.on_node: dict[str, list[Replica]] = {n: [] for n in self.nodes}
+        # By identity: two copies of one replica may be equal.
+        self.on_node: dict[str, dict[int, Replica]] = {n: {} for n in self.nodes}
         for gpu, layout in layouts.items():
             self.gpus[gpu].instances = dict.fromkeys(layout)
         for replica in placement.replicas if placement is not None else ():
@@ -137,6 +138,8 @@ class Rooms:
 
     def known(self, replica: Replica) -> bool:
         """Whether all its GPUs are in the fleet."""
+        if len(replica.gpus) == 1:
+            return replica.gpus[0] in self.gpus
         return all(gpu in self.gpus for gpu in replica.gpus)
 
     def take(self, replica: Replica) -> None:
@@ -149,7 +152,7 @@ class Rooms:
             else:
                 self.gpus[gpu].plain.append(replica)
         for node in replica.nodes:
-            self.on_node[node].append(replica)
+            self.on_node[node][id(replica)] = replica
 
     def release(self, replica: Replica) -> None:
         """The replica has stopped; its instance stands empty."""
@@ -161,7 +164,7 @@ class Rooms:
             else:
                 self.gpus[gpu].plain.remove(replica)
         for node in replica.nodes:
-            self.on_node[node].remove(replica)
+            del self.on_node[node][id(replica)]
 
     def blocked(self, replica: Replica) -> Blocked:
         """Who must leave before the replica can start in its place; false when nobody must."""
@@ -243,7 +246,7 @@ class Rooms:
 
     def _on_host(self, name: str, replica: Replica) -> Iterator[tuple[Replica, ...]]:
         """Groups of which some must leave: for host room, for spread, for isolation by node."""
-        here = self.on_node[name]
+        here = tuple(self.on_node[name].values())
         deployment = self.deployments.get(replica.deployment)
         if deployment is None:
             return
@@ -260,9 +263,9 @@ class Rooms:
             cpu += 0 if its is None else its.host_cpu_millicores
             memory += 0 if its is None else its.host_memory_mib
         if node.cpu_millicores is not None and cpu > node.cpu_millicores:
-            yield tuple(here)
+            yield here
         if node.host_memory_mib is not None and memory > node.host_memory_mib:
-            yield tuple(here)
+            yield here
 
     def _too_close(
         self, name: str, replica: Replica, deployment: Deployment
@@ -279,7 +282,7 @@ class Rooms:
             others = {
                 r.id: r
                 for n in names
-                for r in self.on_node[n]
+                for r in self.on_node[n].values()
                 if r.deployment == deployment.name and r.id != replica.id
             }
             if len(others) >= limit:
@@ -334,7 +337,8 @@ class Rooms:
             return
         empty = [p for p, r in held.instances.items() if r is None]
         if held.by_cells:
-            gone = [p for p in empty if self.clash(gpu, p, placed)]
+            mine = held.cells[placed]
+            gone = [p for p in empty if mine & held.cells[p]]
         else:
             busy = {p for p, r in held.instances.items() if r is not None}
             gone = list({*empty} - {*keep_beside(table, {*busy, placed}, empty)})
