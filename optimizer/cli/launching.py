@@ -19,6 +19,7 @@ from optimizer.cli.terminal import (
 )
 
 if TYPE_CHECKING:
+    from optimizer.domain.plan import Plan
     from optimizer.engines import Known
     from optimizer.launch import Event, LaunchResult
 
@@ -122,6 +123,7 @@ def launch(
             "plan again, or launch it all the same with --changed-inputs; nothing was launched"
         )
         raise Stop(Code.DRIFTED, *lines, way_out)
+    _check_only(only, found)
     known = _known(plan, documents) if engine != launching.SIMULATED else None
     steps = launching.preview(found, only, engine=engine, known=known)
     if dry_run or not yes:
@@ -202,7 +204,9 @@ def drift(
     from optimizer.documents import read_plan
 
     refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
-    found = launching.drift(read_plan(plan), run_dir, address, only)
+    made = read_plan(plan)
+    _check_only(only, made)
+    found = launching.drift(made, run_dir, address, only)
     if output is not Output.TABLE:
         show_data({"differences": [asdict(one) for one in found]}, output)
     else:
@@ -227,6 +231,15 @@ def stop(only: Only = None, run_dir: RunDir = None, address: options.Address = N
     print(f"stopped {plural(len(result.stopped), 'replica')}{ended}")
     say(*result.notes, *(f"could not be ended: {name}" for name in result.left))
     finish(Code.PARTLY if result.partial else Code.DONE)
+
+
+def _check_only(only: str | None, plan: "Plan") -> None:
+    """A name that the plan does not know is a slip. Raises Stop."""
+    from optimizer.documents.faults import unknown
+
+    known = sorted({name for d in plan.deployments for name in (d.tenant, d.name)})
+    if only is not None and only not in known:
+        raise Stop(Code.USAGE, f"--only: {unknown('tenant or deployment', only, known)}")
 
 
 def _roll_back(
