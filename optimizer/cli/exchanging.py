@@ -15,6 +15,7 @@ import typer
 
 from optimizer.cli import inputs, options
 from optimizer.cli.codes import Code
+from optimizer.cli.live import RAY, asked_of_ray
 from optimizer.cli.terminal import Stop, finish, guarded, say
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def import_(
         str,
         typer.Argument(
             metavar="FROM",
-            help="csv, huggingface, kubernetes, mig-parted, nvidia-smi, openb or trace.",
+            help="csv, huggingface, kubernetes, mig-parted, nvidia-smi, openb, ray or trace.",
             show_default=False,
         ),
     ],
@@ -198,6 +199,16 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            envvar="FLEETSLICE_ADDRESS",
+            metavar="HOST:PORT",
+            help="The Ray cluster to ask; without it, that of what this user launched.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Read what others write into documents.
 
@@ -210,6 +221,7 @@ def import_(
       fleetslice import nvidia-smi n1.txt --out-dir cluster
       sudo fleetslice import nvidia-smi --node this-machine
       fleetslice import kubernetes --out-dir cluster
+      fleetslice import ray --address 10.0.0.5:6379 --out-dir cluster
       kubectl get nodes,pods -A -o json | fleetslice import kubernetes - --out-dir cluster
     """
     from optimizer.documents.faults import unknown
@@ -220,10 +232,11 @@ def import_(
     for flag, said in (("--name", name), ("--node", node)):
         if said is not None and not _NAME.fullmatch(said):
             raise Stop(Code.USAGE, f'{flag} "{said}": letters, digits and . _ - + : @ only')
-    if not files and from_ not in ASKS:
+    if not files and from_ not in (*ASKS, RAY):
         raise Stop(Code.USAGE, f"import {from_}: name a file, or - for stdin")
+    asked = (asked_of_ray(address),) if from_ == RAY and not files else ()
     given = Input(
-        files=tuple(_given(files or [])),
+        files=asked or tuple(_given(files or [])),
         gpus=_products(files or []),
         parse=_parsed,
         name=name,
@@ -232,7 +245,7 @@ def import_(
         count=count,
     )
     try:
-        found = IMPORTERS[from_](given) if files else _asked_here(from_, given)
+        found = IMPORTERS[from_](given) if given.files else _asked_here(from_, given)
     except CannotRead as refusal:
         raise Stop(Code.USAGE, *refusal.reasons) from None
     _write_documents(found, [f.name for f in given.files] or ["what is here"], out_dir)

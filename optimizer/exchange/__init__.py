@@ -14,6 +14,7 @@ from optimizer.exchange import (
     nvml,
     openb,
     platforms,
+    ray_import,
     ray_serve,
     sheet,
     smi_import,
@@ -44,6 +45,7 @@ IMPORTERS: dict[str, Callable[[Input], Import]] = {
     "mig-parted": mig_parted_import.import_mig_parted,
     "nvidia-smi": smi_import.import_nvidia_smi,
     "openb": openb.import_openb,
+    "ray": ray_import.import_ray,
     "trace": traces.import_trace,
 }
 # Importers that ask instead of reading files; they raise NotHere where nobody can be asked.
