@@ -16,6 +16,7 @@ from optimizer.launch.acts import digest, rebalances
 from optimizer.launch.carry import GIVE_UP_RESTARTS, LOOK_EVERY_S
 from optimizer.launch.cluster import Running
 from optimizer.launch.devices import declared
+from optimizer.launch.instances import Instances, OnNodes, prepare
 from optimizer.launch.journal import DONE, FAILED, Act, CopyState, Journal, Kind, StepState
 from optimizer.launch.run import LOGS, Run, folder_of, forget, locked, new_run, read, write
 from optimizer.launch.session import session
@@ -28,6 +29,7 @@ from optimizer.launch.values import (
     Failure,
     LaunchRefused,
     LaunchResult,
+    LayoutRefused,
     Patience,
     ReplicaSpec,
     Row,
@@ -103,9 +105,10 @@ def launch(
         with _own_ray(run, plan, replicas, detach, deadline_s, address) as run:
             assert run.address is not None
             with session(run.address, run.token_path, ours=run.embedded) as ray:
-                if engine != SIMULATED and address is not None:
+                if engine != SIMULATED:
                     refuse(cluster.faults(ray, specs, ()))
                     cluster.check_engines(ray, specs)
+                    cut(OnNodes(ray, journal), replicas, began + deadline_s)
                 work = _Launch(ray, run, specs, journal, tell, began + deadline_s)
                 result = work.carry_out(began, digest(plan))
                 endpoint, far = traffic.publish(ray, run.fleet, run.id, journal.live(), router)
@@ -123,6 +126,17 @@ def _opened(plan: Plan, folder: Path, address: str | None) -> Iterator[tuple[Run
         run = _open(plan, folder, address)
         with Journal(folder, run.id) as journal:
             yield run, journal
+
+
+def cut(instances: Instances, replicas: Sequence[Replica], end_at: float) -> None:
+    """Make the MIG instances that replicas need and that are not there. Raises LaunchRefused."""
+    try:
+        for waits_for in prepare(instances, replicas):
+            if time.monotonic() > end_at:
+                raise LaunchRefused(f"not done within the deadline: {waits_for}")
+            time.sleep(LOOK_EVERY_S)
+    except LayoutRefused as refused:
+        raise LaunchRefused(str(refused)) from None
 
 
 def refuse(reasons: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from optimizer.domain.words import plural
 from optimizer.launch import cluster
 from optimizer.launch.actor import ReplicaActor, options
 from optimizer.launch.acts import LAYOUT
-from optimizer.launch.instances import Instances, LayoutRefused, check_idle
+from optimizer.launch.instances import Going, Instances, check_idle
 from optimizer.launch.journal import (
     DONE,
     FAILED,
@@ -32,6 +32,7 @@ from optimizer.launch.values import (
     SIMULATED,
     Event,
     Failure,
+    LayoutRefused,
     ReplicaSpec,
     Row,
     State,
@@ -45,9 +46,6 @@ GIVE_UP_RESTARTS = 3
 DRAIN_S = 120.0
 # Beyond an engine's grace, for its actor to answer.
 END_EXTRA_S = 10.0
-
-# What an act waits for, said whenever it has to wait.
-Going = Generator[str, None, None]
 
 
 class StepFailed(Exception):
@@ -164,17 +162,16 @@ class Steps:
         try:
             if act.action == "set_mig_mode":
                 check_idle(self._journal, gpu, None)
-                self._instances.set_mode(gpu, bool(act.enable))
+                yield from self._instances.set_mode(gpu, bool(act.enable))
                 return
             assert act.placed is not None
             if act.action == "create_instance":
-                self._instances.create(gpu, act.placed)
+                yield from self._instances.create(gpu, act.placed)
                 return
             check_idle(self._journal, gpu, act.placed)
-            self._instances.destroy(gpu, act.placed)
+            yield from self._instances.destroy(gpu, act.placed)
         except LayoutRefused as refused:
             raise StepFailed(str(refused)) from None
-        yield from ()
 
     def _start(self, spec: ReplicaSpec) -> Going:
         handle = self._handle(spec)

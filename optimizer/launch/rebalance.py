@@ -10,10 +10,10 @@ from optimizer.domain.placement import Replica, replica_order
 from optimizer.domain.plan import Plan
 from optimizer.engines import Known
 from optimizer.launch import cluster, traffic
-from optimizer.launch.acts import LAYOUT, as_started, digest, script, undoing
+from optimizer.launch.acts import as_started, digest, script, undoing
 from optimizer.launch.carry import Steps
 from optimizer.launch.devices import device
-from optimizer.launch.instances import Recorded
+from optimizer.launch.instances import instances_of
 from optimizer.launch.journal import (
     DONE,
     RUNNING,
@@ -161,11 +161,6 @@ def begin(ray: Any, run: Run, journal: Journal, plan: Plan, said: Said) -> Under
         journal.put_copy(spec, CopyState.SERVING)
     serving = {spec.id: spec.generation for spec in adopted}
     found = script(plan, serving, last_generations(journal))
-    if not said["simulated"] and any(act.action in LAYOUT for act in found.acts):
-        raise LaunchRefused(
-            "this plan changes MIG layouts, which is not supported yet with real engines; "
-            "to try it: --engine simulated"
-        )
     keys = list(found.new)
     specs = specify(plan, [found.new[key] for key in keys], together=False, **said)
     new = [
@@ -254,7 +249,7 @@ def carry_out(
     run = replace(run, replicas=tuple(sorted(names, key=replica_order)))
     write(run)  # before anything starts, so that whatever happens it can be stopped
     router = traffic.find(ray, run.fleet, run.id)
-    steps = Steps(ray, journal, undertaking, Recorded(journal), tell, step_s, router)
+    steps = Steps(ray, journal, undertaking, instances_of(ray, journal), tell, step_s, router)
     blocked = steps.carry_out()
     live = {copy.spec.actor_name: copy.spec for copy in journal.live()}
     ids = sorted({spec.id for spec in live.values()}, key=replica_order)

@@ -45,6 +45,10 @@ class PlanStale(Exception):
         self.differences = differences
 
 
+class LayoutRefused(Exception):
+    """The layout of a GPU is left as it is, and why."""
+
+
 class State(StrEnum):
     """Where a replica stands. ``missing``: it should run and does not."""
 
