@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from optimizer.domain import words
+from optimizer.domain.config import ReplicaConfig
 from optimizer.domain.placement import Placement, Replica, replica_order
 from optimizer.domain.plan import Plan
 from optimizer.report.ink import Ink
@@ -105,7 +106,15 @@ def _kind(before: Replica | None, after: Replica | None) -> str | None:
         after.share,
     ):
         return "moved"
-    return None if before.config.agrees_with(after.config) else "reconfigured"
+    return None if _agree(before.config, after.config) else "reconfigured"
+
+
+def _agree(before: ReplicaConfig, after: ReplicaConfig) -> bool:
+    """Whether nothing that both say differs; who says nothing else has its sizes from its GPUs."""
+    for config in (before, after):
+        if replace(config, tensor_parallel=1, pipeline_parallel=1) == ReplicaConfig():
+            return True
+    return before.agrees_with(after)
 
 
 def _unmet(a: Plan, b: Plan) -> tuple[tuple[str, int, int], ...]:
