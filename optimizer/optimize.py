@@ -147,13 +147,13 @@ def optimize(
 
     ``search`` takes the place of the usual one; ``pace`` says how much may be done at once.
     """
-    from optimizer.planning import Pace, compose
+    from optimizer.planning import Pace, compose, spared
 
     clocks = clocks or Clocks()
     started, watch = clocks.now(), clocks.stopwatch()
     trajectory = Trajectory(clocks.stopwatch, progress or (lambda _: None))
     problem, sizing = pose(inputs)
-    outcome = judged(problem, limits, trajectory, search)
+    outcome = spared(problem, judged(problem, limits, trajectory, search), limits.gap)
     run = PlanRun(
         seconds=round(clocks.stopwatch() - watch, 3),
         workers=limits.workers,

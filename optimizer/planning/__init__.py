@@ -4,6 +4,7 @@ from optimizer.planning.compose import compose
 from optimizer.planning.makespan import Makespan, makespan
 from optimizer.planning.moves import moves, repartitions
 from optimizer.planning.order import Ordered, Pace, order
+from optimizer.planning.undo import spared, undo
 
 __all__ = [
     "Makespan",
@@ -14,4 +15,6 @@ __all__ = [
     "moves",
     "order",
     "repartitions",
+    "spared",
+    "undo",
 ]
