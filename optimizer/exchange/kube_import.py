@@ -6,14 +6,27 @@ from typing import Any
 
 from optimizer.domain import words
 from optimizer.domain.gpu import PlacedProfile
+from optimizer.exchange import kube_dra as dra
 from optimizer.exchange import kube_objects as kube
-from optimizer.exchange.imported import PRICES, CannotRead, File, Import, Imported, Input
-from optimizer.exchange.kube_nodes import KubeNode, Told, read_node
+from optimizer.exchange.imported import (
+    MOST_GPUS,
+    PRICES,
+    CannotRead,
+    File,
+    Import,
+    Imported,
+    Input,
+)
+from optimizer.exchange.kube_nodes import KubeNode, Told, close, read_node
 from optimizer.exchange.smi_import import import_nvidia_smi
 
 FORMAT = "kubernetes"
 DEPLOYMENT, TENANT = "fleetslice.io/deployment", "fleetslice.io/tenant"
 _OVER = {"Succeeded", "Failed"}
+_NO_NODE = (
+    "no node with GPUs among the files; add kubectl get nodes -o json (tables and describe "
+    "are not read)"
+)
 Shape = tuple[str, int]  # a MIG profile, or "" for whole GPUs; and how many
 
 
@@ -29,21 +42,23 @@ class _Pod:
     asked: kube.Asked
     ours: bool  # fleetslice wrote its manifest
     raw: kube.Object
+    held: tuple[dra.Device, ...] = ()  # by claims, which name their devices
+    claims: tuple[str, ...] = ()
 
 
 def import_kubernetes(given: Input) -> Import:
     """A fleet of the nodes with GPUs; with pods, what runs there and what should. CannotRead."""
     found, captures = kube.objects(given)
     told, pods_told = Told(), Told()
-    nodes = _nodes(found, given, told)
+    found = kube.once(found, told.left_out.append)
+    nodes, allocated = _offered(found, given, told)
     if not nodes:
-        raise CannotRead(
-            *(told.left_out or ["no node with GPUs among the files; add kubectl get nodes -o json"])
-        )
+        raise CannotRead(*(told.left_out or [_NO_NODE]))
     _measure(nodes, captures, given, told)
     raw_pods = [o for o in found if o.get("kind") == "Pod" and _lives(o)]
-    pods = _pods(raw_pods, nodes, pods_told)
-    _close_shared(nodes, raw_pods, told)
+    pods = _pods(raw_pods, nodes, allocated, pods_told)
+    dra.close_unknown(allocated, {c for p in pods for c in p.claims}, nodes, told)
+    _close_shared(nodes, raw_pods, allocated, told)
     _take_host_room(nodes, raw_pods)
     replicas, empty = _placed(pods, nodes, pods_told)
     documents = [_fleet(given, nodes, told)]
@@ -59,15 +74,28 @@ def running_pods(given: Input) -> dict[str, kube.Object]:
     """A running pod of each deployment, by the name that an import gives it. Raises CannotRead."""
     found, _ = kube.objects(given)
     told = Told()
-    nodes = _nodes(found, given, told)
-    pods = _pods([o for o in found if o.get("kind") == "Pod" and _lives(o)], nodes, told)
+    found = kube.once(found, told.left_out.append)
+    nodes, allocated = _offered(found, given, told)
+    raw_pods = [o for o in found if o.get("kind") == "Pod" and _lives(o)]
+    pods = _pods(raw_pods, nodes, allocated, told)
     return {pod.deployment: pod.raw for pod in reversed(pods)}
+
+
+def _offered(
+    found: list[kube.Object], given: Input, told: Told
+) -> tuple[dict[str, KubeNode], dict[str, dra.Claim]]:
+    """The nodes with GPUs, by ResourceSlices where there are any, and the claims on them."""
+    nodes = _nodes(found, given, told)
+    devices = dra.offered(found, nodes, given, told)
+    return nodes, dra.claims(found, devices, nodes, told)
 
 
 def _nodes(found: list[kube.Object], given: Input, told: Told) -> dict[str, KubeNode]:
     nodes: dict[str, KubeNode] = {}
-    bare = 0
+    bare, sliced = 0, dra.sliced(found)
     for node in (o for o in found if o.get("kind") == "Node"):
+        if kube.text(node, "metadata", "name") in sliced:
+            continue
         before = len(told.left_out)
         read = read_node(node, given, told)
         if read is not None:
@@ -100,6 +128,7 @@ def _measure(nodes: dict[str, KubeNode], captures: list[File], given: Input, tol
         node.gpus = node.entry["gpus"] = max(node.gpus, entry["gpus"])
         node.devices, node.exact = dict(devices), True
         node.undivided = frozenset(i for i in range(node.gpus) if i not in divided)
+        close(node, node.closed, "which of its GPUs are broken no capture says", told)
         node.layouts = {
             i: tuple(PlacedProfile(p["start"], p["profile"]) for p in d["layout"])
             for i, d in divided.items()
@@ -113,7 +142,12 @@ def _lives(pod: kube.Object) -> bool:
     )
 
 
-def _pods(found: list[kube.Object], nodes: Mapping[str, KubeNode], told: Told) -> list[_Pod]:
+def _pods(
+    found: list[kube.Object],
+    nodes: Mapping[str, KubeNode],
+    allocated: Mapping[str, dra.Claim],
+    told: Told,
+) -> list[_Pod]:
     """The pods that hold GPUs which can be told, by name."""
     pods: list[_Pod] = []
     for raw in sorted(found, key=_full_name):
@@ -121,7 +155,12 @@ def _pods(found: list[kube.Object], nodes: Mapping[str, KubeNode], told: Told) -
         if not asked.accelerated:
             continue
         name, node = _full_name(raw), kube.text(raw, "spec", "nodeName")
-        shape, why = _shape(asked, nodes.get(node) if node else None)
+        held, claims, why = _claimed(raw, asked, node, allocated)
+        shape: Shape | None = None
+        if held:
+            shape, why = _shape_of(held)
+        elif not why:
+            shape, why = _shape(asked, nodes.get(node) if node else None)
         if node is not None and node not in nodes:
             why = f"its node {node} is not among the nodes"
         if shape is None or why:
@@ -133,7 +172,8 @@ def _pods(found: list[kube.Object], nodes: Mapping[str, KubeNode], told: Told) -
         true = kube.mapping(raw, "metadata", "annotations")
         deployment = str(true.get(DEPLOYMENT) or labels[DEPLOYMENT]) if ours else kube.owner(raw)
         tenant = str(true.get(TENANT) or labels.get(TENANT) or space)
-        pods.append(_Pod(name, deployment, tenant, node, shape, asked, ours, raw))
+        pod = _Pod(name, deployment, tenant, node, shape, asked, ours, raw, held, claims)
+        pods.append(pod)
     return _renamed(pods)
 
 
@@ -142,10 +182,37 @@ def _full_name(pod: kube.Object) -> str:
     return f"{space}/{kube.at(pod, 'metadata', 'name')}"
 
 
+def _claimed(
+    raw: kube.Object, asked: kube.Asked, node: str | None, allocated: Mapping[str, dra.Claim]
+) -> tuple[tuple[dra.Device, ...], tuple[str, ...], str]:
+    """The devices that the pod's claims name, the claims, and why that cannot be said."""
+    if kube.CLAIM not in asked.others:
+        return (), (), ""
+    found, why = dra.of_pod(raw, allocated)
+    held = tuple(sorted({d for c in found for d in c.devices}, key=lambda d: d.index))
+    if held and {d.node for d in held} != {node}:
+        why = "its claim holds devices of another node"
+    elif held and asked.devices and kube.at(raw, "status", kube.EXTENDED) is None:
+        why = "holds devices both by a claim and of the device plugin"
+    return held if not why else (), tuple(c.name for c in found), why
+
+
+def _shape_of(held: tuple[dra.Device, ...]) -> tuple[Shape | None, str]:
+    parts = [d.placed.profile for d in held if d.placed is not None]
+    if not parts:
+        return ("", len(held)), ""
+    if len(parts) < len(held):
+        return None, "holds whole GPUs and slices"
+    if len(parts) > 1:
+        return None, f"holds {len(parts)} slices ({', '.join(parts)}); a replica here holds one"
+    return (parts[0], 1), ""
+
+
 def _shape(asked: kube.Asked, node: KubeNode | None) -> tuple[Shape | None, str]:
     """What the pod holds in our words, or why that cannot be said."""
-    if asked.others:
-        return None, f"takes {', '.join(asked.others)}, which is not read here"
+    others = [o for o in asked.others if o != kube.CLAIM]
+    if others or not asked.devices:
+        return None, f"takes {', '.join(others or asked.others)}, which is not read here"
     if len(asked.devices) > 1:
         return None, f"holds devices of two kinds ({', '.join(r for r, _ in asked.devices)})"
     resource, number = asked.devices[0]
@@ -157,6 +224,8 @@ def _shape(asked: kube.Asked, node: KubeNode | None) -> tuple[Shape | None, str]
         profile = known.name if known else name
     else:
         profile = (node.single or "") if node is not None else ""
+    if number > MOST_GPUS:
+        return None, f"asks for {number} GPUs, more than a node has"
     if profile and number > 1:
         return None, f"holds {number} slices {profile}; a replica here holds one"
     return (profile, number), ""
@@ -181,10 +250,19 @@ def _renamed(pods: list[_Pod]) -> list[_Pod]:
     return renamed
 
 
-def _close_shared(nodes: Mapping[str, KubeNode], pods: list[kube.Object], told: Told) -> None:
+def _close_shared(
+    nodes: Mapping[str, KubeNode],
+    pods: list[kube.Object],
+    allocated: Mapping[str, dra.Claim],
+    told: Told,
+) -> None:
     """Where pods share GPUs in turns nobody knows what is free, so nothing new is placed."""
     used = {kube.text(p, "spec", "nodeName") for p in pods if kube.asked(p).accelerated}
-    strange = {kube.text(p, "spec", "nodeName") for p in pods if kube.asked(p).others}
+    strange = {
+        kube.text(p, "spec", "nodeName")
+        for p in pods
+        if any(o != kube.CLAIM for o in kube.asked(p).others) or not dra.known(p, allocated)
+    }
     for node in nodes.values():
         if node.name in strange:
             node.entry["cordoned"] = True
@@ -222,12 +300,14 @@ def _placed(
     whole = {n.name: sorted(n.undivided) for n in nodes.values()}
     replicas: list[dict[str, Any]] = []
     numbers: dict[str, int] = {}
-    for pod in pods:
+    for pod in sorted(pods, key=lambda p: not p.held):  # claims name devices, others take the rest
         if pod.node is None:
             continue
         profile, count = pod.shape
         where: dict[str, Any] | None = None
-        if profile:
+        if pod.held:
+            where = _named(pod, free[pod.node], whole[pod.node])
+        elif profile:
             slot = next((s for s in free[pod.node] if s[1].profile == profile), None)
             if slot is not None:
                 free[pod.node].remove(slot)
@@ -249,14 +329,33 @@ def _placed(
     return replicas, empty
 
 
+def _named(
+    pod: _Pod, free: list[tuple[int, PlacedProfile]], whole: list[int]
+) -> dict[str, Any] | None:
+    """Just the devices that the pod's claims name; None where another holds them already."""
+    for device in pod.held:
+        if device.placed is None and device.index in whole:
+            whole.remove(device.index)
+        elif device.placed is not None and (device.index, device.placed) in free:
+            free.remove((device.index, device.placed))
+        else:
+            return None
+    where: dict[str, Any] = {"gpus": [f"{d.node}/{d.index}" for d in pod.held]}
+    placed = pod.held[0].placed
+    return where | (
+        {"mig": {"profile": placed.profile, "start": placed.start}} if placed is not None else {}
+    )
+
+
 def _fleet(given: Input, nodes: Mapping[str, KubeNode], told: Told) -> Imported:
     entries = []
     for node in nodes.values():
         entry = dict(node.entry)
-        devices = node.devices or {
+        laid = {
             str(i): {"mig_enabled": True, "layout": _layout(layout)}
             for i, layout in sorted(node.layouts.items())
         }
+        devices = node.devices if node.exact else laid | node.devices
         entry |= {"devices": devices} if devices else {}
         entries.append(entry)
     unsaid = [PRICES, *told.unsaid]

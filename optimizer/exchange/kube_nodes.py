@@ -50,6 +50,8 @@ class KubeNode:
     devices: dict[str, dict[str, Any]] = field(default_factory=dict)
     exact: bool = False
     fixed: bool = False
+    closed: int = 0  # undivided GPUs cordoned because nobody hands them out
+    unknown: list[str] = field(default_factory=list)  # why nobody knows what is free there
     entry: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,23 +70,31 @@ def read_node(node: kube.Object, given: Input, told: Told) -> KubeNode | None:
     labels = kube.mapping(node, "metadata", "labels")
     capacity = kube.mapping(node, "status", "capacity")
     capacity = capacity or kube.mapping(node, "status", "allocatable")
-    devices = {r: kube.count(n) for r, n in capacity.items() if kube.is_device(r) and kube.count(n)}
+    devices = {r: kube.count(n) for r, n in capacity.items() if kube.is_device(r)}
     strange = [r for r, n in sorted(capacity.items()) if kube.strange_device(r) and str(n) != "0"]
     if strange:
         told.notes.append(f"node {name}: resources that are not read: {', '.join(strange)}")
-    if not devices and not kube.count(labels.get(f"{LABEL}count")):
+    if not any(devices.values()) and not kube.count(labels.get(f"{LABEL}count")):
         return None
     spelling = str(labels.get(f"{LABEL}product") or "") or _gke(labels)
     shared = spelling.endswith("-SHARED") or any(r.endswith(kube.SHARED) for r in devices)
     shared |= f"{GKE}gpu-sharing-strategy" in labels
     single = _SINGLE.match(spelling.removesuffix("-SHARED"))
     base = single["product"] if single else spelling.removesuffix("-SHARED")
+    if base.endswith("-MIG-INVALID"):
+        told.left_out.append(
+            f"node {name}: {spelling}: strategy single found instances that are not alike; set "
+            "strategy mixed, or make them alike"
+        )
+        return None
     gpu = _gpu(name, base, labels, given, told)
     if gpu is None:
         return None
     found = KubeNode(name, gpu, 0, labels, shared=shared)
     replicas = kube.count(labels.get(f"{LABEL}replicas"))
     found.shared |= replicas > 1
+    if any(r.startswith(kube.MIG) and r.endswith(kube.SHARED) for r in devices):
+        found.unknown.append("pods take its MIG instances in turns")
     if single:
         # Strategy single wants all instances of a node alike; a plan would mix them.
         found.fixed = True
@@ -93,8 +103,36 @@ def read_node(node: kube.Object, given: Input, told: Told) -> KubeNode | None:
         _count(found, devices, given, told)
     if not found.gpus:
         return None
-    found.entry = _entry(found, node, told)
+    _broken(found, node, told)
+    found.entry = node_entry(found, node, told)
     return found
+
+
+def _broken(found: KubeNode, node: kube.Object, told: Told) -> None:
+    """Devices that the kubelet no longer hands out: unhealthy ones stay in the capacity alone."""
+    capacity = kube.mapping(node, "status", "capacity")
+    room = kube.mapping(node, "status", "allocatable")
+    for resource in sorted(capacity):
+        if not kube.is_device(resource) or resource not in room:
+            continue
+        lost = kube.count(capacity[resource]) - kube.count(room[resource])
+        if lost <= 0:
+            continue
+        if resource == kube.GPU and not found.single and not found.shared:
+            close(found, lost, f"{lost} of its {kube.GPU} are not allocatable", told)
+        else:
+            found.unknown.append(f"{lost} of its {resource} are not allocatable")
+
+
+def close(found: KubeNode, lost: int, why: str, told: Told) -> None:
+    """Cordons so many undivided GPUs of a node; which ones nobody said."""
+    taken = sorted(found.undivided)[-lost:] if lost else []
+    found.undivided, found.closed = found.undivided - set(taken), len(taken)
+    for index in map(str, taken):
+        found.devices[index] = found.devices.get(index, {}) | {"cordoned": True}
+    if taken:
+        which = ", ".join(map(str, taken))
+        told.notes.append(f"node {found.name}: {why}; GPU {which} stands for them, cordoned")
 
 
 def _gke(labels: Mapping[str, Any]) -> str:
@@ -126,7 +164,7 @@ def _count(found: KubeNode, devices: Mapping[str, int], given: Input, told: Told
     slices = {
         kube.profile_of(r): n
         for r, n in devices.items()
-        if r.startswith(kube.MIG) and not r.endswith(kube.SHARED)
+        if n and r.startswith(kube.MIG) and not r.endswith(kube.SHARED)
     }
     labelled = kube.count(found.labels.get(f"{LABEL}count"))
     found.gpus = labelled or given.count or 0
@@ -152,13 +190,13 @@ def _count(found: KubeNode, devices: Mapping[str, int], given: Input, told: Told
         whole = found.gpus if not slices else 0
     else:
         whole = offered if slices or found.labels.get("nvidia.com/mig.strategy") else found.gpus
-    if not slices and whole < found.gpus and not found.shared:
-        told.notes.append(
-            f"node {found.name}: {found.gpus} GPUs, and its device plugin offers {whole}; "
-            "the rest may be broken or divided without instances"
-        )
-        whole = found.gpus
+    hidden = 0
+    if not slices and kube.GPU in devices and offered < found.gpus and not found.shared:
+        hidden, whole = found.gpus - offered, found.gpus
     found.undivided = frozenset(range(whole))
+    if hidden:
+        why = f"{found.gpus} GPUs, and its device plugin offers {offered}: {hidden} may be broken"
+        close(found, hidden, f"{why} or divided without instances", told)
     _divide(found, slices, told)
 
 
@@ -198,6 +236,7 @@ def _divide(found: KubeNode, slices: Mapping[str, int], told: Told) -> None:
         profile = mig.profile(name)
         if profile is None:
             told.left_out.append(f"node {found.name}: {found.gpu.name} has no profile {name}")
+            found.unknown.append("its MIG instances cannot be told")
             return
         # More than can be are one too many, however many.
         names += [profile.name] * min(number, len(divided) * profile.max_instances + 1)
@@ -207,6 +246,7 @@ def _divide(found: KubeNode, slices: Mapping[str, int], told: Told) -> None:
         told.left_out.append(
             f"node {found.name}: its instances ({counts}): they do not fit {len(divided)} GPUs"
         )
+        found.unknown.append("what it says of its MIG instances cannot be so")
         return
     found.layouts = dict(zip(divided, layouts, strict=True))
 
@@ -235,7 +275,8 @@ def pack(gpu: Gpu, names: tuple[str, ...], gpus: int) -> list[tuple[PlacedProfil
     return [placements(gpu, h, most=1)[0] for h in held]
 
 
-def _entry(found: KubeNode, node: kube.Object, told: Told) -> dict[str, Any]:
+def node_entry(found: KubeNode, node: kube.Object, told: Told) -> dict[str, Any]:
+    """The node as a Fleet has it, without its devices."""
     entry: dict[str, Any] = {"name": found.name, "gpu": found.gpu.name, "gpus": found.gpus}
     zone = next((str(found.labels[z]) for z in _ZONES if found.labels.get(z)), None)
     rack = next(
@@ -251,7 +292,7 @@ def _entry(found: KubeNode, node: kube.Object, told: Told) -> dict[str, Any]:
     entry |= {"nvlink_domain": clique} if clique else {}
     entry |= {"cpu_cores": round(cores, 3)} if cores else {}
     entry |= {"memory_gib": round(memory / 2**30, 2)} if memory else {}
-    why = _closed(node)
+    why = [*_closed(node), *found.unknown]
     if why:
         entry["cordoned"] = True
         told.notes.append(f"node {found.name} is cordoned: {', '.join(why)}")

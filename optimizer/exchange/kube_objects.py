@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,12 @@ _OTHERS = re.compile(
 _SHARES = ("gpu-fraction", "gpu-memory", "gpu-fraction-num-devices")  # KAI and its kin
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
+CLAIM = "a resource claim (DRA)"
+EXTENDED = "extendedResourceClaimStatus"  # of a pod whose nvidia.com/gpu a DRA driver serves
+READ = {"Node", "Pod", "ResourceSlice", "ResourceClaim"}
+_NAMED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,252}")
+_YAML = re.compile(r"^(?:- )?(?:apiVersion|items):", re.M)
+_SPACE = re.compile(r"\s*")
 _QUANTITY = re.compile(r"([0-9.]+)(m|[kMGTP]i?|Ki)?$")
 _PROFILE = re.compile(r"(\d+g\.\d+gb)(?:\.?)(.*)$")
 
@@ -44,17 +50,35 @@ def objects(given: Input) -> tuple[list[Object], list[File]]:
 
 def looks_like_objects(text: str) -> bool:
     """Whether a text is JSON, or YAML that says ``apiVersion`` or ``items``."""
-    start = text.lstrip("\ufeff \t\r\n")
-    return start[:1] in ("{", "[") or bool(re.search(r"^(?:- )?(apiVersion|items):", start, re.M))
+    return _json_start(text) is not None or bool(_YAML.search(text))
 
 
 def _values(file: File, given: Input) -> Sequence[Any]:
-    if file.text.lstrip()[:1] not in ("{", "["):
+    """The values of YAML, or of one JSON text or several after each other."""
+    start = _json_start(file.text)
+    if start is None:
         return given.parse(file)
-    try:
-        return [json.loads(file.text)]
-    except json.JSONDecodeError as error:
-        raise CannotRead(file.at(error.lineno, f"broken JSON: {error.msg}")) from None
+    values, text, decoder = [], file.text, json.JSONDecoder()
+    while start < len(text):
+        try:
+            value, start = decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            raise CannotRead(file.at(error.lineno, f"broken JSON: {error.msg}")) from None
+        except RecursionError:
+            raise CannotRead(f"{file.name}: is nested deeper than any Kubernetes object") from None
+        values.append(value)
+        start = _SPACE.match(text, start).end()  # type: ignore[union-attr]
+    return values
+
+
+def _json_start(text: str) -> int | None:
+    """Where JSON begins: at once, or at a line of its own after a prompt or a warning."""
+    found = re.match(r"[\ufeff\s]*(?=[{\[])", text)
+    if found:
+        return found.end()
+    later = re.search(r"^\{(?=\s*(?:$|\"))", text, re.M)
+    before = text[: later.start()] if later else ""
+    return later.start() if later and not _YAML.search(before) else None
 
 
 def _opened(file: File, value: Any) -> Iterator[Object]:
@@ -66,12 +90,36 @@ def _opened(file: File, value: Any) -> Iterator[Object]:
         if isinstance(items, list):
             inside = kind.removesuffix("List")
             for item in items:
-                if isinstance(item, Mapping):
-                    yield {"kind": inside, **item}
+                if not isinstance(item, Mapping):
+                    raise CannotRead(f"{file.name}: an item that is no Kubernetes object")
+                yield {"kind": inside, **item}
         elif kind:
             yield one
         else:
             raise CannotRead(f"{file.name}: an object without kind")
+
+
+def once(found: Sequence[Object], told: Callable[[str], None]) -> list[Object]:
+    """Each object once: captures overlap. Raises CannotRead where they contradict each other."""
+    seen: dict[tuple[str, str, str], Object] = {}
+    for one in found:
+        kind, space = str(one.get("kind")), str(at(one, "metadata", "namespace") or "default")
+        name = text(one, "metadata", "name")
+        if name is None or not _NAMED.fullmatch(name):
+            if kind in READ:
+                told(f"a {kind} without a name that Kubernetes would take: {str(name)[:40]!r}")
+            continue
+        before = seen.setdefault((kind, space, name), one)
+        if kind == "Node" and before is not one and _facts(before) != _facts(one):
+            raise CannotRead(
+                f"two nodes are called {name} and differ; import one cluster at a time"
+            )
+    return list(seen.values())
+
+
+def _facts(node: Object) -> tuple[Any, ...]:
+    """What a node is, without what changes by the minute."""
+    return mapping(node, "metadata", "labels"), mapping(node, "status", "capacity")
 
 
 def at(value: Any, *path: str) -> Any:
@@ -153,8 +201,8 @@ def asked(pod: Object) -> Asked:
     others = sorted(name for name in totals if strange_device(name))
     annotations = mapping(pod, "metadata", "annotations")
     others += [f"annotation {name}" for name in _SHARES if name in annotations]
-    if entries(pod, "spec", "resourceClaims"):
-        others.append("a resource claim (DRA)")
+    if entries(pod, "spec", "resourceClaims") or at(pod, "status", EXTENDED):
+        others.append(CLAIM)
     gib = totals.get("memory", 0.0) / 2**30
     return Asked(tuple(devices), totals.get("cpu", 0.0), gib, tuple(others))
 

@@ -294,7 +294,7 @@ def test_packing_instances_on_gpus(names, gpus, fits):
 )
 def test_parts_of_gpus_in_others_words_are_told(claimed):
     kinds, found = read(node(), claimed)
-    assert "which is not read here" in notes(found)
+    assert any(s in notes(found) for s in ("which is not read here", "add kubectl get resource"))
     assert kinds["Fleet"]["nodes"][0]["cordoned"] is True
 
 
@@ -309,3 +309,78 @@ def test_node_pools_of_google():
     assert len(entry["devices"]["0"]["layout"]) == 7
     bare["metadata"]["labels"]["cloud.google.com/gke-gpu-sharing-strategy"] = "time-sharing"
     assert "shares are no room" in notes(read(bare)[1])
+
+
+def test_what_cannot_be_so_takes_nothing_new():
+    stale = {"nvidia.com/gpu": "2", "nvidia.com/mig-1g.10gb": "6", "nvidia.com/mig-3g.40gb": "0"}
+    kinds, found = read(node(capacity=stale, mig_strategy="mixed"))
+    assert kinds["Fleet"]["nodes"][0]["cordoned"] is True
+    assert "they do not fit 0 GPUs" in notes(found)
+    in_turns = node(capacity={"nvidia.com/mig-1g.10gb.shared": "28"})
+    assert only_node(in_turns)["cordoned"] is True
+
+
+@pytest.mark.parametrize(
+    ("capacity", "allocatable", "cordoned", "told"),
+    [
+        ({"nvidia.com/gpu": "4"}, {"nvidia.com/gpu": "4"}, set(), ""),
+        ({"nvidia.com/gpu": "4"}, {"nvidia.com/gpu": "3"}, {"3"}, "1 of its nvidia.com/gpu are"),
+        ({"nvidia.com/gpu": "2"}, {"nvidia.com/gpu": "2"}, {"2", "3"}, "offers 2"),
+        ({"cpu": "1"}, {"cpu": "1"}, set(), ""),  # no device plugin; labels alone
+    ],
+)
+def test_gpus_that_nobody_hands_out_are_cordoned(capacity, allocatable, cordoned, told):
+    broken = node(count=4, capacity=capacity)
+    broken["status"]["allocatable"] = allocatable
+    kinds, found = read(broken)
+    assert set(kinds["Fleet"]["nodes"][0].get("devices", {})) == cordoned
+    assert told in notes(found)
+
+
+def test_slices_that_nobody_hands_out_close_their_node():
+    capacity = {"nvidia.com/mig-1g.10gb": "7"}
+    broken = node(count=1, capacity=capacity, mig_strategy="mixed")
+    broken["status"]["allocatable"] = {"nvidia.com/mig-1g.10gb": "6"}
+    kinds, found = read(broken)
+    assert kinds["Fleet"]["nodes"][0]["cordoned"] is True
+    assert "1 of its nvidia.com/mig-1g.10gb are not allocatable" in notes(found)
+
+
+LISTED = json.dumps({"kind": "List", "items": [node()]}, indent=1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LISTED + "\n" + json.dumps(pod("x-1")),
+        json.dumps(node()) + "\n" + json.dumps(pod("x-1")) + "\n",
+        "$ kubectl get nodes -o json\n" + LISTED + json.dumps(pod("x-1")),
+        "Warning: v1 ComponentStatus is deprecated\r\n" + LISTED + json.dumps(pod("x-1")),
+    ],
+    ids=["two lists", "a line each", "after a prompt", "after a warning"],
+)
+def test_json_in_the_ways_it_is_captured(text):
+    kinds, _ = read(File("k.json", text))
+    assert kinds["State"]["replicas"][0]["gpus"] == ["n1/0"]
+
+
+def test_captures_that_overlap_count_once():
+    kinds, _ = read(node(), node(), pod("x-1"), pod("x-1"))
+    assert kinds["Workloads"]["deployments"][0]["replicas"] == {"min": 1}
+
+
+@pytest.mark.parametrize(
+    ("objects", "reason"),
+    [
+        ([node(), node(count=4)], "two nodes are called n1 and differ"),
+        ([node(name="n1\nx: y")], "without a name that Kubernetes would take"),
+        ([node(product=f"{PRODUCT}-MIG-INVALID")], "instances that are not alike"),
+        ([File("x.json", "[" * 100_000)], "nested deeper"),
+        ([File("x.json", '{"kind": "List", "items": [null]}')], "no Kubernetes object"),
+        ([File("x.txt", "NAME  STATUS\nn1    Ready\n")], "tables and describe are not read"),
+    ],
+)
+def test_odd_objects_are_refused(objects, reason):
+    with pytest.raises(CannotRead) as refused:
+        read(*objects)
+    assert reason in "\n".join(refused.value.reasons)
