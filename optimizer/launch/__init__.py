@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optimizer.launch.apply import launch
     from optimizer.launch.devices import node_setup
-    from optimizer.launch.drift import Difference, drift
+    from optimizer.launch.differences import Difference, drift
     from optimizer.launch.live import LiveState, live_state
     from optimizer.launch.rebalance import rollback
     from optimizer.launch.specs import preview
@@ -53,8 +53,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Difference": "drift",
-    "drift": "drift",
+    "Difference": "differences",
+    "drift": "differences",
     "LiveState": "live",
     "launch": "apply",
     "live_state": "live",

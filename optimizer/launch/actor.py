@@ -33,7 +33,11 @@ class ReplicaActor:
 
     def environment(self) -> dict[str, str]:
         """What the actor itself sees of its devices."""
-        return {name: os.environ[name] for name in SEEN if name in os.environ}
+        return seen()
+
+    def environments(self) -> list[dict[str, str]]:
+        """The same with the Ray node it is on, of every rank of its group."""
+        return [seen_on_node()]
 
     def in_flight(self) -> int | None:
         """Requests at work in its engine; None where it does not tell."""
@@ -42,6 +46,18 @@ class ReplicaActor:
     def stop(self) -> Row:
         """End the engine, within its grace."""
         return self._supervisor.stop()
+
+
+def seen() -> dict[str, str]:
+    """What this process sees of its devices."""
+    return {name: os.environ[name] for name in SEEN if name in os.environ}
+
+
+def seen_on_node() -> dict[str, str]:
+    """The same with Ray's id of the node."""
+    import ray
+
+    return {**seen(), "node": ray.get_runtime_context().get_node_id()}
 
 
 def options(spec: ReplicaSpec) -> dict[str, Any]:

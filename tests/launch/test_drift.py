@@ -1,13 +1,15 @@
 """How what runs differs from the plan."""
 
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 
 from launchplans import GROUP, MIG_SLICES, WHOLE, launch_plan
+from optimizer import launch as launching
 from optimizer.launch import LaunchRefused, State
 from optimizer.launch.cluster import absent
-from optimizer.launch.drift import differences
+from optimizer.launch.differences import differences
 from optimizer.launch.specs import specify
 from optimizer.launch.supervisor import Supervisor
 
@@ -60,3 +62,8 @@ def test_only_a_tenant_is_compared():
     assert told([], only="globex") == [("code/0", "missing")]
     with pytest.raises(LaunchRefused):
         differences(replace(PLAN), [], only="nobody")
+
+
+def test_public_names_are_no_modules_whatever_was_imported_before():
+    names = [getattr(launching, name) for name in 2 * launching.__all__]
+    assert not any(isinstance(one, ModuleType) for one in names)
