@@ -7,7 +7,7 @@ can be filled in too many ways, fillings are generated too (an exact knapsack in
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isinf
 from typing import Any
@@ -18,7 +18,7 @@ from ortools.linear_solver import pywraplp
 from ortools.sat.python import cp_model
 
 from optimizer.domain.problem import capacity_mrps, missing_ppm
-from optimizer.domain.units import PPM
+from optimizer.domain.units import PPM, ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver import scip
 from optimizer.solver.formulation import Expr, Formulation
@@ -92,7 +92,9 @@ class Master:
         for v, c in zip(flat.vars, flat.coeffs, strict=True):
             self.costs[v.index] += c / self.unit
         self.owner = self._owners()
+        self.rate_of = self._rates()
         self.own_rows: dict[str, list[Row]] = defaultdict(list)
+        self.paid_rows: dict[str, list[Row]] = defaultdict(list)  # own ones that pricing leaves
         self.rows = list(self._coupling_rows())
         self.pools = [self._open(pool) for pool in f.pools]
         self._index_rows()
@@ -112,6 +114,13 @@ class Master:
         owner.update({v.index: name for name, v in self.f.missing.items()})
         return owner
 
+    def _rates(self) -> dict[int, int]:
+        """What one replica in a place serves, by the place's variable."""
+        return {
+            c.count.index: capacity_mrps(self.names[c.deployment], c.candidate)
+            for c in self.f.copies
+        }
+
     def _coupling_rows(self) -> Iterator[Row]:
         for constraint in self.f.model.proto.constraints:
             if not constraint.has_linear() or len(constraint.enforcement_literal):
@@ -125,9 +134,28 @@ class Master:
                 inf if high > (1 << 60) else float(high),
             )
             if len(owners) == 1 and None not in owners:
-                self.own_rows[next(iter(owners)) or ""].append(row)
-                continue
+                name = next(iter(owners)) or ""
+                if not self._limits_places(self.names[name], row):
+                    self.own_rows[name].append(row)
+                    continue
+                self.paid_rows[name].append(row)
             yield row
+
+    def _limits_places(self, d: Deployment, row: Row) -> bool:
+        """Whether a deployment's own row limits several places together, as ``spread`` does.
+
+        Pricing does not know such a row, so the program pays for it. The limit of all replicas
+        and what no sensible mix exceeds need no row.
+        """
+        several = len(row.coefficients) > 1 and isinf(row.low)
+        if not several or any(c != 1 for _, c in row.coefficients):
+            return False
+        asked = d.asked_mrps or 0
+        most = d.min_replicas
+        for variable, _ in row.coefficients:
+            rate = self.rate_of.get(variable, 0)
+            most = max(most, ceil_div(asked, rate) if rate else 0)
+        return most > row.high and row.high != d.replica_limit
 
     def _open(self, pool: Any) -> OpenPool:
         """Rows that generated fillings of a pool supply: its sizes, and its GPUs in use."""
@@ -178,7 +206,7 @@ class Master:
     def _most(self, d: Deployment, variable: int, capacity: int) -> int:
         """How many replicas the deployment may have in that place, by its own rows."""
         most = self.highs[variable]
-        for row in self.own_rows[d.name]:
+        for row in (*self.own_rows[d.name], *self.paid_rows[d.name]):
             if isinf(row.low) and all(c > 0 for _, c in row.coefficients):
                 for v, c in row.coefficients:
                     if v == variable:
@@ -317,8 +345,7 @@ class Master:
         own = self.prices(duals) if at is not duals else prices
         for name, mix in found:
             if program.improves(name, mix, own):
-                program.add(name, mix)
-                added += 1
+                added += program.add(name, mix)
         for number, filling in enumerate(packed):
             for counts in (filling.counts, *filling.others):
                 added += program.fill(number, counts, duals)
@@ -336,20 +363,32 @@ class Master:
             added += sum(program.fill(number, counts, duals) for counts in broken)
         return at, added
 
-    def integer(self, bound: Bound, seconds: float) -> list[int]:
+    def integer(
+        self,
+        bound: Bound,
+        seconds: float,
+        *,
+        nodes: int = MOST_TREE_NODES,
+        enough: float | None = None,
+        kept: Sequence[int] = (),
+    ) -> list[int]:
         """Values of all variables in the best integer choice among known mixes; empty if none.
 
-        Ends by nodes, so that it repeats; ``seconds`` is the safety stop.
+        The mixes of ``kept`` values are known too. Ends by nodes, so that it repeats, or by a
+        choice of at most ``enough`` (in the objective's units); ``seconds`` is the safety stop.
         """
         program = _Program(self, "SCIP")
         for name, mixes in bound.mixes.items():
             for mix in dict.fromkeys(mixes):
                 program.add(name, mix)
+        for name, mix in self.mixes_of(kept):
+            program.add(name, mix)
         for number, fillings in enumerate(bound.fillings):
             program.exchange(number)
             for counts in fillings:
                 program.fill(number, counts, None)
-        if not scip.solve(program.lp, nodes=MOST_TREE_NODES, seconds=seconds):
+        stop = None if enough is None else enough / self.unit - self.offset
+        if not scip.solve(program.lp, nodes=nodes, seconds=seconds, enough=stop):
             return []
         values = [0] * len(self.ranges)
         for index, x in program.fillings.items():
@@ -363,6 +402,12 @@ class Master:
             replicas = sum(values[v] for v, _ in self.items[name])
             values[self.missing[name]] = missing_ppm(d, served, replicas)
         return values
+
+    def mixes_of(self, values: Sequence[int]) -> Iterator[tuple[str, Mix]]:
+        """How each deployment runs under these values of all variables, if there are any."""
+        for name in self.names if values else ():
+            counts = tuple(sorted((v, values[v]) for v, _ in self.items[name] if values[v]))
+            yield name, Mix(0.0, 0.0, counts, float(values[self.missing[name]]))
 
 
 def _ends(domain: Iterable[int]) -> tuple[int, int]:
@@ -443,13 +488,15 @@ class _Program:
             return
         count = -(-(d.asked_mrps or 0) // capacity) if capacity else 0
         count = max(count, d.min_replicas)
+        if d.survive and capacity:
+            count = max(d.min_replicas, -(-(d.asked_mrps or 0) // capacity) + 1)
         if d.replica_limit is None or count <= d.replica_limit:
             self.add(name, Mix(0.0, 0.0, ((variable, count),) if count else ()))
 
-    def add(self, name: str, mix: Mix) -> None:
-        """A new column."""
+    def add(self, name: str, mix: Mix) -> bool:
+        """A new column; False where there is one like it or its deployment's own rules bar it."""
         if (name, mix.counts, mix.missing_ppm) in self._known or not self._keeps_own(name, mix):
-            return
+            return False
         self._known.add((name, mix.counts, mix.missing_ppm))
         x = self.lp.Var(0, 1 if self.integer else self.lp.infinity(), self.integer, "")
         self.chosen.append((name, mix, x))
@@ -466,11 +513,18 @@ class _Program:
         for r, summed in coefficients.items():
             self.rows[r].SetCoefficient(x, summed)
         self.mixes[name].append(mix)
+        return True
 
     def _keeps_own(self, name: str, mix: Mix) -> bool:
-        """Whether the mix keeps the rows that speak of its deployment alone."""
-        counts = dict(mix.counts)
-        for row in self.m.own_rows[name]:
+        """Whether the mix keeps the rows that speak of its deployment alone.
+
+        In the relaxation, those that pricing knows: what it finds must not be turned away.
+        """
+        counts, d = dict(mix.counts), self.m.names[name]
+        if d.survive and d.asked_mrps and not self.m.survives(d, counts):
+            return False
+        paid = self.m.paid_rows[name] if self.integer else []
+        for row in (*self.m.own_rows[name], *paid):
             if isinf(row.low) and sum(c * counts.get(v, 0) for v, c in row.coefficients) > row.high:
                 return False
         return True

@@ -7,12 +7,17 @@ from ortools.linear_solver import pywraplp
 POLL_S = 0.2
 
 
-def solve(solver: pywraplp.Solver, *, nodes: int, seconds: float) -> bool:
+def solve(
+    solver: pywraplp.Solver, *, nodes: int, seconds: float, enough: float | None = None
+) -> bool:
     """Run within so many nodes of the tree; ``seconds`` is the safety stop. Whether it found any.
 
-    An interrupt ends the run and is raised on.
+    A solution of at most ``enough`` ends the run. An interrupt ends it too, and is raised on.
     """
-    solver.SetSolverSpecificParametersAsString(f"limits/nodes = {nodes}\nmisc/catchctrlc = FALSE\n")
+    settings = [f"limits/nodes = {nodes}", "misc/catchctrlc = FALSE"]
+    if enough is not None:
+        settings.append(f"limits/primal = {enough!r}")
+    solver.SetSolverSpecificParametersAsString("\n".join([*settings, ""]))
     solver.SetTimeLimit(max(100, int(seconds * 1000)))
     status: list[int] = []
     thread = threading.Thread(target=lambda: status.append(solver.Solve()), daemon=True)

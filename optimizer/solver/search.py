@@ -76,7 +76,7 @@ class What:
 def _what(problem: PlacementProblem, clock: Clock) -> What:
     search = Search(build(problem, coarse_sites(problem)), clock)
     effort = clock.limits.effort
-    everybody = start(search, search.f.price_micros())
+    everybody = start(search, search.f.price_micros(), clock.limits.gap)
     complete: set[int] = set()
     for priority in priorities(search.f):
         unmet = Goal(UNMET, search.f.unmet_ppm(priority), effort * 0.3, priority=priority)
@@ -85,7 +85,8 @@ def _what(problem: PlacementProblem, clock: Clock) -> What:
             complete.add(priority)
     if search.found:
         price = Goal(PRICE, search.f.price_micros(), effort * 0.6, gap=clock.limits.gap)
-        minimise(search, price, frozenset(complete))
+        proof = everybody if len(complete) == len(priorities(search.f)) else None
+        minimise(search, price, frozenset(complete), proof)
     return What(search, everybody)
 
 

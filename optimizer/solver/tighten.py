@@ -1,7 +1,7 @@
 """One level of the coarse view, to proof: bound, incumbent, then only what could beat it."""
 
 from dataclasses import dataclass
-from math import isinf
+from math import inf, isinf
 
 from ortools.sat.python import cp_model
 
@@ -9,11 +9,12 @@ from optimizer.domain.outcome import Progress
 from optimizer.domain.units import ceil_div
 from optimizer.solver.formulation import Expr
 from optimizer.solver.integer import Answer, Search, common_divisor, run, value_of
-from optimizer.solver.master import Bound, Master
+from optimizer.solver.master import MOST_TREE_NODES, Bound, Master
 from optimizer.solver.pricing import cheapest_mix
 
 # The bound is computed in floating point; it is taken down by this much before it is rounded up.
 SAFETY = 1e-7
+WHOLE_EFFORT = 60.0  # with less effort the tree of a choice is smaller in proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +28,25 @@ class Goal:
     priority: int | None = None
 
 
-def minimise(search: Search, goal: Goal, complete: frozenset[int]) -> None:
+def minimise(
+    search: Search,
+    goal: Goal,
+    complete: frozenset[int],
+    proof: tuple[Master, Bound] | None = None,
+) -> None:
     """Minimise the goal over the search's formulation and record the level.
 
-    ``complete``: priorities that an earlier level found can be served in full.
+    ``complete``: priorities that an earlier level found can be served in full. ``proof``: the
+    goal's bound, where it is known already and the incumbent is the best of its mixes.
     """
-    master = Master(search.f, goal.expr, complete)
-    bound = master.solve()
+    if search.found and search.at(goal.expr) == 0:  # no goal is ever below zero
+        search.record(goal.name, goal.expr, 0, goal.priority)
+        return
+    master, bound = proof or _bounded(search, goal.expr, complete)
     step = common_divisor(goal.expr)
     floor = rounded(bound.value * master.unit, step)
-    if not search.found or search.at(goal.expr) > floor:
-        _incumbent(search, goal, master, bound)
+    if proof is None and not (search.found and _good_enough(search.at(goal.expr), floor, goal.gap)):
+        _incumbent(search, goal, master, bound, floor)
     _tell(search, goal, floor)
     while search.found and not _good_enough(search.at(goal.expr), floor, goal.gap):
         value = search.at(goal.expr)
@@ -62,14 +71,35 @@ def _tell(search: Search, goal: Goal, floor: int) -> None:
     search.clock.report(Progress(goal.name, value, floor))
 
 
-def _incumbent(search: Search, goal: Goal, master: Master, bound: Bound) -> None:
+def _bounded(search: Search, expr: Expr, complete: frozenset[int]) -> tuple[Master, Bound]:
+    master = Master(search.f, expr, complete)
+    return master, master.solve()
+
+
+def _incumbent(search: Search, goal: Goal, master: Master, bound: Bound, floor: int) -> None:
     """The better of what is kept and the best integer choice among the relaxation's mixes."""
-    values = master.integer(bound, search.clock.seconds_left / 4)
+    values = _integer(search, master, bound, _enough(floor, goal.gap))
     if values and (not search.found or value_of(goal.expr, values) < search.at(goal.expr)):
         search.values = values
     if not search.found:
         answer = run(search.f.model, search.clock, goal.name, effort=goal.effort * 0.2)
         search.values = answer.values
+
+
+def _integer(search: Search, master: Master, bound: Bound, enough: float) -> list[int]:
+    nodes = int(MOST_TREE_NODES * min(1.0, search.clock.limits.effort / WHOLE_EFFORT))
+    return master.integer(
+        bound,
+        search.clock.seconds_left / 4,
+        nodes=max(1, nodes),
+        enough=enough,
+        kept=search.values,
+    )
+
+
+def _enough(floor: int, gap: float) -> float:
+    """The largest value whose gap to the floor is small enough."""
+    return floor / (1.0 - gap) if gap < 1 else inf
 
 
 def _good_enough(value: int, floor: int, gap: float) -> bool:
@@ -84,15 +114,15 @@ def rounded(bound: float, step: int) -> int:
     return max(0, ceil_div(int(-(-safe // 1)), step) * step)
 
 
-def start(search: Search, expr: Expr) -> tuple[Master, Bound]:
+def start(search: Search, expr: Expr, gap: float) -> tuple[Master, Bound]:
     """A first incumbent that serves everybody at little cost, if known mixes allow it.
 
     Returns what bounds the cost of serving everybody.
     """
     everybody = frozenset(d.priority for d in search.f.problem.deployments)
-    master = Master(search.f, expr, everybody)
-    bound = master.solve()
-    values = master.integer(bound, search.clock.seconds_left / 4)
+    master, bound = _bounded(search, expr, everybody)
+    floor = rounded(bound.value * master.unit, common_divisor(expr))
+    values = _integer(search, master, bound, _enough(floor, gap))
     if values:
         search.values = values
     return master, bound
