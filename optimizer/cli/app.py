@@ -12,6 +12,7 @@ from optimizer.cli import (
     exchanging,
     launching,
     looking,
+    night,
     planning,
     questions,
     simulating,
@@ -57,6 +58,7 @@ for command in (
     launching.status,
     launching.drift,
     launching.stop,
+    night.nightly,
     exchanging.export,
 ):
     app.command(cls=Command)(command)

@@ -25,19 +25,24 @@ NO_FACTS: Row = {"replicas": {}, "deployments": {}}
 
 
 def render_html(
-    plan: Plan, whatif: Mapping[str, Any] | None = None, curve: Mapping[str, Any] | None = None
+    plan: Plan,
+    whatif: Mapping[str, Any] | None = None,
+    curve: Mapping[str, Any] | None = None,
+    night: Mapping[str, Any] | None = None,
 ) -> str:
     """The page of a plan.
 
     With ``whatif`` (as of ``whatif -o json``) its scenarios too, with ``curve`` (as of
-    ``rebalance --frontier -o json``) the price against disruption.
+    ``rebalance --frontier -o json``) the price against disruption, with ``night`` (as of
+    ``night.summary.data``) what became of it.
     """
     tenants = sorted({d.tenant for d in plan.deployments})
     parts = (status.totals(plan), status.demand(plan), status.slos(plan))
     lead = "".join(f"{part}. " for part in parts if part) if status.planned(plan) else ""
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(tenants)}
-    page: str = _page("report").render(
+    page: str = _page("report" if night is None else "night").render(
         plan=plan,
+        night=night,
         title=plan.fleet,
         headline=status.headline(plan),
         status=plan.status,
@@ -77,6 +82,20 @@ def render_frontier_html(curve: Mapping[str, Any], fleet: str) -> str:
         colours={},
         facts=_script_json(NO_FACTS),
         frontier=_frontier(curve),
+    )
+    return page
+
+
+def render_night_html(night: Mapping[str, Any]) -> str:
+    """The page of a night that made no plan."""
+    page: str = _page("night_alone").render(
+        title=night["fleet"],
+        headline=night["headline"],
+        status="infeasible",
+        lead="",
+        colours={},
+        facts=_script_json(NO_FACTS),
+        night=night,
     )
     return page
 
