@@ -3,7 +3,7 @@
     python emulated.py RESOURCES_JSON    ([{"host:n1": 1, "dev:n1/0": 1}, ...], one a node)
 
 It prints the cluster's address, then, for each line on its standard input, kills the node of that
-number; it ends with its standard input.
+number, or brings it back where a plus stands before it; it ends with its standard input.
 """
 
 import json
@@ -36,9 +36,16 @@ class Emulated:
 
     def kill_node(self, number: int) -> None:
         """End one node at once, as a power cut would."""
+        self._say(f"{number}")
+
+    def bring_back(self, number: int) -> None:
+        """Start it again, empty."""
+        self._say(f"+{number}")
+
+    def _say(self, line: str) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{number}\n")
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
         self._process.stdout.readline()
 
@@ -100,8 +107,14 @@ def hold(resources: list[dict[str, float]]) -> None:
         nodes = [held.add_node(num_cpus=1, num_gpus=0, resources=r, **small) for r in resources]
     print(held.address, flush=True)
     for line in sys.stdin:
-        held.remove_node(nodes[int(line)], allow_graceful=False)
-        print("killed", flush=True)
+        number = int(line)
+        if line.startswith("+"):
+            nodes[number] = held.add_node(
+                num_cpus=1, num_gpus=0, resources=resources[number], **small
+            )
+        else:
+            held.remove_node(nodes[number], allow_graceful=False)
+        print("done", flush=True)
     held.shutdown()
 
 
