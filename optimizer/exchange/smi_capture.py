@@ -12,14 +12,13 @@ from optimizer.exchange.smi_facts import (
     SeenProfile,
     Selection,
 )
-from optimizer.exchange.smi_hosts import BARE_PROMPT, PROMPT, is_inside
+from optimizer.exchange.smi_hosts import BARE_PROMPT, COLOURS, PROMPT, is_inside
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[()][A-Z0-9]|\x1b[=>]")
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+\-]\d\d:?\d\d)?\s+")  # of kubectl logs
 _LIST = re.compile(r"^GPU\s+(\d+):\s*(.+?)\s*\(UUID:\s*((?:GPU-)?[0-9A-Za-z\-]+)\)\s*$")
 _LIST_CUT = re.compile(r"^GPU\s+(\d{1,4}):\s+\S")
 _LIST_MIG = re.compile(r"^MIG\s+(\S+)\s+Device\s+(\d+):\s*\(UUID:\s*(MIG-\S+?)\)\s*$")
-_LIST_MIG_CUT = re.compile(r"^MIG\s+\d\S*\s+Dev")
+_LIST_MIG_CUT = re.compile(r"^MIG(?:\s+\d\S*(?:\s+D[a-z]*(?:\s.*)?)?)?$")
 _PLACEMENTS = re.compile(
     r"^GPU\s+(\d+)\s+Profile ID\s+(\d+)\s+Placements?\s*:\s*\{([\d,\s]*)\}\s*:\s*(\d+)$"
 )
@@ -94,7 +93,7 @@ def read_capture(file: File, machine: Machine) -> None:
 
 def _clean(line: str) -> str:
     """The line without colours, odd spaces and the marks of quoted text."""
-    plain = _ANSI.sub("", line).replace("\u00a0", " ").replace("\t", "    ").replace("\ufeff", "")
+    plain = COLOURS.sub("", line).replace("\u00a0", " ").replace("\t", "    ").replace("\ufeff", "")
     stripped = plain.strip()
     while stripped.startswith(">"):
         stripped = stripped[1:].strip()
@@ -116,6 +115,7 @@ class _Reader:
         self.current: SeenGpu | None = None
         self.closed = True  # whether the table was left at a border
         self.framed = False  # whether the table has borders at all
+        self.width = 0  # of its borders
         self.after_border = False
         self.gap = 0  # a line where two borders meet: the end of a table, or a row is missing
         self.last_row: tuple[int, int] | None = None  # line and GPU of the table's last row
@@ -147,7 +147,7 @@ class _Reader:
         if self.gap:
             self.refuse(self.gap, "a row of the table is missing here; capture it whole")
         self.section, self.rows, self.last_row, self.gap = "", {}, None, 0
-        self.closed, self.framed = True, False
+        self.closed, self.framed, self.width = True, False, 0
 
     # Readings of one line: each says whether the line was its.
 
@@ -178,7 +178,9 @@ class _Reader:
             return False
         if self.section == "instances" and self.after_border:
             self.gap = number
-        self.closed = self.framed = self.after_border = True
+        self.framed = self.after_border = True
+        self.width = max(self.width, len(line))
+        self.closed = len(line) == self.width  # a shorter one is cut off
         return True
 
     def _heading(self, number: int, line: str) -> bool:

@@ -4,6 +4,7 @@ import re
 
 from optimizer.exchange.imported import File
 
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[()][A-Z0-9]|\x1b[=>]")
 _PLACE = r"\[?(?:\([^)]*\)\s*)?[\w.\-]+@(?P<host>[\w.\-]+)[^$#%>]*\]?\s*[$#%>]"
 _WINDOWS = r"(?:PS )?[A-Z]:\\[^>]*>"
 PROMPT = re.compile(rf"^(?:{_PLACE}|{_WINDOWS}|[$#+])\s*(?<=[\s>])(?P<command>\S.*)$")
@@ -47,7 +48,7 @@ def _remote(command: str) -> str | None:
 
 def by_host(file: File) -> list[tuple[str | None, File]]:
     """The file once for each machine in it, other machines' lines left blank."""
-    lines = file.text.splitlines()
+    lines = [COLOURS.sub("", line) for line in file.text.splitlines()]
     prefixed = [_PREFIX.match(line) for line in lines if line.strip()]
     if len(prefixed) > 1 and all(prefixed):
         found = [(m[1].split(".")[0], m[2]) if (m := _PREFIX.match(x)) else ("", "") for x in lines]

@@ -419,7 +419,7 @@ def _compare(id: str, gpu: SeenGpu, layout: list[PlacedProfile], told: _Told) ->
 def _from_names(
     id: str, gpu: SeenGpu, main: Gpu, machine: Machine, told: _Told
 ) -> list[PlacedProfile] | None:
-    """Starts by the names of -L alone, where these profiles fit in one way only."""
+    """Starts by the names of -L alone, where these profiles fit in one way and fill the GPU."""
     if gpu.listed is None:
         told.unsaid.append(f"{id}: MIG is on, its instances are not told; add nvidia-smi mig -lgi")
         return None
@@ -438,13 +438,23 @@ def _from_names(
         if not possible:
             told.refused.append(f"{id}: {seen} do not fit on one {main.name}")
             return None
-        if len(possible) == 1:
+        if len(possible) == 1 and not _room_left(main, possible[0]):
             told.notes.append(f"{id}: {seen} can stand in one way only, which is written")
             return list(possible[0])
     told.unsaid.append(
         f"{id}: where its instances start ({seen} by nvidia-smi -L); add nvidia-smi mig -lgi"
     )
     return None
+
+
+def _room_left(main: Gpu, layout: Sequence[PlacedProfile]) -> bool:
+    """Whether another instance fits: one may stand there, for -L leaves out those not in use."""
+    assert main.mig is not None
+    return any(
+        not main.mig.faults([*layout, PlacedProfile(start, profile.name)])
+        for profile in main.mig.profiles
+        for start in profile.starts
+    )
 
 
 def _check_profiles(id: str, gpu: SeenGpu, main: Gpu, told: _Told) -> None:
