@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from optimizer.domain.placement import Replica
+from optimizer.domain.placement import Replica, node_of
 
-PORT = "{port}"  # stands in a command line whose port is chosen where it runs
+# Stand in a command line for what is chosen where it runs: its port and, of a group over nodes,
+# the first rank's host and port for the rendezvous, both in one, and the rank.
+PORT = "{port}"
+MASTER_HOST, MASTER_PORT = "{master host}", "{master port}"
+MASTER, RANK = "{master}", "{rank}"
 LOOPBACK = "127.0.0.1"
 HEALTH = "/health"
 
@@ -14,19 +18,35 @@ class CannotRun(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """Where the ranks of a group over several nodes meet, and which one of them this is."""
+
+    host: str
+    port: int
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineCommand:
     """A program and its arguments, never passed to a shell, and variables it needs.
 
-    ``health`` is the path that answers 200 once the engine serves.
+    ``health`` is the path that answers 200 once the engine serves. ``others`` is the command of
+    every further node of a group over several.
     """
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
     health: str = HEALTH
+    others: tuple[str, ...] = ()
 
-    def on(self, port: int) -> "EngineCommand":
-        """The same command on that port."""
-        return replace(self, argv=tuple(str(port) if a == PORT else a for a in self.argv))
+    def on(self, port: int, meeting: Rendezvous | None = None) -> "EngineCommand":
+        """The same command on that port, and as that rank of its group."""
+        said = {PORT: str(port)}
+        if meeting is not None:
+            said |= {MASTER_HOST: meeting.host, MASTER_PORT: str(meeting.port)}
+            said |= {MASTER: f"{meeting.host}:{meeting.port}", RANK: str(meeting.rank)}
+        argv = self.argv if meeting is None or meeting.rank == 0 else self.others
+        return replace(self, argv=tuple(said.get(word, word) for word in argv))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +85,25 @@ class Flags:
     def argv(self) -> tuple[str, ...]:
         """All arguments so far."""
         return tuple(self._argv)
+
+
+def nodes_of_group(replica: Replica) -> int:
+    """Over how many nodes its pipeline lies, whole stages on each; 1: in one node.
+
+    Raises CannotRun where the stages do not divide so.
+    """
+    nodes = len(replica.nodes)
+    if nodes == 1:
+        return 1
+    config = replica.config
+    each = {sum(node_of(gpu) == node for gpu in replica.gpus) for node in replica.nodes}
+    if config.pipeline_parallel % nodes or each != {len(replica.gpus) // nodes}:
+        where = " and ".join(replica.nodes)
+        raise CannotRun(
+            f"{replica.id} spans {where}, and its {config.pipeline_parallel} pipeline stages do "
+            "not divide over them evenly; tensor-parallel groups lie in one node"
+        )
+    return nodes
 
 
 def port_text(port: int | None) -> str:

@@ -2,6 +2,8 @@
 
 from optimizer.domain.placement import Replica
 from optimizer.engines.command import (
+    MASTER,
+    RANK,
     CannotRun,
     EngineCommand,
     Flags,
@@ -9,6 +11,7 @@ from optimizer.engines.command import (
     at_load,
     dtype,
     needs_fraction,
+    nodes_of_group,
     port_text,
 )
 
@@ -41,7 +44,11 @@ def command(
         flags.add("--is-embedding")
     if settings.lora_count:
         raise CannotRun(f"{replica.id}: LoRA adapters on sglang are not supported yet")
-    return EngineCommand(flags.argv, ENVIRONMENT)
+    nodes = nodes_of_group(replica)
+    if nodes == 1:
+        return EngineCommand(flags.argv, ENVIRONMENT)
+    flags.add("--nnodes", nodes).add("--node-rank", RANK).add("--dist-init-addr", MASTER)
+    return EngineCommand(flags.argv, ENVIRONMENT, others=flags.argv)
 
 
 def _kv_cache_dtype(replica: Replica) -> str:

@@ -8,6 +8,7 @@ from optimizer.engines.command import (
     Settings,
     at_load,
     needs_fraction,
+    nodes_of_group,
     port_text,
 )
 
@@ -32,6 +33,10 @@ def command(
     if settings.task == "embed" or settings.lora_count:
         what = "embeddings" if settings.task == "embed" else "LoRA adapters"
         raise CannotRun(f"{replica.id}: {what} on tensorrt-llm are not supported yet")
+    if nodes_of_group(replica) > 1:
+        raise CannotRun(
+            f"{replica.id}: trtllm-serve spans nodes under MPI only, which is not supported yet"
+        )
     at_load(replica, settings, ())
     flags = Flags("trtllm-serve", model_id, "--backend", "pytorch")
     flags.add("--host", settings.host).add("--port", port_text(port))

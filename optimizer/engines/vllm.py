@@ -3,6 +3,9 @@
 from optimizer.domain.engine import version_key
 from optimizer.domain.placement import Replica
 from optimizer.engines.command import (
+    MASTER_HOST,
+    MASTER_PORT,
+    RANK,
     CannotRun,
     EngineCommand,
     Flags,
@@ -10,6 +13,7 @@ from optimizer.engines.command import (
     at_load,
     dtype,
     needs_fraction,
+    nodes_of_group,
     port_text,
 )
 
@@ -18,6 +22,8 @@ QUANTIZE_AT_LOAD = {"fp8": "fp8", "bnb-nf4": "bitsandbytes"}
 # Older versions know neither name: `auto` there, and `--task` for embeddings (docs 0.10.0, 0.10.1).
 SAYS_BFLOAT16_KV = version_key("0.11.0")
 SAYS_RUNNER = version_key("0.10.1")
+# Groups over nodes without a Ray of vLLM's own: `--nnodes` and `--headless` ranks (docs 0.12.0).
+SAYS_NNODES = version_key("0.12.0")
 # vllm/engine/arg_utils.py: defaults by device memory. It asks NVML for the parent's memory inside
 # a MIG slice, so they are always said.
 LARGE_DEVICE_MIB = 70 * 1024
@@ -56,7 +62,16 @@ def command(
     if settings.lora_count:
         flags.add("--enable-lora").add("--max-loras", settings.lora_count)
         flags.add("--max-lora-rank", settings.lora_rank or None)
-    return EngineCommand(flags.argv, ENVIRONMENT)
+    nodes = nodes_of_group(replica)
+    if nodes == 1:
+        return EngineCommand(flags.argv, ENVIRONMENT)
+    if not _at_least(replica, SAYS_NNODES):
+        raise CannotRun(
+            f"{replica.id}: vllm {config.engine_version} has no --nnodes; over nodes it takes 0.12"
+        )
+    flags.add("--nnodes", nodes).add("--node-rank", RANK)
+    flags.add("--master-addr", MASTER_HOST).add("--master-port", MASTER_PORT)
+    return EngineCommand(flags.argv, ENVIRONMENT, others=(*flags.argv, "--headless"))
 
 
 def _at_least(replica: Replica, key: tuple[object, ...]) -> bool:

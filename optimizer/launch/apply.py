@@ -10,8 +10,7 @@ from typing import Any
 from optimizer.domain.placement import Replica
 from optimizer.domain.plan import Plan
 from optimizer.engines import Known
-from optimizer.launch import cluster, head, rebalance, traffic
-from optimizer.launch.actor import ReplicaActor, options
+from optimizer.launch import actor, cluster, head, rebalance, traffic
 from optimizer.launch.acts import digest, rebalances
 from optimizer.launch.carry import GIVE_UP_RESTARTS, LOOK_EVERY_S
 from optimizer.launch.cluster import Running
@@ -237,7 +236,8 @@ class _Launch:
         try:
             self._start_and_wait(new)
         except BaseException:
-            end_actors(self._ray, {i: h for i, h in self._handles.items() if i not in kept})
+            begun = {s.actor_name: self._handles[s.id] for s in new if s.id in self._handles}
+            end_actors(self._ray, begun)
             self._withdraw(new)
             write(before) if before.replicas else forget(before)
             raise
@@ -344,8 +344,7 @@ class _Launch:
             if spec.engine != SIMULATED:
                 busy |= set(spec.devices)
             self._mark(spec.id, StepState.INTENT, CopyState.STARTING)
-            actor = self._ray.remote(ReplicaActor).options(**options(spec))
-            self._handles[spec.id] = actor.remote(spec)
+            self._handles[spec.id] = actor.start(self._ray, spec)
             self._note(spec.id, State.PENDING, f"on {', '.join(spec.devices)}")
         return later
 
@@ -399,7 +398,7 @@ class _Launch:
 
 
 def end_actors(ray: Any, handles: Mapping[str, Any], within_s: float = 30.0) -> None:
-    """Let engines end within their grace, then end their actors for good."""
+    """Let engines end within their grace, then end their actors for good, all by actors' names."""
     cluster.ask(ray, {name: handle.stop for name, handle in handles.items()}, within_s)
-    for handle in handles.values():
-        ray.kill(handle, no_restart=True)
+    for name, handle in handles.items():
+        actor.end(ray, name, handle)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from optimizer.domain.words import plural
-from optimizer.launch import cluster
-from optimizer.launch.actor import ReplicaActor, options
+from optimizer.launch import actor, cluster
 from optimizer.launch.acts import LAYOUT
 from optimizer.launch.instances import Going, Instances, check_idle
 from optimizer.launch.journal import (
@@ -180,7 +179,7 @@ class Steps:
             yield "other engines start on its GPU"
         self._set(spec, CopyState.STARTING)
         if handle is None:
-            handle = self._ray.remote(ReplicaActor).options(**options(spec)).remote(spec)
+            handle = actor.start(self._ray, spec)
         there = yield from self._answer(handle.spec, "Ray has not started its actor")
         if there.run != spec.run:
             raise StepFailed(f"an actor {spec.actor_name} of another launch runs")
@@ -281,7 +280,7 @@ class Steps:
             stopped = handle.stop.remote()
             while time.monotonic() < end_at and not self._there(stopped):
                 yield "its engine ends"
-            self._ray.kill(handle, no_restart=True)
+        actor.end(self._ray, spec.actor_name, handle)
         while spec.actor_name in cluster.named(self._ray):
             yield "its actor ends"
         self._set(spec, CopyState.GONE)
@@ -333,7 +332,7 @@ class Steps:
         handle = self._handle(spec)
         if handle is not None:
             cluster.ask(self._ray, {spec.id: handle.stop}, spec.patience.grace_s + END_EXTRA_S)
-            self._ray.kill(handle, no_restart=True)
+        actor.end(self._ray, spec.actor_name, handle)
         self._set(spec, CopyState.GONE)
 
     def _spec(self, act: Act) -> ReplicaSpec:

@@ -139,7 +139,7 @@ def faults(ray: Any, specs: Sequence[ReplicaSpec], new: Sequence[ReplicaSpec]) -
 def _absent_devices(ray: Any, specs: Sequence[ReplicaSpec]) -> list[str]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     found = []
-    for host in sorted({spec.node for spec in specs}):
+    for host in sorted({node for spec in specs for node in spec.nodes}):
         there = [resources for resources in nodes if host_resource(host) in resources]
         if not there:
             found.append(
@@ -147,7 +147,7 @@ def _absent_devices(ray: Any, specs: Sequence[ReplicaSpec]) -> list[str]:
                 f"offers {host_resource(host)} (the line to start it: launch --node-setup)"
             )
             continue
-        gpus = sorted({g for spec in specs if spec.node == host for g in _gpus(spec)})
+        gpus = sorted({d.partition(":")[0] for spec in specs for d in spec.part(host)})
         missing = [g for g in gpus if not any(device_resource(g) in r for r in there)]
         if missing:
             names = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
@@ -168,10 +168,6 @@ def _taken_devices(free: Mapping[str, float], new: Sequence[ReplicaSpec]) -> lis
         for name, amount in sorted(needed.items())
         if amount > free.get(name, 0.0) + TINY
     ]
-
-
-def _gpus(spec: ReplicaSpec) -> list[str]:
-    return [device.partition(":")[0] for device in spec.devices]
 
 
 def engine_faults(programs: Iterable[str]) -> list[str]:
@@ -196,7 +192,8 @@ def check_engines(ray: Any, specs: Sequence[ReplicaSpec]) -> None:
     """Look on every node for its GPUs and engines. Raises LaunchRefused naming all that lacks."""
     programs: dict[str, set[str]] = {}
     for spec in specs:
-        programs.setdefault(spec.node, set()).add(spec.argv[0])
+        for node in spec.nodes:
+            programs.setdefault(node, set()).add(spec.argv[0])
     _refuse(_probe(ray, programs))
 
 

@@ -53,9 +53,9 @@ def clashes(replicas: Sequence[Replica]) -> list[str]:
 
 
 def resources(replica: Replica, gpus: Mapping[str, GpuPlan]) -> tuple[tuple[str, float], ...]:
-    """Ray's resources that hold a replica to its node and devices."""
+    """Ray's resources that hold a replica to its nodes and devices."""
     parts = [(device_resource(g), _part(replica, gpus[g])) for g in replica.gpus]
-    return ((host_resource(replica.nodes[0]), HOST_PART), *parts)
+    return (*((host_resource(node), HOST_PART) for node in replica.nodes), *parts)
 
 
 def _part(replica: Replica, gpu: GpuPlan) -> float:
@@ -87,12 +87,10 @@ def _memory_slices(placed: PlacedProfile, gpu: GpuPlan) -> int:
     return max(1, round(int(said[1]) * 1024 * gpu.memory_slices / gpu.room.memory_mib))
 
 
-def visible(replica: Replica, devices: Sequence[str]) -> str:
-    """What CUDA_VISIBLE_DEVICES says; a MIG instance goes by the plan's name until its UUID is
-    asked on the node, so that nothing else can be seen meanwhile."""
-    if replica.mig is not None:
-        return ",".join(devices)
-    return ",".join(gpu.rpartition("/")[2] for gpu in replica.gpus)
+def visible(devices: Sequence[str]) -> str:
+    """What CUDA_VISIBLE_DEVICES says for devices of one node; a MIG instance goes by the plan's
+    name until its UUID is asked on the node, so that nothing else can be seen meanwhile."""
+    return ",".join(d if SEPARATOR in d else d.rpartition("/")[2] for d in devices)
 
 
 def declared(plan: Plan, node: str | None = None) -> dict[str, float]:

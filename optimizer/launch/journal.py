@@ -23,7 +23,7 @@ from optimizer.domain.placement import Instance, Replica
 from optimizer.launch.values import LaunchRefused, Patience, ReplicaSpec
 
 JOURNAL = "journal.sqlite"
-VERSION = 1  # of the tables; a journal lives no longer than its run
+VERSION = 2  # of the tables; a journal lives no longer than its run
 SCHEMA = """
 CREATE TABLE run (id TEXT NOT NULL);
 CREATE TABLE undertakings (
@@ -370,6 +370,7 @@ def _spec(said: dict[str, object]) -> ReplicaSpec:
         devices=tuple(spec.devices),
         resources=tuple((name, amount) for name, amount in spec.resources),
         argv=tuple(spec.argv),
+        others=tuple(spec.others),
         env=tuple((name, value) for name, value in spec.env),
         patience=Patience(**patience),
         replica=_replica(said.get("replica")),

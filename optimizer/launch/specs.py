@@ -7,9 +7,18 @@ from collections.abc import Mapping, Sequence
 from optimizer.domain.placement import Replica, replica_order
 from optimizer.domain.plan import GpuPlan, Plan, Step
 from optimizer.domain.words import place, plural
-from optimizer.engines import PORT, CannotRun, EngineCommand, Known, engine_command
+from optimizer.engines import (
+    MASTER,
+    PORT,
+    RANK,
+    CannotRun,
+    EngineCommand,
+    Known,
+    engine_command,
+    nodes_of_group,
+)
 from optimizer.launch.acts import rebalances
-from optimizer.launch.devices import clashes, device, resources, visible
+from optimizer.launch.devices import clashes, device, resources
 from optimizer.launch.values import (
     AUTO,
     SIMULATED,
@@ -82,10 +91,10 @@ def specify(
                 run=run,
                 node=replica.nodes[0],
                 devices=devices,
-                visible=visible(replica, devices),
                 resources=resources(replica, gpus),
                 engine=SIMULATED if simulated else str(replica.config.engine),
                 argv=engine.argv,
+                others=engine.others,
                 env=engine.env,
                 health=engine.health,
                 patience=patience or Patience(),
@@ -102,16 +111,15 @@ def _check_place(replica: Replica, gpus: Mapping[str, GpuPlan]) -> None:
     missing = ", ".join(g for g in replica.gpus if g not in gpus)
     if missing or not replica.gpus:
         raise CannotRun(f"{replica.id}: the plan has no GPU {missing or 'for it'}")
-    if len(replica.nodes) > 1:
-        nodes = " and ".join(replica.nodes)
-        raise CannotRun(f"{replica.id} spans {nodes}; launching over nodes is not supported yet")
+    nodes_of_group(replica)
 
 
 def simulated_command(
     plan: Plan, replica: Replica, known: Known, fault: str | None
 ) -> EngineCommand:
     """The simulated engine's command line: the predicted times and the plan's batch limits."""
-    flags = ["python3", "-m", "optimizer.launch.simulated", "--port", PORT]
+    program = ["python3", "-m", "optimizer.launch.simulated"]
+    flags = [*program, "--port", PORT]
     flags += ["--served-model-name", replica.deployment]
     deployment = known.deployments.get(replica.deployment)
     if deployment is not None:
@@ -131,7 +139,11 @@ def simulated_command(
     flags += [part for flag, value in limits.items() if value for part in (flag, str(value))]
     if fault:
         flags += ["--fault", fault]
-    return EngineCommand(tuple(flags))
+    nodes = nodes_of_group(replica)
+    if nodes == 1:
+        return EngineCommand(tuple(flags))
+    group = ["--nnodes", str(nodes), "--node-rank", RANK, "--master", MASTER]
+    return EngineCommand(tuple(flags + group), others=tuple(program + group))
 
 
 def _told(step: Step) -> str:

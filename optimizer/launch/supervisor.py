@@ -6,14 +6,15 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 from optimizer.domain.words import plural
-from optimizer.engines import EngineCommand
+from optimizer.engines import EngineCommand, Rendezvous
+from optimizer.launch import ranks
 from optimizer.launch.child import Child, Log, free_port
-from optimizer.launch.environment import engine_environment, with_package
-from optimizer.launch.nvml import DeviceUnknown, visible_devices
-from optimizer.launch.processes import MARK
-from optimizer.launch.values import SIMULATED, ReplicaSpec, Row, State
+from optimizer.launch.environment import with_package
+from optimizer.launch.nvml import DeviceUnknown
+from optimizer.launch.values import ReplicaSpec, Row, State
 
 HOST = "127.0.0.1"
 LOOK_EVERY_S = 0.1  # at the child's exit, and at its health while it starts
@@ -22,11 +23,31 @@ LONG_START_S = 10.0
 LINES_SHOWN = 20
 
 
+class Others(Protocol):
+    """The other ranks of a group."""
+
+    def begin(self) -> Rendezvous:
+        """Start them; where they meet."""
+
+    def ended(self) -> str | None:
+        """Why not all of them run; None while they do."""
+
+    def end(self) -> None:
+        """End them, within their grace."""
+
+
 class Supervisor:
     """Runs the engine of ``spec`` until told to stop. ``report`` may be called at any time."""
 
-    def __init__(self, spec: ReplicaSpec, base: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        spec: ReplicaSpec,
+        base: Mapping[str, str] | None = None,
+        members: "Others | None" = None,
+    ) -> None:
+        """``members``: the other ranks of a group over several nodes, which live and end as one."""
         self.spec = spec
+        self._members = members
         self._base = with_package(os.environ if base is None else base)
         self._log = Log(spec.log_folder, spec.copy_name)
         self._stopping = threading.Event()
@@ -111,36 +132,24 @@ class Supervisor:
         self._set(State.STARTING, "")
         port = free_port()
         try:
-            env = self._environment()
+            env = ranks.environment(self.spec, self._base, self.spec.nodes[0])
+            meeting = None if self._members is None else self._members.begin()
+            argv = EngineCommand(self.spec.argv).on(port, meeting).argv
+            self._child = Child(argv, env, self._log, self.spec.patience.grace_s)
+            self._port = port
+            return self._until_ready(port) or self._while_healthy(port)
         except DeviceUnknown as unknown:
             return str(unknown)
-        argv = EngineCommand(self.spec.argv).on(port).argv
-        try:
-            self._child = Child(argv, env, self._log, self.spec.patience.grace_s)
         except OSError as error:
             return f"cannot start a process: {error.strerror}"
-        self._port = port
-        try:
-            return self._until_ready(port) or self._while_healthy(port)
         finally:
             if self._stopping.is_set():
                 self._set(State.STOPPING, "")
-            self._child.end()
+            if self._child is not None:
+                self._child.end()
+            if self._members is not None:
+                self._members.end()
             self._child, self._port = None, None
-
-    def _environment(self) -> dict[str, str]:
-        spec = self.spec
-        visible = spec.visible
-        if spec.engine != SIMULATED:
-            visible = visible_devices(spec.devices)
-        said = {
-            **dict(spec.env),
-            "CUDA_VISIBLE_DEVICES": visible,
-            "FLEETSLICE_DEVICES": ",".join(spec.devices),
-            "FLEETSLICE_REPLICA": spec.id,
-            MARK: spec.run,
-        }
-        return engine_environment(self._base, said)
 
     def _until_ready(self, port: int) -> str | None:
         """Wait for the first healthy answer; None, or why there will be none."""
@@ -178,7 +187,9 @@ class Supervisor:
 
     def _ended(self) -> str | None:
         code = None if self._child is None else self._child.exit_code
-        return None if code is None else f"its engine ended with exit code {code}"
+        if code is not None:
+            return f"its engine ended with exit code {code}"
+        return None if self._members is None else self._members.ended()
 
     def _set(self, state: State, reason: str) -> None:
         self._state, self._reason, self._since = state, reason, time.time()

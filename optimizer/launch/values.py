@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from optimizer.domain.placement import Replica
+from optimizer.domain.placement import Replica, node_of
 
 SIMULATED = "simulated"
 AUTO = "auto"
@@ -95,9 +95,9 @@ def copy_of(name: str) -> tuple[str, int]:
 class ReplicaSpec:
     """One replica as it is to run: where, on which devices, by which command.
 
-    ``devices`` in the plan's words (``n1/0``, ``n1/3:3g.40gb@4``); ``visible`` is what
-    CUDA_VISIBLE_DEVICES says; ``resources`` are Ray's, which hold the replica to its node and
-    devices; ``argv`` carries the mark ``{port}``.
+    ``devices`` in the plan's words (``n1/0``, ``n1/3:3g.40gb@4``); ``resources`` are Ray's, which
+    hold the replica to its nodes and devices; ``argv`` carries the mark ``{port}``, ``others`` is
+    the command on every node of a group but the first, which is ``node``.
     """
 
     id: str
@@ -107,7 +107,6 @@ class ReplicaSpec:
     run: str
     node: str
     devices: tuple[str, ...]
-    visible: str
     resources: tuple[tuple[str, float], ...]
     engine: str
     argv: tuple[str, ...]
@@ -117,11 +116,21 @@ class ReplicaSpec:
     log_folder: str | None = None
     generation: int = 0  # tells the copies of a replica apart while it moves
     replica: Replica | None = None  # as the plan has it
+    others: tuple[str, ...] = ()
 
     @property
     def copy_name(self) -> str:
         """``chat/0``, or ``chat/0#2`` for a copy of a later generation."""
         return copy_name(self.id, self.generation)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes of its ranks, in their order."""
+        return tuple(sorted({node_of(one.partition(":")[0]) for one in self.devices}))
+
+    def part(self, node: str) -> tuple[str, ...]:
+        """Its devices on one node."""
+        return tuple(d for d in self.devices if node_of(d.partition(":")[0]) == node)
 
     @property
     def actor_name(self) -> str:

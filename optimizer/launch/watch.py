@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.domain.placement import replica_order
-from optimizer.launch import cluster, head, processes, traffic
+from optimizer.launch import actor, cluster, head, processes, traffic
 from optimizer.launch.apply import Watcher, end_actors
 from optimizer.launch.journal import LIVE, CopyState, Journal, peek
 from optimizer.launch.run import Run, find, forget, locked, read, the_run, write
@@ -128,7 +128,7 @@ def _stop_replicas(
             raise LaunchRefused(f"nothing of {only!r} runs")
         for name in chosen:
             tell(Event(names[name], State.STOPPING))
-        end_actors(ray, {name: actor.handle for name, actor in chosen.items()})
+        end_actors(ray, {name: one.handle for name, one in chosen.items()})
         _wait_gone(ray, list(chosen))
         for name in chosen:
             tell(Event(names[name], State.STOPPED))
@@ -136,6 +136,8 @@ def _stop_replicas(
         with Journal(run.folder, run.id) as journal:
             for copy in journal.live():
                 if copy.spec.id in stopped:
+                    if len(copy.spec.nodes) > 1:  # its places are kept also without its actor
+                        actor.end(ray, copy.spec.actor_name, None)
                     journal.set_copy(copy.spec.id, copy.spec.generation, CopyState.GONE)
             if set(run.replicas) <= set(stopped):
                 traffic.end(ray, run.fleet, run.id)
@@ -148,10 +150,10 @@ def _stop_replicas(
     return stopped, notes, others
 
 
-def _is_meant(replica: str, actor: cluster.Running | None, only: str | None) -> bool:
+def _is_meant(replica: str, there: cluster.Running | None, only: str | None) -> bool:
     if only is None or only in (replica, replica.rpartition("/")[0]):
         return True
-    return actor is not None and actor.spec is not None and only == actor.spec.tenant
+    return there is not None and there.spec is not None and only == there.spec.tenant
 
 
 def _wait_gone(ray: Any, names: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ ONE = ReplicaConfig(engine="vllm", precision="bf16", max_model_len=4096, max_num
 TP4 = replace(ONE, tensor_parallel=4)
 WIDE = replace(ONE, tensor_parallel=2, pipeline_parallel=2)
 TENANTS = {"big": "acme", "chat": "acme", "code": "globex", "small": "globex", "vision": "initech"}
-# TENANTS |= {"wide": "acme"}
+TENANTS |= {"wide": "acme"}
 PARTS = (0.4, 0.6, 0.5, 0.5)  # the first two fill one GPU, the others another
 
 
@@ -37,7 +37,7 @@ PIPELINE = at("wide/0", "n3/6", "n3/7", "n4/6", "n4/7", config=WIDE)
 
 BEFORE = (
     GROUP,
-    # PIPELINE,
+    PIPELINE,
     *_mig("chat", *((f"n1/{i}", "3g.40gb@4") for i in range(6))),
     *_mig("small", *((f"n2/{i}", f"1g.10gb@{i}") for i in range(6))),
     at("code/0", "n4/4"),
@@ -49,7 +49,7 @@ BEFORE = (
 # Two to a GPU and six to a GPU; vision/4 to 7 go elsewhere, code/2 leaves its node.
 AFTER = (
     GROUP,
-    # PIPELINE,
+    PIPELINE,
     *_mig("chat", *((f"n2/{6 + i // 2}", f"3g.40gb@{4 * (i % 2)}") for i in range(4))),
     at("chat/4", "n1/0", mig="3g.40gb@0"),
     at("chat/5", "n1/0", mig="3g.40gb@4"),
@@ -68,7 +68,7 @@ def _candidates() -> list[Candidate]:
         candidate("small", A100, profile="1g.10gb", config=ONE),
         candidate("code", H200, gpus=1, config=ONE),
         candidate("big", H200, gpus=4, config=TP4),
-        # candidate("wide", H200, gpus=4, config=WIDE),
+        candidate("wide", H200, gpus=4, config=WIDE),
     ]
     for part in sorted(set(PARTS)):
         share = use(memory_gib=140 * part, compute=part)

@@ -33,7 +33,7 @@ from scripts.bench.launch_watch import QUICK, Broken, Floors, check_devices, loa
 Told = dict[str, Any]
 FIRST, NEXT = show_plan(BEFORE), show_plan(AFTER, BEFORE)
 FLOOR = {name: sum(r.deployment == name for r in BEFORE) for name in TENANTS}
-LOADED = ("chat", "code", "small", "vision", "big")
+LOADED = ("chat", "code", "small", "vision", "big", "wide")
 
 
 def main() -> None:
@@ -152,7 +152,7 @@ def crashes(show: Show) -> Told:
         return next(r for r in status(show.folder) if r["replica"] == name)
 
     found: Told = {}
-    for name in ("chat/0", "big/0"):
+    for name in ("chat/0", "big/0", "wide/0"):
         old = row(name)
         generations = (old["generation"], old["restarts"])
         began = time.monotonic()

@@ -7,7 +7,7 @@ import pytest
 from builders import replica, use
 from optimizer.domain.config import ReplicaConfig
 from optimizer.domain.model import ServedModel
-from optimizer.engines import COMMANDS, CannotRun, Settings, checkpoint, command
+from optimizer.engines import COMMANDS, CannotRun, Rendezvous, Settings, checkpoint, command
 
 CONFIG = ReplicaConfig(
     engine="vllm",
@@ -167,3 +167,46 @@ def test_the_checkpoint_of_a_precision(precision, expected):
 def test_a_model_nobody_published_has_no_checkpoint():
     with pytest.raises(CannotRun, match="no Hugging Face id"):
         checkpoint(replace(LLAMA, aliases=(), repacks=()), "bf16")
+
+
+WIDE = replace(CONFIG, tensor_parallel=2, pipeline_parallel=2)
+FOUR = ("n0/0", "n0/1", "n1/0", "n1/1")
+
+
+@pytest.mark.parametrize(
+    ("engine", "lead", "other"),
+    [
+        (
+            "vllm",
+            "--nnodes 2 --node-rank 0 --master-addr 10.0.0.1 --master-port 29500",
+            "--nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 29500 --headless",
+        ),
+        (
+            "sglang",
+            "--nnodes 2 --node-rank 0 --dist-init-addr 10.0.0.1:29500",
+            "--nnodes 2 --node-rank 1 --dist-init-addr 10.0.0.1:29500",
+        ),
+    ],
+)
+def test_ranks_of_a_pipeline_over_nodes_meet(engine, lead, other):
+    wide = replica("big/0", *FOUR, config=replace(WIDE, engine=engine, engine_version=None))
+    said = command(wide, "h100", "org/m", None, Settings(device_mib=80000))
+    ranks = [said.on(8000, Rendezvous("10.0.0.1", 29500, rank)).argv for rank in (0, 1)]
+    assert [" ".join(argv).partition("--nnodes")[2] for argv in ranks] == [
+        text.removeprefix("--nnodes") for text in (lead, other)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "said", "told"),
+    [
+        ("vllm", {"engine_version": "0.11.0"}, "vllm 0.11.0 has no --nnodes"),
+        ("sglang", {"tensor_parallel": 4, "pipeline_parallel": 1}, "do not divide over them"),
+        ("tensorrt-llm", {}, "under MPI only"),
+        ("tgi", {}, "no pipeline parallelism"),
+    ],
+)
+def test_engines_that_cannot_span_nodes_say_so(engine, said, told):
+    wide = replica("big/0", *FOUR, config=replace(WIDE, engine=engine, **said))
+    with pytest.raises(CannotRun, match=told):
+        command(wide, "h100", "org/m", None, Settings(device_mib=80000))

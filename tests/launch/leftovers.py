@@ -17,7 +17,7 @@ def processes_with(*marks: str) -> list[str]:
         except OSError:
             continue  # it ended meanwhile, or is another user's
         if state != "Z" and any(mark.encode() in said for mark in marks):
-            found.append(f"{folder.name}: {said[:120]!r}")
+            found.append(f"{folder.name}: {said[:400]!r}")
     return found
 
 

@@ -28,6 +28,7 @@ from launchplans import (
     launch_plan,
 )
 from leftovers import left_behind, processes_with, until
+from optimizer.documents import plan_json, read_plan, write_json
 from optimizer.launch import (
     SIMULATED,
     LaunchRefused,
@@ -290,3 +291,44 @@ def test_the_live_state_is_what_was_placed_and_what_others_hold(put, two_nodes, 
             assert list(live.by.values()) == ["theirs"]
             assert live.doubts == ()
         assert ray.get(other.hello.remote()) == "hello"
+
+
+def test_a_pipeline_over_two_nodes_lives_and_ends_as_one(put, two_nodes, tmp_path):
+    sizes = replace(GROUP.config, tensor_parallel=1, pipeline_parallel=2)
+    wide = at("big/0", "n1/1", "n2/3", config=sizes)
+    plan = launch_plan([wide, *SHARES[:1]])
+    # The hand-written plan is one that the plan reader takes.
+    write_json(tmp_path / "wide.json", plan_json(plan))
+    result = put(read_plan(tmp_path / "wide.json"))
+    assert not result.partial
+    name, where = "toy/big/0", {"n1": "n1/1", "n2": "n2/3"}
+    with session(two_nodes.address, None, ours=False) as ray:
+        hosts = {
+            n["NodeID"]: host.removeprefix("host:")
+            for n in ray.nodes()
+            for host in n["Resources"]
+            if host.startswith("host:")
+        }
+        handle = ray.get_actor(name, namespace=NAMESPACE)
+        ranks = ray.get(handle.environments.remote())
+        assert {hosts[r["node"]]: r["FLEETSLICE_DEVICES"] for r in ranks} == where
+        [group] = [g for g in ray.util.placement_group_table().values() if g["name"] == name]
+        assert len(group["bundles"]) == 2
+
+    def row():
+        return next(r for r in status(tmp_path / "run") if r["replica"] == "big/0")
+
+    text, _ = ask(row()["url"], "big")
+    assert len(text.split()) == 5
+    run = read(tmp_path / "run").id
+    guards = [p for p in processes_with(run) if "guard.py" in p and "--node-rank" in p]
+    other = next(int(p.partition(":")[0]) for p in guards if not p.startswith(str(row()["pid"])))
+    os.kill(other, signal.SIGKILL)
+    assert until(lambda: row()["restarts"] == 1 and row()["state"] == "ready")
+    assert "rank 1" in row()["last_end"] or "exit code 3" in row()["last_end"]
+    assert len([p for p in processes_with(run) if "guard.py" in p]) == 3
+    stop(tmp_path / "run")
+    assert left_behind(run) == []
+    with session(two_nodes.address, None, ours=False) as ray:
+        states = {g["name"]: g["state"] for g in ray.util.placement_group_table().values()}
+        assert states[name] == "REMOVED"

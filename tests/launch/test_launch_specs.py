@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 
 from launchplans import GROUP, MIG_SLICES, REPLICAS, SHARES, WHOLE, at, launch_plan
-from optimizer.engines import Known
+from optimizer.domain.config import ReplicaConfig
+from optimizer.engines import EngineCommand, Known, Rendezvous
 from optimizer.launch import AUTO, SIMULATED, LaunchRefused, node_setup, preview
-from optimizer.launch.devices import HOST_PART, declared
+from optimizer.launch.devices import HOST_PART, declared, visible
+from optimizer.launch.ranks import bundles, environment
 from optimizer.launch.specs import select, specify
 
 PLAN = launch_plan()
@@ -54,9 +56,34 @@ def test_each_replica_holds_its_own_devices():
     assert held["chat/0"] == (("host:n1", HOST_PART), ("dev:n1/0", 0.5))
     assert held["chat/1"] == (("host:n1", HOST_PART), ("dev:n1/0", 0.25))
     assert held["vision/0"] == (("host:n2", HOST_PART), ("dev:n2/2", 0.4))
-    assert found["big/0"].visible == "0,1"
-    assert found["vision/3"].visible == "2"
+    assert visible(found["big/0"].devices) == "0,1"
+    assert visible(found["vision/3"].devices) == "2"
     assert found["chat/0"].devices == ("n1/0:3g.40gb@4",)
+
+
+WIDE = at(
+    "big/1",
+    *("n1/0", "n1/1", "n2/0", "n2/1"),
+    config=ReplicaConfig(engine="vllm", tensor_parallel=2, pipeline_parallel=2),
+)
+
+
+def test_a_pipeline_over_nodes_has_a_rank_on_each():
+    spec = specs(WIDE)["big/1"]
+    assert spec.nodes == ("n1", "n2")
+    assert bundles(spec) == [
+        {f"host:{node}": HOST_PART, f"dev:{node}/0": 1.0, f"dev:{node}/1": 1.0}
+        for node in spec.nodes
+    ]
+    seen = [environment(spec, {}, node)["CUDA_VISIBLE_DEVICES"] for node in spec.nodes]
+    assert seen == ["0,1", "0,1"]
+    command = EngineCommand(spec.argv, others=spec.others)
+    lead = command.on(8000, Rendezvous("10.0.0.1", 29500)).argv
+    follow = command.on(8000, Rendezvous("10.0.0.1", 29500, 1)).argv
+    assert lead[-6:] == ("--nnodes", "2", "--node-rank", "0", "--master", "10.0.0.1:29500")
+    assert follow[-6:] == ("--nnodes", "2", "--node-rank", "1", "--master", "10.0.0.1:29500")
+    assert "8000" in lead
+    assert "8000" not in follow
 
 
 def test_parts_of_one_gpu_never_add_up_to_more_than_it():
@@ -75,12 +102,13 @@ def test_a_simulated_engine_is_told_the_predictions_and_the_limits():
 @pytest.mark.parametrize(
     ("replicas", "told"),
     [
-        ([at("big/0", "n1/1", "n2/0")], "big/0 spans n1 and n2"),
+        ([at("big/0", "n1/1", "n2/0")], "big/0 spans n1 and n2, and its 1 pipeline stages do not"),
+        ([replace(WIDE, gpus=("n1/0", "n2/0", "n2/1", "n2/2"))], "tensor-parallel groups lie in"),
         ([at("chat/0", "n9/0")], "no GPU n9/0"),
         ([WHOLE, at("chat/0", "n1/1")], "chat/0 are both placed on n1/1"),
         ([MIG_SLICES[0], replace(MIG_SLICES[0], id="chat/9")], "both placed on n1/0:3g.40gb@4"),
     ],
-    ids=["over nodes", "unknown GPU", "one GPU twice", "one slice twice"],
+    ids=["a group over nodes", "uneven stages", "unknown GPU", "one GPU twice", "one slice twice"],
 )
 def test_specify_refuses_with_a_reason(replicas, told):
     with pytest.raises(LaunchRefused, match=told):

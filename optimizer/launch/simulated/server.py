@@ -7,9 +7,11 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from optimizer.launch.simulated.api import Api
 from optimizer.launch.simulated.behaviour import Behaviour
+from optimizer.launch.simulated.group import Leader, follow
 from optimizer.launch.simulated.http import HEAD_BYTES, serve_connection
 
 HOST = "127.0.0.1"
@@ -17,8 +19,18 @@ GRACE_S = 5.0
 FAULTS = "never-ready | exit | exit-after:SECONDS | unhealthy-after:SECONDS"
 
 
-def parse(argv: Sequence[str]) -> tuple[str, int, Behaviour]:
-    """Host, port and behaviour of a command line."""
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One of several nodes that run the engine together, and where they meet."""
+
+    nodes: int
+    rank: int
+    host: str
+    port: int
+
+
+def parse(argv: Sequence[str]) -> tuple[str, int, Behaviour, Rank | None]:
+    """Host, port, behaviour and rank of a command line; no rank: it runs in one node."""
     plain = Behaviour()
     parser = argparse.ArgumentParser(prog="python3 -m optimizer.launch.simulated")
     parser.add_argument("--host", default=HOST)
@@ -33,11 +45,17 @@ def parse(argv: Sequence[str]) -> tuple[str, int, Behaviour]:
     parser.add_argument("--kv-tokens", type=int, default=None)
     parser.add_argument("--queue", type=int, default=plain.queue)
     parser.add_argument("--fault", default=None, help=FAULTS)
+    parser.add_argument("--nnodes", type=int, default=1)
+    parser.add_argument("--node-rank", type=int, default=0)
+    parser.add_argument("--master", default=f"{HOST}:0", metavar="HOST:PORT")
     said = vars(parser.parse_args(argv))
-    return said.pop("host"), said.pop("port"), Behaviour(**said)
+    nodes, rank = said.pop("nnodes"), said.pop("node_rank")
+    master, _, meeting = said.pop("master").rpartition(":")
+    group = Rank(nodes, rank, master, int(meeting)) if nodes > 1 else None
+    return said.pop("host"), said.pop("port"), Behaviour(**said), group
 
 
-async def serve(host: str, port: int, behaviour: Behaviour) -> int:
+async def serve(host: str, port: int, behaviour: Behaviour, group: Rank | None = None) -> int:
     """Serve until SIGTERM or SIGINT, then finish what runs; the exit code."""
     if behaviour.fault_after("exit") is not None:
         print("fault on demand: exit at start", file=sys.stderr)
@@ -46,6 +64,14 @@ async def serve(host: str, port: int, behaviour: Behaviour) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    leader = None
+    if group is not None and group.rank > 0:
+        return 0 if await follow(group.host, group.port, group.rank, stopping) else 3
+    if group is not None:
+        leader = Leader(group.nodes - 1)
+        await leader.listen(group.host, group.port)
+        if not await _first(leader.whole, stopping):
+            return 0
     api = Api(behaviour)
     busy: set[asyncio.StreamWriter] = set()
 
@@ -59,7 +85,7 @@ async def serve(host: str, port: int, behaviour: Behaviour) -> int:
     server = await asyncio.start_server(connected, host, port, limit=HEAD_BYTES)
     bound = server.sockets[0].getsockname()
     print(f"simulated engine of {behaviour.model} on http://{bound[0]}:{bound[1]}", flush=True)
-    code = await _until(stopping, behaviour)
+    code = await _until(stopping, behaviour, leader)
     server.close()
     deadline = time.monotonic() + GRACE_S
     while api.admission.running and time.monotonic() < deadline and code == 0:
@@ -68,17 +94,26 @@ async def serve(host: str, port: int, behaviour: Behaviour) -> int:
     return code
 
 
-async def _until(stopping: asyncio.Event, behaviour: Behaviour) -> int:
-    """Wait for the end: asked for (0), or a fault on demand (3)."""
+async def _first(one: asyncio.Event, other: asyncio.Event) -> bool:
+    """Whether it is the one that comes first."""
+    tasks = [asyncio.create_task(event.wait()) for event in (one, other)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    return one.is_set()
+
+
+async def _until(stopping: asyncio.Event, behaviour: Behaviour, leader: Leader | None) -> int:
+    """Wait for the end: asked for (0), another rank is gone, or a fault on demand (3)."""
     after = behaviour.fault_after("exit-after")
+    lost = asyncio.Event() if leader is None else leader.lost
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), after)
-        return 0
+        return 0 if await asyncio.wait_for(_first(stopping, lost), after) else 3
     print(f"fault on demand: exit after {after:g} s", file=sys.stderr)
     return 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; the process's exit code."""
-    host, port, behaviour = parse(sys.argv[1:] if argv is None else argv)
-    return asyncio.run(serve(host, port, behaviour))
+    host, port, behaviour, group = parse(sys.argv[1:] if argv is None else argv)
+    return asyncio.run(serve(host, port, behaviour, group))
