@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from optimizer.domain.fleet import Sharing
 from optimizer.domain.outcome import Progress
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
@@ -16,6 +17,7 @@ from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
 MANY_GPUS = 256
+FEW_WAYS = 400  # times classes of nodes
 PPM_SCALE = 10_000.0  # unmet demand is in millionths, where one per cent is a small step
 
 
@@ -31,6 +33,16 @@ class Large:
 def is_large(problem: PlacementProblem) -> bool:
     """Whether the fleet is too large for a formulation with every node in it."""
     return sum(node.gpus for node in problem.fleet.nodes) > MANY_GPUS
+
+
+def few_ways(problem: PlacementProblem) -> bool:
+    """Whether the counts of a large fleet are few enough to be chosen to proof, as in a small one.
+
+    Shares of GPUs are too many to be dealt without their fillings.
+    """
+    ways = [way for offered in problem.candidates.values() for way in offered]
+    shared = any(way.shape.sharing is Sharing.SHARED for way in ways)
+    return not shared and len(ways) * len(coarse_sites(problem)) <= FEW_WAYS
 
 
 def solve_large(problem: PlacementProblem, clock: Clock) -> Large:

@@ -93,10 +93,10 @@ class Packer:
             for counts in (quick.counts, *quick.others)
             if sum(float(values[j]) * n for j, n in counts) > limit
         ]
-        if over:
+        worth = np.where((self.needs <= self.room).all(axis=1), values, 0.0)
+        if over or not worth.any():
             return over
-        search = _Fill(self, np.where((self.needs <= self.room).all(axis=1), values, 0.0),
-                       Packed(0.0, 0.0, ()), limit, collect=True)  # fmt: skip
+        search = _Fill(self, worth, Packed(0.0, 0.0, ()), limit, collect=True)
         search.run()
         return search.met
 

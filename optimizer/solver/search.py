@@ -15,7 +15,7 @@ from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.deal import deal
 from optimizer.solver.formulation import Expr, build, total
 from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
-from optimizer.solver.large import counted_levels, is_large, solve_large
+from optimizer.solver.large import counted_levels, few_ways, is_large, solve_large
 from optimizer.solver.master import Bound, Master
 from optimizer.solver.tighten import Goal, minimise, start
 from optimizer.solver.where import placement, settle, stranded_slices
@@ -37,6 +37,10 @@ def solve(
     """
     clock = Clock(limits, progress or (lambda _: None))
     if is_large(problem):
+        if few_ways(problem):
+            what = _what(problem, clock)
+            if what.search.found:
+                return _certified(_dealt(problem, clock, what), what.everybody)
         large = solve_large(problem, clock)
         if large.placement is None:
             return _nothing(clock)

@@ -133,6 +133,14 @@ def test_repaired_values_let_no_filling_exceed_the_target() -> None:
     assert (lowered <= values + 1e-12).all()
 
 
+def test_shares_that_are_worth_nothing_fill_nothing() -> None:
+    packer = Packer(Use(10, 10, 10), (Use(5, 5, 5), Use(20, 1, 1)))
+    values = np.array([0.0, 3.0])  # the second does not fit any GPU
+    lowered, broken = packer.repaired(values, 1.0, np.array([1, 1]))
+    assert not broken
+    assert (lowered == values).all()
+
+
 def test_fillings_hold_all_that_is_wanted() -> None:
     dice = np.random.default_rng(5)
     sizes = tuple(Use(int(m), int(b), 10) for m, b in dice.integers(150, 700, size=(20, 2)))
