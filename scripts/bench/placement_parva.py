@@ -68,7 +68,7 @@ def documents(scenario: int, times: int, gpus: int) -> list[dict[str, Any]]:
         for model, rate, slo in zip(models(), rates, slos, strict=True)
         if rate != "N/A"
     ]
-    nodes = [{"name": "n{1..%d}" % math.ceil(gpus / 8), "gpu": GPU, "gpus": 8}]
+    nodes = [{"name": f"n{{1..{math.ceil(gpus / 8)}}}", "gpu": GPU, "gpus": 8}]
     return [
         {"kind": "Fleet", "version": 1, "name": "parva", "nodes": nodes},
         {"kind": "Workloads", "version": 1, "name": "parva", "deployments": asked},
