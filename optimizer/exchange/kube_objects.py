@@ -17,15 +17,18 @@ _OTHERS = re.compile(
     r"^(?:nvidia\.com|amd\.com|gpu\.intel\.com|habana\.ai|aliyun\.com|volcano\.sh|tencent\.com)/"
 )
 _SHARES = ("gpu-fraction", "gpu-memory", "gpu-fraction-num-devices")  # KAI and its kin
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
-_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
+_UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+_UNITS |= {"n": 1e-9, "u": 1e-6, "m": 1e-3}
+_UNITS |= {
+    f"{letter}i": 2.0**power for power, letter in zip(range(10, 70, 10), "KMGTPE", strict=True)
+}
 CLAIM = "a resource claim (DRA)"
 EXTENDED = "extendedResourceClaimStatus"  # of a pod whose nvidia.com/gpu a DRA driver serves
 READ = {"Node", "Pod", "ResourceSlice", "ResourceClaim"}
 _NAMED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\-]{0,252}")
 _YAML = re.compile(r"^(?:- )?(?:apiVersion|items):", re.M)
 _SPACE = re.compile(r"\s*")
-_QUANTITY = re.compile(r"([0-9.]+)(m|[kMGTP]i?|Ki)?$")
+_QUANTITY = re.compile(r"(\d{1,30}(?:\.\d{0,30})?)([numkMGTPE]|[KMGTPE]i|[eE][+\-]?\d{1,2})?$")
 _PROFILE = re.compile(r"(\d+g\.\d+gb)(?:\.?)(.*)$")
 
 
@@ -156,10 +159,10 @@ def count(value: Any) -> int:
 def quantity(value: Any) -> float | None:
     """``191450m``, ``1056270540Ki`` as a number; None where it is none."""
     found = _QUANTITY.match(str(value if value is not None else ""))
-    if not found or found[1].count(".") > 1:
+    if not found:
         return None
-    number = float(found[1])
-    return number / 1000 if found[2] == "m" else number * _UNITS[found[2] or ""]
+    unit = found[2] or ""
+    return float(found[1]) * (_UNITS[unit] if unit in _UNITS else float(f"1{unit}"))
 
 
 def profile_of(resource: str) -> str:

@@ -25,7 +25,7 @@ _PLACEMENTS = re.compile(
 _GI_ROW = re.compile(r"^\|?\s*(\d+)\s+MIG\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+):(\d+)\s*\|?$")
 _CI_ROW = re.compile(r"^\|?\s*(\d+)\s+(\d+)\s+MIG\s+(\S+)\s+(\d+)\*?\s+(\d+)\s+(\d+):(\d+)\s*\|?$")
 _PROFILE_ROW = re.compile(
-    r"^\|?\s*(\d+)\s+MIG\s+(\S+)\s+(\d+)\s+(\d+)/(\d+)\s+([\d.]+)\s+(?:Yes|No)\s+(\d+)\b.*$"
+    r"^\|?\s*(\d+)\s+MIG\s+(\S+)\s+(\d+)\s+(\d+)/(\d+)\s+(\d+(?:\.\d+)?)\s+(?:Yes|No)\s+(\d+)\b.*$"
 )
 _CI_PROFILE_ROW = re.compile(r"^\|?\s*(\d+)\s+(\d+)\s+MIG\s+(\S+)\s+(\d+)\*?\s+\d+/\d+\b.*$")
 _MORE_ROW = re.compile(r"^\|?[\s\d]+\|?$")  # second and third lines of a row: counts of engines
@@ -77,6 +77,7 @@ _SECTIONS = {
     "MIG devices:": "devices",
     "Processes:": "processes",
 }
+_LONGEST = 4000  # characters of a line; all fields of --query-gpu take two thousand
 _TABLES = {"instances", "profiles", "compute", "compute profiles", "devices"}
 
 
@@ -126,6 +127,9 @@ class _Reader:
 
     def take(self, number: int, line: str) -> None:
         """One line; the first reading that fits is the right one."""
+        if len(line) > _LONGEST:
+            self.refuse(number, f"{len(line)} characters are more than a line of nvidia-smi has")
+            return
         for reading in _READINGS:
             if reading(self, number, line):
                 self.after_border &= reading is _Reader._border
@@ -417,7 +421,7 @@ def _selection(command: str) -> Selection:
     if not chosen:
         return Selection(known=True)
     parts = chosen[1].split(",")
-    if all(p.isdigit() for p in parts):
+    if all(p.isdecimal() for p in parts):
         return Selection(known=True, only=frozenset(map(int, parts)))
     return Selection()
 

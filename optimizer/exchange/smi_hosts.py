@@ -116,7 +116,7 @@ def _opened(group: str) -> tuple[str, ...]:
             continue
         for span in bracket[2].split(","):
             first, _, last = span.partition("-")
-            if not first.isdigit() or not (last or first).isdigit():
+            if not first.isdecimal() or not (last or first).isdecimal():
                 return ()
             numbers = range(int(first), int(last or first) + 1)[:_MOST_GROUPED]
             names += [f"{bracket[1]}{n:0{len(first)}d}" for n in numbers]

@@ -100,7 +100,7 @@ class Query:
             return
         row = {k: v for k, v in row.items() if not v.startswith("[")}  # [N/A], [Not Supported]
         index = row.get("index")
-        if index is not None and not index.isdigit():
+        if index is not None and not index.isdecimal():
             refuse(number, f'"{index}" is no index of a GPU')
             return
         where = bus(row["pci.bus_id"]) if "pci.bus_id" in row else None
@@ -159,7 +159,7 @@ class Query:
             case ("FB Memory Usage", "Total") if not self.inside_mig:
                 found = re.match(r"(\d+) MiB", value)
                 gpu.memory_mib = int(found[1]) if found else None
-            case (_, "GPU Instance ID") if value.isdigit() and self.inside_mig:
+            case (_, "GPU Instance ID") if value.isdecimal() and self.inside_mig:
                 gpu.held = (gpu.held or set()) | {int(value)}
 
 
@@ -180,7 +180,7 @@ def _guessed(cells: list[str]) -> list[str]:
 def _column(cell: str, place: int) -> str | None:
     if _UUID.match(cell):
         return "uuid"
-    if place == 0 and cell.isdigit():
+    if place == 0 and cell.isdecimal():
         return "index"
     if re.match(r"\d+ MiB$", cell):
         return "memory.total"
@@ -223,7 +223,7 @@ def _read_log(root: ElementTree.Element, machine: Machine) -> None:
         gpu = machine.find(None, uuid, where, order)
         gpu.name = element.findtext("product_name") or gpu.name
         gpu.uuid, gpu.bus = uuid or gpu.uuid, where or gpu.bus
-        total = re.match(r"(\d+) MiB", element.findtext("fb_memory_usage/total") or "")
+        total = re.match(r"(\d{1,9}) MiB", element.findtext("fb_memory_usage/total") or "")
         if total:
             gpu.memory_mib = int(total[1])
         mode = element.findtext("mig_mode/current_mig")
@@ -233,9 +233,9 @@ def _read_log(root: ElementTree.Element, machine: Machine) -> None:
         devices = element.findall("mig_devices/mig_device")
         if gpu.mig and element.find("mig_devices") is not None:
             ids = [d.findtext("gpu_instance_id") or "" for d in devices]
-            gpu.held = {int(i) for i in ids if i.isdigit()}
+            gpu.held = {int(i) for i in ids if i.isdecimal() and len(i) < 7}
         for process in element.findall("processes/process_info"):
             inside = process.findtext("gpu_instance_id") or "N/A"
-            where_in = f" instance {inside}" if inside.isdigit() else ""
+            where_in = f" instance {inside}" if inside.isdecimal() else ""
             name, pid = process.findtext("process_name"), process.findtext("pid")
             gpu.processes.append(f"GPU {gpu.index}{where_in}: {name} (pid {pid})")

@@ -258,10 +258,13 @@ def test_profile_of_a_resource(resource, profile):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("8", 8), ("191450m", 191.45), ("2Ki", 2048), ("1.5Gi", 1.5 * 2**30), ("x", None), ("", None)],
+    [
+        *[("8", 8), ("191450m", 191.45), ("2Ki", 2048), ("1.5Gi", 1.5 * 2**30), ("2E", 2e18)],
+        *[("1e3", 1000), ("x", None), ("", None), (".", None), ("9" * 400, None)],
+    ],
 )
 def test_quantities(text, value):
-    assert quantity(text) == value
+    assert quantity(text) == (None if value is None else pytest.approx(value))
 
 
 @pytest.mark.parametrize(
