@@ -65,6 +65,16 @@ def launch(
         bool,
         typer.Option("--router", help="Give each deployment one address that stays as it moves."),
     ] = False,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Where the router listens, and reaches other nodes from: loopback only unless an "
+            "address is named, and then clients must bear a token.",
+            show_default=False,
+        ),
+    ] = None,
     rollback: Annotated[
         bool,
         typer.Option("--rollback", help="Undo the last rebalance, whole or half, step by step."),
@@ -144,6 +154,7 @@ def launch(
             deadline_s=deadline,
             known=known,
             router=router,
+            host=host,
         )
     except launching.PlanStale as differs:
         raise Stop(Code.DRIFTED, *str(differs).splitlines()) from differs
@@ -265,6 +276,8 @@ def _roll_back(
 
 
 def _show_result(result: "LaunchResult", output: Output) -> None:
+    from optimizer.launch.traffic import token_path
+
     _show_rows(list(result.rows), output)
     for failure in result.failed:
         step = f"step {failure.step}: " if failure.step else ""
@@ -274,7 +287,9 @@ def _show_result(result: "LaunchResult", output: Output) -> None:
     told = f"{len(result.ready)} of {len(result.rows)} replicas serve after {result.seconds:.0f} s"
     say(told, f"look: fleetslice status --run-dir {result.run_dir}")
     if result.endpoint is not None:
-        say(f"ask:  {result.endpoint}/DEPLOYMENT/v1")
+        token = token_path(result.run_dir)
+        bearing = "" if token is None else f", bearing the token in {token}"
+        say(f"ask:  {result.endpoint}/DEPLOYMENT/v1{bearing}")
     say(f"end:  fleetslice stop --run-dir {result.run_dir}")
 
 

@@ -26,7 +26,7 @@ class ReplicaActor:
 
     def report(self) -> Row:
         """A row of ``status``."""
-        return self._supervisor.report()
+        return {**self._supervisor.report(), "ray_node": ranks.seen_on_node()["node"]}
 
     def tail(self, lines: int = LINES_SHOWN) -> tuple[str, ...]:
         """The last lines of its engine's log."""

@@ -38,7 +38,10 @@ from optimizer.launch.values import (
 Watcher = Callable[[Event], None]
 
 DEADLINE_S = 600.0
-OUT_OF_REACH = "the router does not reach it: engines listen on their own node only"
+OUT_OF_REACH = (
+    "the router does not reach it: engines listen on their own node only; to reach other nodes "
+    "name an address for it with --host"
+)
 # A node's resources are one argument of Ray's; beyond this only what is launched is declared.
 DECLARED_MOST = 2000
 
@@ -57,6 +60,7 @@ def launch(
     patience: Patience | None = None,
     faults: Mapping[str, str] | None = None,
     router: bool = False,
+    host: str | None = None,
 ) -> LaunchResult:
     """Run each replica of the plan (of one tenant or deployment with ``only``) where it says.
 
@@ -69,7 +73,8 @@ def launch(
     ``status`` shows it, until ``stop``. ``engine`` is ``auto`` (the plan's engines) or
     ``simulated``; ``faults`` makes simulated engines fail, by replica id.
 
-    ``router`` gives every deployment one address that stays while its replicas move.
+    ``router`` gives every deployment one address that stays while its replicas move. It listens
+    on loopback; on ``host`` where one is named, and then asks for the token in the run folder.
 
     Raises LaunchRefused, with every reason, when nothing was started, and PlanStale when a
     rebalancing plan was made from something else than what runs. On an interruption it takes down
@@ -110,7 +115,8 @@ def launch(
                     cut(OnNodes(ray, journal), replicas, began + deadline_s)
                 work = _Launch(ray, run, specs, journal, tell, began + deadline_s)
                 result = work.carry_out(began, digest(plan))
-                endpoint, far = traffic.publish(ray, run.fleet, run.id, journal.live(), router)
+                how = traffic.asked(run, host) if router or host is not None else None
+                endpoint, far = traffic.publish(ray, run.fleet, run.id, journal.live(), how)
                 missed = tuple(Failure(name, OUT_OF_REACH) for name in far)
                 return replace(result, endpoint=endpoint, failed=(*result.failed, *missed))
 

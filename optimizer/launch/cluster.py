@@ -116,6 +116,7 @@ def absent(name: str, state: State, reason: str) -> Row:
         "last_log": "",
         "pid": None,
         "host": None,
+        "ray_node": None,
         "log_file": None,
         "fleet": fleet,
         "run": None,

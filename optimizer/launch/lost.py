@@ -92,7 +92,7 @@ def withdraw_lost(run_dir: Path | str) -> tuple[str, ...]:
                 left = {copy.spec.id for copy in journal.live()}
                 ids = tuple(r for r in run.replicas if r in left)
                 write(replace(run, replicas=ids))
-                traffic.publish(ray, run.fleet, run.id, journal.live(), create=False)
+                traffic.publish(ray, run.fleet, run.id, journal.live())
     return tuple(copy.spec.copy_name for copy in gone)
 
 

@@ -2,11 +2,12 @@
 
 ``http://HOST:PORT/<deployment>/v1/...`` goes to the copy of the deployment with the fewest requests
 in flight; ``/v1/...`` asks the request's ``model``. A copy that cannot be reached before it answers
-is passed over for another. Engines listen on the loopback interface of their nodes, so the router
-reaches those of its own node only.
+is passed over for another. Engines listen on the loopback interface of their nodes; those of other
+nodes are reached through a gate there, which is a router of copies that asks for a token.
 """
 
 import asyncio
+import hmac
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from optimizer.launch.simulated.http import (
 )
 
 CONNECT_S = 5.0
+# Of a gate's own answer, not of a copy's: who passed the request to it tries another copy.
+MISSED = "x-fleetslice-missed"
 # Headers of one connection, not of the request or answer.
 HOP = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding"})
 UNREACHABLE = (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError)
@@ -28,17 +31,27 @@ UNREACHABLE = (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError)
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A copy that serves, and where."""
+    """A copy that serves, and where; behind a gate under ``prefix``, with the gate's token."""
 
     name: str
     host: str
     port: int
+    prefix: str = ""
+    token: str | None = None
+
+
+class Missed(OSError):
+    """A gate does not reach the copy."""
 
 
 class Router:
-    """Forwards requests by a table that may change at any time."""
+    """Forwards requests by a table that may change at any time.
 
-    def __init__(self) -> None:
+    With a ``token`` only those who bear it are answered (``Authorization: Bearer TOKEN``).
+    """
+
+    def __init__(self, token: str | None = None) -> None:
+        self._token = token
         self._table: dict[str, tuple[Upstream, ...]] = {}
         self._busy: Counter[str] = Counter()
 
@@ -69,16 +82,21 @@ class Router:
 
     async def handle(self, request: Request) -> Response:
         """The answer of a copy, or why there is none."""
+        if self._token is not None:
+            if not _bears(request, self._token):
+                return as_error(401, "say who you are: Authorization: Bearer TOKEN")
+            kept = {n: v for n, v in request.headers.items() if n != "authorization"}
+            request = replace(request, headers=kept)
         deployment, request = self._meant(request)
         if deployment is None:
             known = ", ".join(sorted(self._table)) or "none"
-            return as_error(404, f"no such deployment; there are: {known}")
+            return as_error(404, f"no such deployment; there are: {known}", ((MISSED, "1"),))
         tried: set[str] = set()
         while True:
             free = [u for u in self._table.get(deployment, ()) if u.name not in tried]
             if not free:
                 why = f"no replica of {deployment} can be reached"
-                return as_error(503, why, (("Retry-After", "1"),))
+                return as_error(503, why, (("Retry-After", "1"), (MISSED, "1")))
             upstream = min(free, key=lambda u: self._busy[u.name])
             tried.add(upstream.name)
             self._busy[upstream.name] += 1
@@ -112,6 +130,11 @@ class Router:
         return (named if named in self._table else None), request
 
 
+def _bears(request: Request, token: str) -> bool:
+    said = request.headers.get("authorization", "").encode()
+    return hmac.compare_digest(said, f"Bearer {token}".encode())
+
+
 async def _forward(upstream: Upstream, request: Request) -> Response:
     """Send it on; the answer, of which a stream is passed on as it comes."""
     reader, writer = await asyncio.wait_for(
@@ -121,6 +144,8 @@ async def _forward(upstream: Upstream, request: Request) -> Response:
         writer.write(_head(upstream, request) + request.body)
         await writer.drain()
         status, headers = _read_head(await reader.readuntil(b"\r\n\r\n"))
+        if upstream.token is not None and MISSED in headers:
+            raise Missed(upstream.name)
         passed = tuple((n, v) for n, v in headers.items() if n not in (*HOP, "content-type"))
         answer = Response(
             status, b"", headers.get("content-type", "application/json"), passed, None, writer.close
@@ -136,8 +161,11 @@ async def _forward(upstream: Upstream, request: Request) -> Response:
 
 
 def _head(upstream: Upstream, request: Request) -> bytes:
-    lines = [f"{request.method} {request.path} HTTP/1.1", f"Host: {upstream.host}:{upstream.port}"]
+    path = upstream.prefix + request.path
+    lines = [f"{request.method} {path} HTTP/1.1", f"Host: {upstream.host}:{upstream.port}"]
     lines += [f"{name}: {value}" for name, value in request.headers.items() if name not in HOP]
+    if upstream.token is not None:
+        lines.append(f"Authorization: Bearer {upstream.token}")
     lines += [f"Content-Length: {len(request.body)}", "Connection: close"]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 

@@ -18,7 +18,8 @@ from optimizer.launch.processes import Process
 from optimizer.launch.values import LaunchRefused
 
 RECORD = "run.json"
-TOKEN = "token"
+TOKEN = "token"  # Ray's
+TRAFFIC_TOKEN = "traffic.token"  # of the router, where it listens beyond loopback
 HEAD_LOG = "head.log"
 LOGS = "logs"
 LOCK = "lock"
@@ -120,8 +121,8 @@ def write(run: Run) -> None:
 
 
 def forget(run: Run) -> None:
-    """Remove the record and the token; logs stay for people to read."""
-    for name in (RECORD, TOKEN):
+    """Remove the record and the tokens; logs stay for people to read."""
+    for name in (RECORD, TOKEN, TRAFFIC_TOKEN):
         with suppress(FileNotFoundError):
             (run.folder / name).unlink()
 

@@ -142,7 +142,7 @@ def _stop_replicas(
             if set(run.replicas) <= set(stopped):
                 traffic.end(ray, run.fleet, run.id)
             else:
-                traffic.publish(ray, run.fleet, run.id, journal.live(), create=False)
+                traffic.publish(ray, run.fleet, run.id, journal.live())
         notes = tuple(f"{replica} was gone already" for replica in sorted(gone, key=replica_order))
         others = run.embedded and _foreign(ray, set(names))
     if others:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -199,8 +200,8 @@ def test_a_crashed_engine_and_a_crashed_actor_come_back(put, tmp_path):
     os.kill(row()["pid"], signal.SIGKILL)
     assert until(lambda: row()["restarts"] == 1 and row()["state"] == "ready")
     engine = row()["pid"]
-    stat = Path(f"/proc/{engine}/stat").read_text()
-    parent = int(stat.rpartition(")")[2].split()[1])
+    said = Path(f"/proc/{engine}/stat").read_text()
+    parent = int(said.rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGKILL)
     assert until(lambda: row()["state"] == "ready" and row()["pid"] != engine, within_s=60)
     # The guard ends the orphan within its grace; nobody may have asked yet how it ended.
@@ -210,10 +211,10 @@ def test_a_crashed_engine_and_a_crashed_actor_come_back(put, tmp_path):
 def ended(pid: int) -> bool:
     """Whether a process is gone, or only waits for somebody to ask how it ended."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        said = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return stat.rpartition(")")[2].split()[0] == "Z"
+    return said.rpartition(")")[2].split()[0] == "Z"
 
 
 def test_strangers_are_left_alone(put, two_nodes, tmp_path):
@@ -332,3 +333,28 @@ def test_a_pipeline_over_two_nodes_lives_and_ends_as_one(put, two_nodes, tmp_pat
     with session(two_nodes.address, None, ours=False) as ray:
         states = {g["name"]: g["state"] for g in ray.util.placement_group_table().values()}
         assert states[name] == "REMOVED"
+
+
+def test_a_router_at_a_named_address_asks_for_its_token_and_reaches_every_node(put, tmp_path):
+    result = put(launch_plan([MIG_SLICES[0], WHOLE, SHARES[0]]), host="127.0.0.1")
+    assert not result.partial
+    token = tmp_path / "run" / "traffic.token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+    def status_of(deployment: str, **headers: str) -> int:
+        connection = http.client.HTTPConnection(urlsplit(result.endpoint).netloc, timeout=30)
+        said = [{"role": "user", "content": "hello"}]
+        body = {"model": deployment, "max_tokens": 2, "stream": True, "messages": said}
+        path = f"/{deployment}/v1/chat/completions"
+        connection.request("POST", path, json.dumps(body), headers)
+        answer = connection.getresponse()
+        whole = b"[DONE]" in answer.read()
+        connection.close()
+        return answer.status if whole or answer.status != 200 else 0
+
+    bearing = {"Authorization": f"Bearer {token.read_text().strip()}"}
+    for deployment in ("chat", "code", "vision"):  # on two nodes, neither of them the router's
+        assert status_of(deployment) == 401
+        assert status_of(deployment, **bearing) == 200
+    stop(tmp_path / "run")
+    assert not token.exists()

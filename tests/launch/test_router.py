@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 from optimizer.launch.router import Router, Upstream
 from optimizer.launch.simulated.http import Request, Response, as_json, serve_connection
@@ -59,6 +60,53 @@ def test_a_deployment_goes_by_its_path_or_its_model():
         assert router.in_flight("chat/0") == 0
         assert (await router.handle(request(COMPLETIONS, model="code"))).status == 503
         assert (await router.handle(request(COMPLETIONS, model="other"))).status == 404
+
+    asyncio.run(play())
+
+
+def test_only_who_bears_the_token_is_answered_and_no_copy_sees_it():
+    async def play():
+        seen = []
+
+        async def engine_asked(asked: Request) -> Response:
+            seen.append(asked.headers)
+            return as_json({})
+
+        router = Router("secret")
+        router.route({"chat": [Upstream("chat/0", "127.0.0.1", await engine(engine_asked))]})
+        asked = request(COMPLETIONS, model="chat")
+        assert (await router.handle(asked)).status == 401
+        for said, status in (("Bearer wrong", 401), ("secret", 401), ("Bearer secret", 200)):
+            headers = {**asked.headers, "authorization": said}
+            answer = await router.handle(replace(asked, headers=headers))
+            assert answer.status == status
+            await whole(answer)
+        [headers] = seen
+        assert "authorization" not in headers
+
+    asyncio.run(play())
+
+
+def test_a_copy_behind_a_gate_is_asked_with_its_token_or_passed_over():
+    async def play():
+        gate, router = Router("secret"), Router()
+        port, gate_port = await engine(echo), await engine(gate.handle)
+        behind = Upstream("toy/chat/0", "127.0.0.1", gate_port, "/toy%2Fchat%2F0", "secret")
+        router.route({"chat": [behind, Upstream("toy/chat/1", "127.0.0.1", port)]})
+        # The gate does not know it, then knows it at a port where nobody listens, then well.
+        gone = await asyncio.start_server(_hangs_up, "127.0.0.1", 0)
+        dead = gone.sockets[0].getsockname()[1]
+        gone.close()
+        for known in ({}, {"toy%2Fchat%2F0": [Upstream("toy/chat/0", "127.0.0.1", dead)]}):
+            gate.route(known)
+            answer = await router.handle(request(f"/chat{COMPLETIONS}", model="x"))
+            assert json.loads(await whole(answer))["path"] == COMPLETIONS
+        router.route({"chat": [behind]})
+        assert (await router.handle(request(f"/chat{COMPLETIONS}", model="x"))).status == 503
+        gate.route({"toy%2Fchat%2F0": [Upstream("toy/chat/0", "127.0.0.1", port)]})
+        answer = await router.handle(request(f"/chat{COMPLETIONS}", model="x"))
+        assert json.loads(await whole(answer))["path"] == COMPLETIONS
+        assert router.in_flight("toy/chat/0") == 0
 
     asyncio.run(play())
 
