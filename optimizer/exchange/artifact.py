@@ -10,6 +10,10 @@ from optimizer.domain.plan import Plan
 from optimizer.engines import Known
 
 Document = Mapping[str, Any]
+ONLY_LAYOUTS = (
+    "this says how GPUs are divided and not what runs on them: export kubernetes, ray-serve or "
+    "engines say that"
+)
 
 
 class CannotExport(Exception):

@@ -32,6 +32,10 @@ def export(source: Source) -> Export:
     claims = [
         _claim(source, p) for p in sorted({g.first.mig.profile for g in found if g.first.mig})
     ]
+    claims += [
+        _claim_whole(source, n)
+        for n in sorted({len(g.first.gpus) for g in found if not g.first.mig})
+    ]
     told = [*notes]
     if ours:
         told.append(
@@ -46,7 +50,12 @@ def export(source: Source) -> Export:
     if any(g.first.mig and g.strategy != "single" for g in found):
         told.append(
             "slices are asked of the device plugin (strategy mixed), which may give a replica any "
-            "slice of its profile on its node; dra.yaml has claim templates for clusters with DRA"
+            "slice of its profile on its node"
+        )
+    if claims:
+        told.append(
+            "dra.yaml has claim templates for clusters with DRA: name one in a pod's "
+            "resourceClaims in place of its nvidia.com/ resource"
         )
     artifacts = [Artifact("kubernetes.yaml", tuple(documents))]
     if claims:
@@ -172,8 +181,16 @@ def _claim(source: Source, profile: str) -> Document:
         "deviceClassName": "mig.nvidia.com",
         "selectors": [{"cel": {"expression": PROFILE.format(profile=profile)}}],
     }
-    request = {"name": "slice", "exactly": exactly}
     name = f"mig-{profile.replace('.', '-').replace('+', '-')}"
+    return _template(source, name, {"name": "slice", "exactly": exactly})
+
+
+def _claim_whole(source: Source, count: int) -> Document:
+    exactly = {"deviceClassName": "gpu.nvidia.com", "allocationMode": "ExactCount", "count": count}
+    return _template(source, f"gpu-{count}", {"name": "gpus", "exactly": exactly})
+
+
+def _template(source: Source, name: str, request: Document) -> Document:
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",

@@ -143,11 +143,16 @@ def _deployments(plan: Plan) -> Iterable[Sequence[object]]:
 
 
 def _replicas(plan: Plan) -> Iterable[Sequence[object]]:
-    yield ["replica", "deployment", "gpus", "mig_profile", "mig_start", "engine", "precision"]
+    head = ["replica", "deployment", "gpus", "mig_profile", "mig_start", "engine", "precision"]
+    yield [*head, "share_memory_mib", "share_bandwidth_gbs", "share_compute_fraction"]
     for r in sorted(plan.placement.replicas, key=lambda r: replica_order(r.id)):
         profile, start = (r.mig.profile, r.mig.start) if r.mig else ("", "")
         engine, precision = r.config.engine or "", r.config.precision or ""
-        yield [r.id, r.deployment, " ".join(r.gpus), profile, start, engine, precision]
+        share: list[object] = ["", "", ""]
+        if r.share is not None:
+            room = r.share
+            share = [room.memory_mib, room.bandwidth_mbs / 1000, room.compute_ppm / 1_000_000]
+        yield [r.id, r.deployment, " ".join(r.gpus), profile, start, engine, precision, *share]
 
 
 def _gpus(plan: Plan) -> Iterable[Sequence[object]]:

@@ -7,7 +7,7 @@ from typing import Any
 from optimizer.domain import words
 from optimizer.domain.placement import node_of
 from optimizer.domain.plan import GpuPlan
-from optimizer.exchange.artifact import Artifact, Document, Export, Source
+from optimizer.exchange.artifact import ONLY_LAYOUTS, Artifact, Document, Export, Source
 
 FORMAT = "mig-parted v1"
 PREFIX = "plan-"
@@ -92,6 +92,7 @@ def _notes(source: Source, configs: dict[str, list[Document]]) -> list[str]:
     notes = [
         "mig-parted rebuilds a GPU whole: drain the nodes first, or use `export nvidia-smi`, which "
         "changes instance by instance",
+        ONLY_LAYOUTS,
     ]
     free = [g.id for g in source.plan.gpus if _concerned(g) and _starts_open(source, g)]
     if free:

@@ -5,7 +5,13 @@ from itertools import groupby
 from optimizer.domain.gpu import Gpu, PlacedProfile
 from optimizer.domain.placement import node_of
 from optimizer.domain.plan import GpuPlan, Step
-from optimizer.exchange.artifact import Artifact, CannotExport, Export, Source
+from optimizer.exchange.artifact import (
+    ONLY_LAYOUTS,
+    Artifact,
+    CannotExport,
+    Export,
+    Source,
+)
 
 FORMAT = "nvidia-smi mig -cgi PROFILE:START"
 MIG_STEPS = ("set_mig_mode", "create_instance", "destroy_instance")
@@ -50,7 +56,7 @@ def export(source: Source) -> Export:
     for node, of_node in sorted(lines.items()):
         text = PREAMBLE.format(node=node) + "\n" + "\n".join(of_node) + "\n"
         scripts.append(Artifact(f"{node}.sh", text=text, executable=True))
-    notes = ["turning MIG on or off needs an idle GPU, and on A100 and A30 a reset"]
+    notes = ["turning MIG on or off needs an idle GPU, and on A100 and A30 a reset", ONLY_LAYOUTS]
     if not scripts:
         notes = ["no GPU of the plan changes its instances, so there is nothing to run"]
     return Export(FORMAT, tuple(scripts), tuple(notes))

@@ -52,9 +52,7 @@ def export_dynamo(source: Source) -> Export:
         if group.first.config.engine in DYNAMO_WORKERS:
             by_name.setdefault(group.deployment, []).append(group)
         else:
-            notes.append(
-                f"{group.name} is left out: no Dynamo worker of {group.first.config.engine}"
-            )
+            notes.append(f"{group.ids} left out: no Dynamo worker of {group.first.config.engine}")
     documents = tuple(_graph(source, name, members) for name, members in by_name.items())
     for name, members in by_name.items():
         if len(members) >= DYNAMO_MOST:

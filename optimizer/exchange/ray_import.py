@@ -1,5 +1,5 @@
-"""What runs on a Ray cluster to a State, and to Workloads of what others hold there: it may not move,
-and its room is nobody's to take."""
+"""What runs on a Ray cluster to a State; what others hold there to Workloads that may not move,
+and whose room is nobody's to take."""
 
 from collections.abc import Mapping
 from typing import Any

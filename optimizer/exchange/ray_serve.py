@@ -56,7 +56,7 @@ def _ours(source: Source) -> tuple[list[Group], list[str]]:
     others = [g for g in found if g.first.config.engine != "vllm"]
     for group in others:
         engine = group.first.config.engine
-        notes.append(f"{group.name} is left out: ray.serve.llm runs vLLM only, not {engine}")
+        notes.append(f"{group.ids} left out: ray.serve.llm runs vLLM only, not {engine}")
     kept = [g for g in found if g.first.config.engine == "vllm"]
     several = {g.deployment for g in kept if sum(o.deployment == g.deployment for o in kept) > 1}
     if several:

@@ -34,6 +34,12 @@ class Group:
         return self.replicas[0]
 
     @property
+    def ids(self) -> str:
+        """The replicas by name, and the verb of a sentence about them."""
+        ids = [r.id for r in self.replicas]
+        return f"{', '.join(ids)} {'is' if len(ids) == 1 else 'are'}"
+
+    @property
     def command(self) -> EngineCommand:
         """The engine's command line."""
         assert self.served is not None

@@ -26,7 +26,7 @@ def export(source: Source) -> Export:
     found, notes = groups(source)
     for group in found:
         if group.first.config.engine != "tensorrt-llm":
-            notes.append(f"{group.name} is left out: {group.first.config.engine} has no repository")
+            notes.append(f"{group.ids} left out: {group.first.config.engine} has no repository")
     ours = [g for g in found if g.first.config.engine == "tensorrt-llm"]
     artifacts = [Artifact(f"{g.name}/1/model.yaml", (_model(g),)) for g in ours]
     if ours:

@@ -109,10 +109,11 @@ def test_the_kinds_that_each_platform_gets(source):
     def kinds(name):
         return Counter(d["kind"] for d in manifests(source, name))
 
-    profiles = {r.mig.profile for r in source.plan.placement.replicas if r.mig and r.config.engine}
+    served = [r for r in source.plan.placement.replicas if r.config.engine]
+    kinds_of_device = {r.mig.profile if r.mig else len(r.gpus) for r in served}
     assert kinds("kubernetes") == {
         **{"Deployment": 4, "Service": 4, "PodDisruptionBudget": 4},
-        "ResourceClaimTemplate": len(profiles),
+        "ResourceClaimTemplate": len(kinds_of_device),
     }
     assert kinds("kuberay") == {"RayService": 1, "RayCluster": 1, "RayCronJob": 1}
     assert kinds("kserve") == {"InferenceService": 4}
@@ -409,6 +410,23 @@ def test_what_no_manifest_can_carry_is_said(source):
     notes = "\n".join(EXPORTERS["kubernetes"](source).notes)
     assert "vision/0 is left out: it takes a share of a GPU" in notes
     assert "legacy/0 is left out: no engine serves it" in notes
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_every_replica_is_written_or_told_of(source, name):
+    """A plan of slices, groups, whole GPUs and shares: nothing vanishes without a word."""
+    replicas = source.plan.placement.replicas
+    assert {bool(r.mig) for r in replicas} == {bool(r.share) for r in replicas} == {True, False}
+    assert {len(r.gpus) for r in replicas} == {1, 2}
+    found = EXPORTERS[name](source)
+    if any("not what runs on them" in note for note in found.notes):
+        return
+    notes, text = "\n".join(found.notes), "\n".join(_text(a, ("",)) for a in found.artifacts)
+    assert [
+        r.id
+        for r in replicas
+        if r.id not in notes and r.deployment not in text and dns_label(r.deployment) not in text
+    ] == []
 
 
 def test_an_engine_without_an_image_is_asked_for(source):
