@@ -306,8 +306,14 @@ def known(pod: kube.Object, allocated: Mapping[str, Claim]) -> bool:
     return all(name in allocated for name in _claim_names(pod))
 
 
+def claims_of_devices(pod: kube.Object, allocated: set[str]) -> set[str]:
+    """What the pod itself calls those claims."""
+    asked = [str(c.get("name")) for c in kube.entries(pod, "spec", "resourceClaims")]
+    return {name for name, full in zip(asked, _claim_names(pod), strict=False) if full in allocated}
+
+
 def _claim_names(pod: kube.Object) -> list[str]:
-    """``namespace/name`` of the pod's claims, those made of templates too."""
+    """``namespace/name`` of the pod's claims in its order, those made of templates too."""
     space = str(kube.at(pod, "metadata", "namespace") or "default")
     made = {
         str(s.get("name")): s.get("resourceClaimName")

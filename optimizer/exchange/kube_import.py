@@ -63,7 +63,8 @@ def import_kubernetes(given: Input) -> Import:
     replicas, empty = _placed(pods, nodes, pods_told)
     documents = [_fleet(given, nodes, told)]
     if any(n.layouts for n in nodes.values()) or replicas:
-        documents.append(_state(given, replicas, empty, nodes, pods_told, bool(raw_pods)))
+        claimed = sum(bool(p.held) for p in pods)
+        documents.append(_state(given, replicas, empty, nodes, pods_told, bool(raw_pods), claimed))
     wanted = _workloads(pods, nodes, pods_told)
     if wanted:
         documents.append(_workloads_document(given, wanted))
@@ -71,14 +72,26 @@ def import_kubernetes(given: Input) -> Import:
 
 
 def running_pods(given: Input) -> dict[str, kube.Object]:
-    """A running pod of each deployment, by the name that an import gives it. Raises CannotRead."""
+    """A running pod of each deployment, by the name that an import gives it. Raises CannotRead.
+
+    Of a pod that holds its devices by claims, those claims are left out: a plan gives it others.
+    """
     found, _ = kube.objects(given)
     told = Told()
     found = kube.once(found, told.left_out.append)
     nodes, allocated = _offered(found, given, told)
     raw_pods = [o for o in found if o.get("kind") == "Pod" and _lives(o)]
     pods = _pods(raw_pods, nodes, allocated, told)
-    return {pod.deployment: pod.raw for pod in reversed(pods)}
+    return {pod.deployment: _unclaimed(pod) for pod in reversed(pods)}
+
+
+def _unclaimed(pod: _Pod) -> kube.Object:
+    if not pod.held:
+        return pod.raw
+    gone = dra.claims_of_devices(pod.raw, set(pod.claims))
+    spec = dict(kube.mapping(pod.raw, "spec"))
+    kept = [c for c in kube.entries(spec, "resourceClaims") if c.get("name") not in gone]
+    return {**pod.raw, "spec": {**spec, "resourceClaims": kept}}
 
 
 def _offered(
@@ -194,7 +207,7 @@ def _claimed(
         why = "its claim holds devices of another node"
     elif held and asked.devices and kube.at(raw, "status", kube.EXTENDED) is None:
         why = "holds devices both by a claim and of the device plugin"
-    return held if not why else (), tuple(c.name for c in found), why
+    return held if not why else (), tuple(c.name for c in found if c.devices), why
 
 
 def _shape_of(held: tuple[dra.Device, ...]) -> tuple[Shape | None, str]:
@@ -384,6 +397,7 @@ def _state(
     nodes: Mapping[str, KubeNode],
     told: Told,
     any_pods: bool,
+    claimed: int,
 ) -> Imported:
     data: dict[str, Any] = {"kind": "State", "version": 1, "fleet": given.name}
     data["replicas"] = replicas
@@ -391,7 +405,7 @@ def _state(
     unsaid = []
     if not any_pods:
         unsaid.append("what runs: no pod was among the files, so every instance stands empty")
-    if replicas:
+    if len(replicas) > claimed:
         unsaid.append(
             "which device of its kind each pod holds: one of its node is named; pods of one node "
             "and kind are alike to a plan"

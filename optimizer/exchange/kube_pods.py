@@ -14,13 +14,35 @@ _ADDED_TAINTS = {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable
 _TOKEN = "kube-api-access-"
 
 
+CLAIM = "gpu"  # what a pod calls the claim on its devices
+
+
+def claims(pod: kube.Object) -> bool:
+    """Whether the pod holds devices by claims: containers name some that its spec lacks by now."""
+    return any(_claiming(pod, c) for c in kube.entries(pod, "spec", "containers"))
+
+
+def _claiming(pod: kube.Object, container: kube.Object) -> bool:
+    there = {c.get("name") for c in kube.entries(pod, "spec", "resourceClaims")}
+    return any(c.get("name") not in there for c in kube.entries(container, "resources", "claims"))
+
+
 def pod_spec(
-    pod: kube.Object, resource: tuple[str, int], selects: Mapping[str, str]
+    pod: kube.Object, resource: tuple[str, int], selects: Mapping[str, str], template: str = ""
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Labels and spec of a template that asks for that resource on the nodes it selects."""
+    """Labels and spec of a template that asks for that resource on the nodes it selects.
+
+    A pod that holds devices by claims (DRA) claims by ``template`` instead.
+    """
     labels = kube.mapping(pod, "metadata", "labels")
     spec = {k: v for k, v in kube.mapping(pod, "spec").items() if k not in _ADDED}
-    spec["containers"] = [_container(c, resource) for c in kube.entries(pod, "spec", "containers")]
+    spec["containers"] = [
+        _claimant(c, spec) if _claiming(pod, c) else _container(c, resource)
+        for c in kube.entries(pod, "spec", "containers")
+    ]
+    if claims(pod):
+        mine = {"name": CLAIM, "resourceClaimTemplateName": template}
+        spec["resourceClaims"] = [*kube.entries(pod, "spec", "resourceClaims"), mine]
     if "initContainers" in spec:
         spec["initContainers"] = [_mounts(c) for c in kube.entries(pod, "spec", "initContainers")]
     volumes = kube.entries(pod, "spec", "volumes")
@@ -30,6 +52,18 @@ def pod_spec(
     spec["nodeSelector"] = {**kube.mapping(pod, "spec", "nodeSelector"), **selects}
     plain = {k: v for k, v in spec.items() if v not in ([], {}, None)}
     return {k: v for k, v in labels.items() if k not in _ADDED_LABELS}, plain
+
+
+def _claimant(container: kube.Object, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The container with the plan's claim in place of the one it held."""
+    there = {c.get("name") for c in kube.entries(spec, "resourceClaims")}
+    kept = [c for c in kube.entries(container, "resources", "claims") if c.get("name") in there]
+    found = _mounts(container)
+    found["resources"] = {
+        **kube.mapping(container, "resources"),
+        "claims": [*kept, {"name": CLAIM}],
+    }
+    return found
 
 
 def _container(container: kube.Object, resource: tuple[str, int]) -> dict[str, Any]:

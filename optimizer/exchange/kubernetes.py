@@ -4,7 +4,7 @@ from typing import Any
 
 from optimizer.exchange.artifact import Artifact, Document, Export, Source
 from optimizer.exchange.kube_names import dns_label, label_value
-from optimizer.exchange.kube_pods import owner_text, pod_spec
+from optimizer.exchange.kube_pods import claims, owner_text, pod_spec
 from optimizer.exchange.serving import PORT, Group, groups, image
 
 FORMAT = "apps/v1, policy/v1, resource.k8s.io/v1"
@@ -29,13 +29,8 @@ def export(source: Source) -> Export:
     ours = dict.fromkeys(g.deployment for g in found if g.served is not None)
     for name in ours:
         documents += [_service(source, name), _budget(source, name)]
-    claims = [
-        _claim(source, p) for p in sorted({g.first.mig.profile for g in found if g.first.mig})
-    ]
-    claims += [
-        _claim_whole(source, n)
-        for n in sorted({len(g.first.gpus) for g in found if not g.first.mig})
-    ]
+    made = {(_claims_in(source, g), _claim_name(g)): g for g in found}
+    templates = [_claim(space, name, made[space, name]) for space, name in sorted(made)]
     told = [*notes]
     if ours:
         told.append(
@@ -47,19 +42,22 @@ def export(source: Source) -> Export:
             f"{name}: once its new pods are ready, delete {owner_text(source.pods[name])}, which "
             "ran it; its Service and disruption budget stay"
         )
-    if any(g.first.mig and g.strategy != "single" for g in found):
+    claiming = sorted(n for n, pod in source.pods.items() if claims(pod))
+    if claiming:
+        told.append(f"{', '.join(claiming)}: claims by the templates of dra.yaml; apply it first")
+    if any(g.first.mig and g.strategy != "single" and g.deployment not in claiming for g in found):
         told.append(
             "slices are asked of the device plugin (strategy mixed), which may give a replica any "
             "slice of its profile on its node"
         )
-    if claims:
+    if templates and not claiming:
         told.append(
             "dra.yaml has claim templates for clusters with DRA: name one in a pod's "
             "resourceClaims in place of its nvidia.com/ resource"
         )
     artifacts = [Artifact("kubernetes.yaml", tuple(documents))]
-    if claims:
-        artifacts.append(Artifact("dra.yaml", tuple(claims)))
+    if templates:
+        artifacts.append(Artifact("dra.yaml", tuple(templates)))
     return Export(FORMAT, tuple(artifacts), tuple(told))
 
 
@@ -84,7 +82,7 @@ def _deployment(source: Source, group: Group) -> Document:
     if group.served is None:  # its own labels stay: its Service selects by them
         pod = source.pods[group.deployment]
         meta["namespace"] = pod["metadata"].get("namespace", source.namespace)
-        own, spec = pod_spec(pod, group.resource, selects)
+        own, spec = pod_spec(pod, group.resource, selects, _claim_name(group))
     else:
         own = {NAME: label_value(group.deployment)}
         spec = pod_of(source, group)
@@ -176,24 +174,33 @@ def _budget(source: Source, name: str) -> Document:
     }
 
 
-def _claim(source: Source, profile: str) -> Document:
-    exactly = {
-        "deviceClassName": "mig.nvidia.com",
-        "selectors": [{"cel": {"expression": PROFILE.format(profile=profile)}}],
+def _claims_in(source: Source, group: Group) -> str:
+    """The namespace of the group's pods: a claim's template must lie there."""
+    if group.served is not None:
+        return source.namespace
+    return str(source.pods[group.deployment]["metadata"].get("namespace", source.namespace))
+
+
+def _claim_name(group: Group) -> str:
+    """``mig-3g-40gb`` or ``gpu-2``: one template for each kind of device."""
+    mig = group.first.mig
+    if mig is None:
+        return f"gpu-{len(group.first.gpus)}"
+    return f"mig-{mig.profile.replace('.', '-').replace('+', '-')}"
+
+
+def _claim(namespace: str, name: str, group: Group) -> Document:
+    exactly: dict[str, Any] = {
+        "deviceClassName": "gpu.nvidia.com",
+        "allocationMode": "ExactCount",
+        "count": len(group.first.gpus),
     }
-    name = f"mig-{profile.replace('.', '-').replace('+', '-')}"
-    return _template(source, name, {"name": "slice", "exactly": exactly})
-
-
-def _claim_whole(source: Source, count: int) -> Document:
-    exactly = {"deviceClassName": "gpu.nvidia.com", "allocationMode": "ExactCount", "count": count}
-    return _template(source, f"gpu-{count}", {"name": "gpus", "exactly": exactly})
-
-
-def _template(source: Source, name: str, request: Document) -> Document:
+    if group.first.mig is not None:
+        chosen = {"cel": {"expression": PROFILE.format(profile=group.first.mig.profile)}}
+        exactly = {"deviceClassName": "mig.nvidia.com", "selectors": [chosen]}
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
-        "metadata": {"name": name, "namespace": source.namespace},
-        "spec": {"spec": {"devices": {"requests": [request]}}},
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"spec": {"devices": {"requests": [{"name": "device", "exactly": exactly}]}}},
     }

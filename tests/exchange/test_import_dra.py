@@ -7,7 +7,8 @@ import pytest
 
 from optimizer.documents import catalogue
 from optimizer.exchange import CannotRead, File, Input
-from optimizer.exchange.kube_import import import_kubernetes
+from optimizer.exchange.kube_import import import_kubernetes, running_pods
+from optimizer.exchange.kube_pods import pod_spec
 
 GPUS = catalogue().gpus.all()
 DRIVER = "gpu.nvidia.com"
@@ -185,6 +186,28 @@ def test_older_objects_and_other_drivers():
     channel = slices({"name": "channel-0"}, driver="compute-domain.nvidia.com", name="imex")
     kinds, _ = read(slices(basic, generation=2), stale, channel)
     assert kinds["Fleet"]["nodes"][0]["gpus"] == 1
+
+
+def test_a_template_claims_what_the_plan_gives():
+    """Claims on other drivers' devices stay, the one on the old device goes."""
+    asks = pod("p-0", "c1", "channel")
+    asks["spec"]["containers"][0]["resources"] = {"claims": [{"name": "c0"}, {"name": "c1"}]}
+    objects = [
+        slices(whole(0)),
+        claim("c1", "gpu-0"),
+        claim("channel", "channel-0", driver="compute-domain.nvidia.com"),
+        asks,
+    ]
+    text = json.dumps({"kind": "List", "items": objects})
+    given = Input((File("all.json", text),), GPUS, parse=lambda file: [])
+    running = running_pods(given)["p-0"]
+    _, spec = pod_spec(running, ("nvidia.com/mig-3g.40gb", 1), {}, "mig-3g-40gb")
+    assert spec["resourceClaims"] == [
+        {"name": "c1", "resourceClaimName": "channel"},
+        {"name": "gpu", "resourceClaimTemplateName": "mig-3g-40gb"},
+    ]
+    (container,) = spec["containers"]
+    assert container["resources"] == {"claims": [{"name": "c1"}, {"name": "gpu"}]}
 
 
 @pytest.mark.parametrize(
