@@ -4,6 +4,7 @@ Nothing is changed before the phase ``launch``, so a night cut short before it b
 what runs; in it the launch's own journal goes on, or back; after it only the report is missing.
 """
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -30,6 +31,7 @@ SAME_NIGHT_H = 12.0
 PLANS_MOST = 3
 # Less free room than that, and reports and journals might not be written to their end.
 ROOM_MIB = 64
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Tell = Callable[[str], None]
 Now = Callable[[], datetime]
@@ -68,9 +70,10 @@ def _check_room(runs: Path) -> None:
 
 
 def _full(error: OSError) -> tuple[str, ...]:
+    mended = "make room" if error.errno in FULL else "mend that"
     return (
-        "nothing was changed that the night's journal does not know; make room, then start it "
-        "again: it goes on where it was",
+        "nothing was changed that the journals do not know of",
+        f"{mended}, then start it again: it goes on where it was",
     )
 
 
@@ -391,7 +394,9 @@ class _Night:
 
     def _report(self, ending: Ending) -> None:
         folder = self.record.folder
-        plan = read_plan(self.record.plan_path) if self.record.plan_path.exists() else None
+        made = self.record.plan_sha256
+        whole = made is not None and sha256(self.record.plan_path) == made
+        plan = read_plan(self.record.plan_path) if whole else None
         data = summary.data(self.record, self.notes, self.failed, self.simulated)
         from optimizer.report.night import night_html, night_markdown
 

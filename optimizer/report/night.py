@@ -28,7 +28,7 @@ def night_markdown(night: Night, plan: Plan | None) -> str:
     phases = [(p["phase"], p["began"], p["told"]) for p in night["phases"]]
     parts += ["", "## Phases", "", _table(("phase", "began", "what came of it"), phases)]
     if plan is not None:
-        parts += ["", _lower(markdown(plan))]
+        parts += ["", markdown(plan)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -61,8 +61,3 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _lower(text: str) -> str:
-    """The plan's headings one level down, under the night's."""
-    return "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines())
