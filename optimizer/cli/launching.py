@@ -75,6 +75,10 @@ def launch(
             show_default=False,
         ),
     ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Also a Ray Serve application for each deployment."),
+    ] = False,
     rollback: Annotated[
         bool,
         typer.Option("--rollback", help="Undo the last rebalance, whole or half, step by step."),
@@ -155,6 +159,7 @@ def launch(
             known=known,
             router=router,
             host=host,
+            serve=serve,
         )
     except launching.PlanStale as differs:
         raise Stop(Code.DRIFTED, *str(differs).splitlines()) from differs
@@ -289,7 +294,7 @@ def _show_result(result: "LaunchResult", output: Output) -> None:
     if result.endpoint is not None:
         token = token_path(result.run_dir)
         bearing = "" if token is None else f", bearing the token in {token}"
-        say(f"ask:  {result.endpoint}/DEPLOYMENT/v1{bearing}")
+        say(f"ask:  {result.serve or result.endpoint}/DEPLOYMENT/v1{bearing}")
     say(f"end:  fleetslice stop --run-dir {result.run_dir}")
 
 

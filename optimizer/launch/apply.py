@@ -10,7 +10,7 @@ from typing import Any
 from optimizer.domain.placement import Replica
 from optimizer.domain.plan import Plan
 from optimizer.engines import Known
-from optimizer.launch import actor, cluster, head, rebalance, traffic
+from optimizer.launch import actor, applications, cluster, head, rebalance, traffic
 from optimizer.launch.acts import digest, rebalances
 from optimizer.launch.carry import GIVE_UP_RESTARTS, LOOK_EVERY_S
 from optimizer.launch.cluster import Running
@@ -61,6 +61,7 @@ def launch(
     faults: Mapping[str, str] | None = None,
     router: bool = False,
     host: str | None = None,
+    serve: bool = False,
 ) -> LaunchResult:
     """Run each replica of the plan (of one tenant or deployment with ``only``) where it says.
 
@@ -75,6 +76,7 @@ def launch(
 
     ``router`` gives every deployment one address that stays while its replicas move. It listens
     on loopback; on ``host`` where one is named, and then asks for the token in the run folder.
+    ``serve``: each deployment is also a Ray Serve application, which passes on to the router.
 
     Raises LaunchRefused, with every reason, when nothing was started, and PlanStale when a
     rebalancing plan was made from something else than what runs. On an interruption it takes down
@@ -88,6 +90,8 @@ def launch(
     if by_steps and only is not None:
         raise LaunchRefused("a rebalancing plan is carried out whole: --only cannot go with it")
     replicas = select(plan, only)
+    if serve:
+        applications.check()
     if engine != SIMULATED and address is None:
         cluster.check_engines_here()  # before all else that real engines would lack
     tell = progress or _silent
@@ -115,8 +119,15 @@ def launch(
                     cut(OnNodes(ray, journal), replicas, began + deadline_s)
                 work = _Launch(ray, run, specs, journal, tell, began + deadline_s)
                 result = work.carry_out(began, digest(plan))
-                how = traffic.asked(run, host) if router or host is not None else None
-                endpoint, far = traffic.publish(ray, run.fleet, run.id, journal.live(), how)
+                wanted = router or serve or host is not None
+                how = traffic.asked(run, host) if wanted else None
+                copies = journal.live()
+                endpoint, far = traffic.publish(ray, run.fleet, run.id, copies, how)
+                if serve and how is not None:
+                    names = {copy.spec.deployment for copy in copies}
+                    run, at = applications.publish(ray, read(folder) or run, names, how)
+                    write(run)
+                    result = replace(result, serve=at)
                 missed = tuple(Failure(name, OUT_OF_REACH) for name in far)
                 return replace(result, endpoint=endpoint, failed=(*result.failed, *missed))
 

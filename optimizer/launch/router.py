@@ -101,7 +101,7 @@ class Router:
             tried.add(upstream.name)
             self._busy[upstream.name] += 1
             try:
-                answer = await _forward(upstream, request)
+                answer = await forward(upstream, request)
             except UNREACHABLE:
                 self._busy[upstream.name] -= 1
                 continue
@@ -135,7 +135,7 @@ def _bears(request: Request, token: str) -> bool:
     return hmac.compare_digest(said, f"Bearer {token}".encode())
 
 
-async def _forward(upstream: Upstream, request: Request) -> Response:
+async def forward(upstream: Upstream, request: Request) -> Response:
     """Send it on; the answer, of which a stream is passed on as it comes."""
     reader, writer = await asyncio.wait_for(
         asyncio.open_connection(upstream.host, upstream.port, limit=HEAD_BYTES), CONNECT_S

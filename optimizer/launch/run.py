@@ -36,6 +36,8 @@ class Run:
     head: Process | None = None
     temp: str | None = None
     replicas: tuple[str, ...] = ()
+    applications: tuple[str, ...] = ()  # of Ray Serve
+    serve_ours: bool = False  # whether Serve was started for them
 
     @property
     def embedded(self) -> bool:
@@ -100,7 +102,11 @@ def read(folder: Path) -> Run | None:
         said = json.loads(path.read_text(encoding="utf-8"))
         head = said.pop("head")
         return Run(
-            **{**said, "replicas": tuple(said["replicas"])},
+            **{
+                **said,
+                "replicas": tuple(said["replicas"]),
+                "applications": tuple(said.get("applications", ())),
+            },
             folder=folder,
             head=None if head is None else Process(**head),
         )

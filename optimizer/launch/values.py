@@ -186,6 +186,7 @@ class LaunchResult:
     done: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
     endpoint: str | None = None  # of the router: before /<deployment>/v1
+    serve: str | None = None  # of Ray Serve: the same
 
     @property
     def ready(self) -> tuple[str, ...]:

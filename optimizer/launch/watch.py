@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.domain.placement import replica_order
-from optimizer.launch import actor, cluster, head, processes, traffic
+from optimizer.launch import actor, applications, cluster, head, processes, traffic
 from optimizer.launch.apply import Watcher, end_actors
 from optimizer.launch.journal import LIVE, CopyState, Journal, peek
 from optimizer.launch.run import Run, find, forget, locked, read, the_run, write
@@ -140,6 +140,7 @@ def _stop_replicas(
                         actor.end(ray, copy.spec.actor_name, None)
                     journal.set_copy(copy.spec.id, copy.spec.generation, CopyState.GONE)
             if set(run.replicas) <= set(stopped):
+                applications.end(ray, run)
                 traffic.end(ray, run.fleet, run.id)
             else:
                 traffic.publish(ray, run.fleet, run.id, journal.live())

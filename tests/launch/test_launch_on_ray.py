@@ -358,3 +358,25 @@ def test_a_router_at_a_named_address_asks_for_its_token_and_reaches_every_node(p
         assert status_of(deployment, **bearing) == 200
     stop(tmp_path / "run")
     assert not token.exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Serve's own making
+def test_each_deployment_is_a_serve_application_that_goes_with_the_run(put, two_nodes, tmp_path):
+    result = put(launch_plan([MIG_SLICES[0], WHOLE]), serve=True)
+    assert not result.partial
+    for deployment in ("chat", "code"):
+        for stream in (False, True):
+            connection = http.client.HTTPConnection(urlsplit(result.serve).netloc, timeout=30)
+            said = [{"role": "user", "content": "hello"}]
+            body = {"model": deployment, "max_tokens": 3, "stream": stream, "messages": said}
+            path = f"/{deployment}/v1/chat/completions"
+            connection.request("POST", path, json.dumps(body))
+            answer = connection.getresponse()
+            text = answer.read()
+            connection.close()
+            assert answer.status == 200, text
+            assert (b"[DONE]" in text) is stream
+    assert read(tmp_path / "run").applications == ("toy.chat", "toy.code")
+    stop(tmp_path / "run")
+    with session(two_nodes.address, None, ours=False) as ray:
+        assert ray.util.list_named_actors(all_namespaces=True) == []
