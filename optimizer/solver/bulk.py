@@ -16,7 +16,7 @@ from ortools.linear_solver import pywraplp
 from ortools.math_opt.python import mathopt
 
 from optimizer.domain.problem import missing_ppm
-from optimizer.solver import scip
+from optimizer.solver import ear, scip
 from optimizer.solver.master import Bound, Floats, Master
 from optimizer.solver.packing import Counts, Packer
 from optimizer.solver.pricing import Mix
@@ -128,14 +128,14 @@ def _integer(
                 rows[r].set_coefficient(x, coefficient)
         for row, part in extra.get(index, ()):
             row.set_coefficient(x, part)
-    result = mathopt.solve(
-        model,
-        mathopt.SolverType.HIGHS,
-        params=mathopt.SolveParameters(
-            time_limit=timedelta(seconds=max(1.0, seconds)),
-            node_limit=NODES,
-            relative_gap_tolerance=MIP_GAP,
-        ),
+    params = mathopt.SolveParameters(
+        time_limit=timedelta(seconds=max(1.0, seconds)),
+        node_limit=NODES,
+        relative_gap_tolerance=MIP_GAP,
+    )
+    # HiGHS takes no interrupt: the first is answered when it ends by itself, the second at once.
+    result = ear.beside(
+        lambda: mathopt.solve(model, mathopt.SolverType.HIGHS, params=params), lambda: None
     )
     if not result.has_primal_feasible_solution():
         return None

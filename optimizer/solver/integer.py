@@ -1,6 +1,5 @@
 """Lexicographic search with CP-SAT: each level carries its bound into the next."""
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,11 +9,14 @@ from typing import Any
 from ortools.sat.python import cp_model
 
 from optimizer.domain.outcome import Limits, Objective, Progress
+from optimizer.solver import ear
 from optimizer.solver.formulation import Expr, Formulation
 
 # Logical workers: fixed, because CP-SAT's answer depends on their number, and interleaved, so that
 # it does not depend on the machine's cores.
 LOGICAL_WORKERS = 8
+LEAST_S = 0.1  # CP-SAT may crash in less: it then unfolds a solution that it has not found
+NOTHING_KNOWN = -(10**18)  # as a bound
 LARGEST_BOUND = 1e17  # beyond it a bound says that nothing is known, or that nothing is possible
 
 
@@ -41,14 +43,19 @@ class Clock:
     started: float = field(default_factory=time.monotonic)
     effort_spent: float = 0.0
     timed_out: bool = False
-    interrupted: bool = False
     kept_back_s: float = 0.0  # of the safety stop, for what must come after
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the safety stop."""
-        left = self.limits.time_limit_s - (time.monotonic() - self.started)
-        return left - self.kept_back_s
+        """Seconds until the safety stop; after an interrupt, what is left of its grace."""
+        left = self.limits.time_limit_s - (time.monotonic() - self.started) - self.kept_back_s
+        grace = ear.grace_left_s()
+        return left if grace is None else min(left, grace)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the search is to end with what it has."""
+        return ear.heard()
 
 
 @dataclass(slots=True)
@@ -98,27 +105,21 @@ def run(
     scale: int = 1,
 ) -> Answer:
     """One CP-SAT run, interruptible, within deterministic ``effort`` and the safety stop."""
+    if clock.seconds_left < LEAST_S:
+        clock.timed_out |= not clock.interrupted
+        return Answer(cp_model.UNKNOWN, [], 0, NOTHING_KNOWN)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = LOGICAL_WORKERS
     solver.parameters.interleave_search = True
     solver.parameters.random_seed = clock.limits.seed
     solver.parameters.max_deterministic_time = max(0.05, effort)
-    solver.parameters.max_time_in_seconds = max(0.1, clock.seconds_left)
+    solver.parameters.max_time_in_seconds = clock.seconds_left
     solver.parameters.relative_gap_limit = gap
     solver.parameters.catch_sigint_signal = False
     watcher = _Watcher(phase, clock.report, scale) if model.has_objective() else None
     if watcher is not None:
         solver.best_bound_callback = watcher.on_bound
-    box: list[Any] = []
-    thread = threading.Thread(target=lambda: box.append(solver.solve(model, watcher)), daemon=True)
-    thread.start()
-    while thread.is_alive():
-        try:
-            thread.join(0.2)
-        except KeyboardInterrupt:
-            clock.interrupted = True
-            solver.stop_search()
-    status = box[0]
+    status: Any = ear.beside(lambda: solver.solve(model, watcher), solver.stop_search)
     response = solver.response_proto
     clock.effort_spent += response.deterministic_time
     if status not in (cp_model.OPTIMAL, cp_model.INFEASIBLE) and clock.seconds_left <= 0.05:
@@ -135,7 +136,7 @@ def run(
 def _ceil(bound: float) -> int:
     """Smallest integer not below a float bound, forgiving its rounding noise."""
     if bound != bound or abs(bound) > LARGEST_BOUND:
-        return -(10**18)
+        return NOTHING_KNOWN
     return -int(-(bound - 1e-6) // 1)
 
 

@@ -20,7 +20,7 @@ from ortools.sat.python import cp_model
 from optimizer.domain.problem import capacity_mrps, missing_ppm
 from optimizer.domain.units import PPM, ceil_div
 from optimizer.domain.workload import Deployment
-from optimizer.solver import scip
+from optimizer.solver import ear, scip
 from optimizer.solver.formulation import Expr, Formulation
 from optimizer.solver.packing import Counts, Packed, Packer
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
@@ -313,6 +313,8 @@ class Master:
                 if not added and asked_at is not duals:
                     added += self._generate(program, duals, duals, best, exact=True)
             best.program = program.value
+            if ear.heard():
+                break
             close = program.value - best.value <= TOLERANCE * max(1.0, abs(program.value))
             if not added or (close and many) or not on_round(best):
                 break

@@ -12,6 +12,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.units import MIB_PER_GIB
 from optimizer.solver.columns import fine_sites
+from optimizer.solver.ear import listening
 from optimizer.solver.formulation import Expr, Formulation, build, total
 from optimizer.solver.integer import Clock, Level, Search, priorities
 from optimizer.solver.measure import disruption_mib
@@ -31,6 +32,7 @@ class Worth:
     horizon_hours: float
 
 
+@listening()
 def rebalance_within(
     problem: PlacementProblem,
     limits: Limits,

@@ -1,10 +1,8 @@
 """SCIP with an ear for interrupts: its own handler would take Ctrl-C for itself and go on."""
 
-import threading
-
 from ortools.linear_solver import pywraplp
 
-POLL_S = 0.2
+from optimizer.solver import ear
 
 
 def solve(
@@ -12,21 +10,12 @@ def solve(
 ) -> bool:
     """Run within so many nodes of the tree; ``seconds`` is the safety stop. Whether it found any.
 
-    A solution of at most ``enough`` ends the run. An interrupt ends it too, and is raised on.
+    A solution of at most ``enough`` ends the run. An interrupt ends it too.
     """
-    settings = [f"limits/nodes = {nodes}", "misc/catchctrlc = FALSE"]
+    settings = [f"limits/nodes = {nodes}", "misc/catchctrlc = FALSE", "timing/clocktype = 2"]
     if enough is not None:
         settings.append(f"limits/primal = {enough!r}")
     solver.SetSolverSpecificParametersAsString("\n".join([*settings, ""]))
     solver.SetTimeLimit(max(100, int(seconds * 1000)))
-    status: list[int] = []
-    thread = threading.Thread(target=lambda: status.append(solver.Solve()), daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(POLL_S)
-    except KeyboardInterrupt:
-        solver.InterruptSolve()
-        thread.join()
-        raise
-    return status[0] in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE)
+    status = ear.beside(solver.Solve, solver.InterruptSolve)
+    return status in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE)

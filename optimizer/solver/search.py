@@ -13,6 +13,7 @@ from optimizer.domain.problem import PlacementProblem
 from optimizer.solver.certificate import certificate
 from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.deal import deal
+from optimizer.solver.ear import listening
 from optimizer.solver.formulation import Expr, build, total
 from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
 from optimizer.solver.large import counted_levels, few_ways, is_large, solve_large
@@ -25,6 +26,7 @@ KEPT_FOR_WHERE = 0.3  # of the safety stop
 UNMET, PRICE, DISRUPTION, STRANDED = "unmet", "price_per_hour", "disruption", "stranded"
 
 
+@listening()
 def solve(
     problem: PlacementProblem,
     limits: Limits,
@@ -107,7 +109,9 @@ def _where(problem: PlacementProblem, clock: Clock, what: What) -> tuple[Search,
             answer = _placed_at_all(search, disruption, effort * 0.4)
         if search.found:
             return search, at_coarse + search.levels
-        if not answer.impossible and not clock.interrupted:
+        if clock.interrupted:
+            return search, []
+        if not answer.impossible:
             clock.report(Progress("where: the counts could not be placed in time"))
         f = build(problem, fine_sites(problem))
     search = Search(f, clock)
@@ -204,11 +208,15 @@ def _outcome(
     problem: PlacementProblem, clock: Clock, found: Placement, levels: list[Level]
 ) -> Outcome:
     objectives = []
-    counted = {(c.name, c.priority): c.value for c in counted_levels(problem, found)}
-    for level in levels:
+    reached = {(level.name, level.priority): level for level in levels}
+    sound = True  # a bound holds while all levels before it were reached
+    for counted in counted_levels(problem, found):
+        level = reached.get((counted.name, counted.priority))
+        sound &= level is not None
         # A search cut short may have placed better than its slack variables admit.
-        value = min(level.value, counted.get((level.name, level.priority), level.value))
-        objectives.append(Objective(level.name, value, min(level.bound, value), level.priority))
+        value = min(level.value, counted.value) if level else counted.value
+        bound = min(level.bound, value) if level and sound else 0
+        objectives.append(Objective(counted.name, value, bound, counted.priority))
     objectives.append(Objective(STRANDED, stranded_mib(problem, found), 0))
     spoken_for = [o for o in objectives if o.name != STRANDED]
     proved = all(o.proved for o in spoken_for)

@@ -49,6 +49,8 @@ def minimise(
         _incumbent(search, goal, master, bound, floor)
     _tell(search, goal, floor)
     while search.found and not _good_enough(search.at(goal.expr), floor, goal.gap):
+        if search.clock.interrupted or search.clock.seconds_left <= 0:
+            break
         value = search.at(goal.expr)
         answer = _better(search, goal, master, bound, value - step, floor)
         if answer.impossible:
@@ -61,7 +63,7 @@ def minimise(
             floor = search.at(goal.expr) if answer.found else floor
             break
         _tell(search, goal, floor)
-        if search.clock.interrupted or search.clock.seconds_left <= 0 or answer.found:
+        if answer.found:
             break
     search.record(goal.name, goal.expr, floor, goal.priority)
 
