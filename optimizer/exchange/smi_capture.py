@@ -12,7 +12,7 @@ from optimizer.exchange.smi_facts import (
     SeenProfile,
     Selection,
 )
-from optimizer.exchange.smi_hosts import BARE_PROMPT, COLOURS, PROMPT, is_inside
+from optimizer.exchange.smi_hosts import BARE_PROMPT, COLOURS, is_inside, prompt
 
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+\-]\d\d:?\d\d)?\s+")  # of kubectl logs
 _LIST = re.compile(r"^GPU\s+(\d+):\s*(.+?)\s*\(UUID:\s*((?:GPU-)?[0-9A-Za-z\-]+)\)\s*$")
@@ -160,7 +160,7 @@ class _Reader:
             self.foreign = True
             self.end_table()
             return True
-        found = PROMPT.match(line)
+        found = prompt(line)
         if not found or (found["host"] is None and "nvidia-smi" not in line and line[0] == "#"):
             return line.startswith("#") and not found
         self.end_table()
@@ -367,6 +367,9 @@ class _Reader:
             return True
         if re.search(r"No GPU instances found", line):
             self._each(lambda gpu: setattr(gpu, "instances", []))
+            if self.selection.only is not None and len(self.selection.only) == 1:
+                # One that has MIG off would have answered so.
+                self._each(lambda gpu: setattr(gpu, "mig", True))
             self.machine.asked.append(self.selection)
             return True
         return bool(re.search(r"No compute instances found", line, re.IGNORECASE))

@@ -7,10 +7,14 @@ from optimizer.exchange.imported import File
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[()][A-Z0-9]|\x1b[=>]")
 _PLACE = r"\[?(?:\([^)]*\)\s*)?[\w.\-]+@(?P<host>[\w.\-]+)[^$#%>]*\]?\s*[$#%>]"
 _WINDOWS = r"(?:PS )?[A-Z]:\\[^>]*>"
-PROMPT = re.compile(rf"^(?:{_PLACE}|{_WINDOWS}|[$#+])\s*(?<=[\s>])(?P<command>\S.*)$")
-BARE_PROMPT = re.compile(rf"^(?:{_PLACE}|{_WINDOWS})\s*$")
+_SHELL = r"(?:ba|z|k)?sh-?[\d.]*[$#]|[~/]\S*\s[$#]|\[[\w.\-]+ [^\]]*\]\s?[$#]"
+PROMPT = re.compile(rf"^(?:{_PLACE}|{_WINDOWS}|{_SHELL}|[$#+])\s*(?<=[\s>])(?P<command>\S.*)$")
+BARE_PROMPT = re.compile(rf"^(?:{_PLACE}|{_WINDOWS}|{_SHELL})\s*$")
+_BARE_COMMAND = re.compile(r"^(?:sudo\s+)?nvidia-smi(?:\s+(?:-|mig\s|topo\s).*)?$")
 _ELSEWHERE = re.compile(r"\b(?:kubectl|docker|podman|crictl|srun|lxc)\b")
 _CONTAINER = re.compile(r"[0-9a-f]{12}")
+# A pod: its random end has no vowels, and is no number that a machine may well have.
+_POD = re.compile(r".+-(?!\d{5}$)[bcdfghjklmnpqrstvwxz2456789]{5}")
 _ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
 _ANSIBLE = re.compile(r"^([\w.\-]+) \| [A-Z]+!?(?: \|.*)? (?:>>|=> \{)$")
 _BAR = re.compile(r"^-{8,}$")  # of dshbak and clush -b, above and below the machines
@@ -19,13 +23,18 @@ _MOST_GROUPED = 4096
 _PREFIX = re.compile(r"^([A-Za-z][\w.\-]*): ?(.*)$")
 
 
+def prompt(line: str) -> re.Match[str] | None:
+    """A prompt and its command, also where only the command was pasted."""
+    return PROMPT.match(f"$ {line}" if _BARE_COMMAND.match(line) else line)
+
+
 def host_of(line: str) -> str | None:
     """The machine that a command of a captured prompt asks; None where nobody can tell."""
-    found = PROMPT.match(line)
+    found = prompt(line)
     if not found or "nvidia-smi" not in found["command"] or _ELSEWHERE.search(found["command"]):
         return None
     host = _remote(found["command"]) or found["host"]
-    if host is None or _CONTAINER.fullmatch(host):
+    if host is None or _is_container(host):
         return None
     return host if _ADDRESS.fullmatch(host) else host.split(".")[0]
 
@@ -33,7 +42,11 @@ def host_of(line: str) -> str | None:
 def is_inside(prompt: re.Match[str]) -> bool:
     """Whether a captured prompt is of a container, or asks one."""
     asks = "nvidia-smi" in prompt["command"] and _ELSEWHERE.search(prompt["command"]) is not None
-    return asks or _CONTAINER.fullmatch(prompt["host"] or "") is not None
+    return asks or _is_container(prompt["host"] or "")
+
+
+def _is_container(host: str) -> bool:
+    return _CONTAINER.fullmatch(host) is not None or _POD.fullmatch(host) is not None
 
 
 def _remote(command: str) -> str | None:

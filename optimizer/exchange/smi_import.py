@@ -189,6 +189,12 @@ def _node(name: str, machine: Machine, given: Input, told: _Told) -> dict[str, A
     told.notes += machine.strange[:5]
     if len(machine.strange) > 5:
         told.notes.append(f"{name}: {len(machine.strange) - 5} more lines were not understood")
+    seen = machine.gpus.values()
+    if any(g.instances for g in seen) and not any(g.listed or g.held or g.compute for g in seen):
+        told.notes.append(
+            f"{name}: nothing but mig -lgi shows its instances; were it cut off between two rows, "
+            "nobody could tell: add nvidia-smi -L"
+        )
     named = [g for g in machine.gpus.values() if g.name]
     told.refused += [
         f"{name}: GPU {g.index} stands in a table of mig, and no listing names its product; "

@@ -217,6 +217,22 @@ ODD = {
         {"n1/0": "?"},
         "inside a container",
     ),
+    "commands without prompts": (
+        "nvidia-smi -L\n" + gpus(count=2) + "sudo nvidia-smi mig -lgi -i 1\n" + NONE,
+        {"n1/0": "?", "n1/1": "none"},
+        "",
+    ),
+    "prompts without a machine": (
+        f"sh-4.4# nvidia-smi -L\n{gpus()}[gpu6 ~]# ls\nfoo bar\n~ # nvidia-smi mig -lgi\n"
+        + lgi(ROW_4),
+        {"n1/0": "3g.40gb@4"},
+        "",
+    ),
+    "a pod's prompt": (
+        "root@driver-daemonset-8mp6n:/drivers# nvidia-smi -L\n" + gpus(),
+        {"n1/0": "?"},
+        "inside a container",
+    ),
     "quoted": (quoted("```\n" + WHOLE + "```\n", "> "), {"n1/0": "3g.40gb@4"}, ""),
     "quoted twice, closely": (quoted(WHOLE, ">>"), {"n1/0": "3g.40gb@4"}, ""),
     "as code in a line": (f"`{gpus().strip()}`\n", {"n1/0": "?"}, ""),
