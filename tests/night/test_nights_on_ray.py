@@ -1,6 +1,6 @@
 """Nights on a real Ray of three emulated nodes, engines simulated: killed, and week after week.
 
-FLEETSLICE_NIGHT_KILLS and FLEETSLICE_NIGHTS say how many; ``scripts/bench/nightly`` asks for 50
+FLEETSLICE_TEST_KILLS and FLEETSLICE_TEST_NIGHTS say how many; ``scripts/bench/nightly`` asks for 50
 and 7.
 """
 
@@ -30,8 +30,8 @@ from optimizer.launch.run import read
 from optimizer.night import Code, Order, nightly
 from optimizer.optimize import Inputs, optimize
 
-KILLS = int(os.environ.get("FLEETSLICE_NIGHT_KILLS", "4"))
-NIGHTS = int(os.environ.get("FLEETSLICE_NIGHTS", "3"))
+KILLS = int(os.environ.get("FLEETSLICE_TEST_KILLS", "4"))
+NIGHTS = int(os.environ.get("FLEETSLICE_TEST_NIGHTS", "3"))
 SECONDS = 300 + 90 * KILLS + 120 * NIGHTS
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(SECONDS)]
 
