@@ -9,12 +9,15 @@ it cut short says so.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from optimizer.domain.outcome import Limits
+from optimizer.domain.outcome import Limits, Outcome
 from optimizer.domain.plan import Plan, PlanRun
+from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.scenario import Scenario
-from optimizer.optimize import Inputs, Planned, judged, pose
+from optimizer.optimize import BrokenPlan, Inputs, Planned, judged, pose
 from optimizer.scenarios.answer import Answer, Summary, summary
 from optimizer.scenarios.compare import compared
 from optimizer.scenarios.journal import Journal
@@ -22,15 +25,22 @@ from optimizer.scenarios.reuse import SizedBefore
 from optimizer.scenarios.scenario import ScenarioFault, World, apply
 from optimizer.sizing import Sizing
 
+if TYPE_CHECKING:
+    from optimizer.solver.warm import Known
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all scenarios share; ``inputs.current`` is what each starts from."""
+    """What all scenarios share; ``inputs.current`` is what each starts from.
+
+    ``known``: what solving the baseline taught; None: each scenario is planned from scratch.
+    """
 
     inputs: Inputs
     sizing: Sizing
     limits: Limits
     before: Summary
+    known: "Known | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,8 @@ Run = Callable[[Work, Done, Again], None]
 
 def setting(inputs: Inputs, baseline: Planned, limits: Limits, *, fresh: bool = False) -> Setting:
     """The common ground of scenarios: they start from the baseline's plan unless ``fresh``."""
+    from optimizer.solver.warm import known  # OR-Tools takes half a second to import
+
     plan = baseline.plan
     planned = plan.status not in ("infeasible", "nothing_found")
     running = plan.placement if planned else inputs.current
@@ -62,6 +74,7 @@ def setting(inputs: Inputs, baseline: Planned, limits: Limits, *, fresh: bool = 
         sizing=baseline.sizing,
         limits=limits,
         before=summary(plan),
+        known=None if fresh or running is None else known(baseline.problem),
     )
 
 
@@ -94,13 +107,24 @@ class Planner:
         world = self.world(scenario)
         sizing = self.sized.size(world.fleet, world.workloads.deployments, world.current)
         problem, _ = pose(replace(self.setting.inputs, **world._asdict()), sizing)
-        outcome = judged(problem, self.setting.limits)
+        outcome = self._outcome(problem)
         # Only what differs between two runs on the same input is left open.
         run = PlanRun(0.0, self.setting.limits.workers, "", outcome.stopped_by)
         plan: Plan = compose(
             problem, outcome, inputs=(), options={}, run=run, dropped=sizing.dropped
         )
         return Planned(plan, problem, sizing)
+
+    def _outcome(self, problem: PlacementProblem) -> Outcome:
+        from optimizer.solver.warm import solve_warm
+
+        limits, before = self.setting.limits, self.setting.known
+        if before is not None and not problem.fleet.reserve:
+            try:
+                return judged(problem, limits, search=partial(solve_warm, before=before))
+            except BrokenPlan:
+                pass  # a repair leaves some rules to the judge; it said no, so search from scratch
+        return judged(problem, limits)
 
     def world(self, scenario: Scenario) -> World:
         """The fleet, workloads and what runs, as the scenario has them. Raises ScenarioFault."""

@@ -44,7 +44,7 @@ class Load:
 
 
 @dataclass(slots=True)
-class _Ground:
+class Ground:
     """What each node and rack holds so far."""
 
     problem: PlacementProblem
@@ -101,7 +101,7 @@ class _Ground:
 def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat]:
     """Seats of all replicas that the counts ask for, as far as the rules let them lie somewhere."""
     problem = f.problem
-    ground = _Ground(
+    ground = Ground(
         problem,
         {d.name: d for d in problem.deployments},
         {n.name: n for n in problem.fleet.nodes},
@@ -218,7 +218,7 @@ def _pop(queue: deque[Load], name: str, apart: dict[str, set[str]]) -> Load | No
 class _Dealer:
     """Deals the loads of one site to its nodes."""
 
-    def __init__(self, ground: _Ground, site: Site) -> None:
+    def __init__(self, ground: Ground, site: Site) -> None:
         self.ground, self.site = ground, site
         self.barred = [zone.barred for zone in site.zones]
         self.free: dict[str, list[tuple[int, int]]] = {n.name: [] for n in site.nodes}

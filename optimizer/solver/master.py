@@ -286,13 +286,20 @@ class Master:
             value -= pool.gpus * max(0.0, gain)
         return value
 
-    def solve(self, on_round: Callable[[Bound], bool] = lambda _: True) -> Bound:
+    def solve(
+        self,
+        on_round: Callable[[Bound], bool] = lambda _: True,
+        seeds: Iterable[tuple[str, Mix]] = (),
+    ) -> Bound:
         """Column generation to the relaxation's optimum; the best bound met on the way.
 
-        ``on_round`` hears of each round and says whether to go on.
+        ``on_round`` hears of each round and says whether to go on; ``seeds`` are mixes to begin
+        with.
         """
         program = _Program(self)
         program.start()
+        for name, mix in seeds:
+            program.add(name, mix)
         best = Bound(-inf)
         many = len(self.names) >= MANY
         before, duals = inf, None

@@ -1,6 +1,6 @@
 """The search: what (coarse view, bound), then where (fine view), level by level."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isinf
@@ -8,13 +8,13 @@ from math import isinf
 from optimizer.domain.fleet import Sharing
 from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.outcome import Limits, Objective, Outcome, Progress, Termination
-from optimizer.domain.placement import Placement
+from optimizer.domain.placement import Placement, node_of
 from optimizer.domain.problem import PlacementProblem
 from optimizer.solver.certificate import certificate
 from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.deal import deal
 from optimizer.solver.ear import listening
-from optimizer.solver.formulation import Expr, build, total
+from optimizer.solver.formulation import Expr, Formulation, build, total
 from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
 from optimizer.solver.large import counted_levels, few_ways, is_large, solve_large
 from optimizer.solver.master import Bound, Master
@@ -22,6 +22,7 @@ from optimizer.solver.tighten import Goal, minimise, start
 from optimizer.solver.where import placement, settle, stranded_slices
 
 KEPT_FOR_WHERE = 0.3  # of the safety stop
+HINT_EFFORT = 0.5  # to find how GPUs are filled where all counts are given
 
 UNMET, PRICE, DISRUPTION, STRANDED = "unmet", "price_per_hour", "disruption", "stranded"
 
@@ -31,31 +32,33 @@ def solve(
     problem: PlacementProblem,
     limits: Limits,
     progress: Callable[[Progress], None] | None = None,
+    hint: Placement | None = None,
 ) -> Outcome:
     """Place the deployments: least unmet demand, then least price, then fewest moves.
 
-    The coarse view gives the counts and the bound, the fine view the GPUs. Equal problem, limits
-    and seed give an equal outcome unless the safety stop or an interrupt cut the search short.
+    The coarse view gives the counts and the bound, the fine view the GPUs. Equal problem, limits,
+    seed and ``hint`` (a placement to begin with, where the fleet is not large) give an equal
+    outcome unless the safety stop or an interrupt cut the search short.
     """
     clock = Clock(limits, progress or (lambda _: None))
     if is_large(problem):
         if few_ways(problem):
-            what = _what(problem, clock)
+            what = _what(problem, clock, hint)
             if what.search.found:
                 return _certified(_dealt(problem, clock, what), what.everybody)
         large = solve_large(problem, clock)
         if large.placement is None:
             return _nothing(clock)
-        outcome = _outcome(problem, clock, large.placement, large.levels)
+        outcome = outcome_of(problem, clock, large.placement, large.levels)
         return _certified(outcome, large.everybody)
     clock.kept_back_s = KEPT_FOR_WHERE * limits.time_limit_s
-    what = _what(problem, clock)
+    what = _what(problem, clock, hint)
     clock.kept_back_s = 0.0
     where, levels = _where(problem, clock, what)
     if not where.found:
         return _dealt(problem, clock, what) if what.search.found else _nothing(clock)
     found = placement(where.f, where.values)
-    return _certified(_outcome(problem, clock, found, levels), what.everybody)
+    return _certified(outcome_of(problem, clock, found, levels), what.everybody)
 
 
 def _certified(outcome: Outcome, everybody: tuple[Master, Bound] | None) -> Outcome:
@@ -79,9 +82,11 @@ class What:
         return next((x for x in self.search.levels if (x.name, x.priority) == wanted), None)
 
 
-def _what(problem: PlacementProblem, clock: Clock) -> What:
+def _what(problem: PlacementProblem, clock: Clock, hint: Placement | None = None) -> What:
     search = Search(build(problem, coarse_sites(problem)), clock)
     effort = clock.limits.effort
+    if hint is not None:
+        search.values = counts_of(search.f, hint, clock)
     everybody = start(search, search.f.price_micros(), clock.limits.gap)
     complete: set[int] = set()
     for priority in priorities(search.f):
@@ -94,6 +99,32 @@ def _what(problem: PlacementProblem, clock: Clock) -> What:
         proof = everybody if len(complete) == len(priorities(search.f)) else None
         minimise(search, price, frozenset(complete), proof)
     return What(search, everybody)
+
+
+def counts_of(f: Formulation, hint: Placement, clock: Clock) -> list[int]:
+    """The values of a coarse view that stand for a placement; empty where there are none."""
+    site_of = {node.name: s for s, site in enumerate(f.sites) for node in site.nodes}
+    product = {node.name: node.gpu.name for node in f.problem.fleet.nodes}
+    wanted: Counter[tuple[int, str, object]] = Counter()
+    for replica in hint.replicas:
+        node = node_of(replica.gpus[0])
+        offered = f.problem.candidates.get(replica.deployment, ())
+        keys = [way.key for way in offered if replica.runs_as(way, product[node])]
+        if keys:
+            wanted[site_of[node], replica.deployment, min(keys)] += 1
+    model = f.model.clone()
+    held: dict[tuple[int, str, object], list[Expr]] = defaultdict(list)
+    for c in f.copies:
+        held[c.site, c.deployment, c.candidate.key].append(c.count)
+    for key, counts in held.items():
+        model.add(total(counts) == wanted[key])
+    levels = counted_levels(f.problem, hint)
+    for level in levels:
+        if level.name == UNMET and level.priority is not None:
+            model.add(f.unmet_ppm(level.priority) <= level.value)
+        elif level.name == PRICE:
+            model.add(f.price_micros() <= level.value)
+    return run(model, clock, "hint", effort=HINT_EFFORT).values
 
 
 def _where(problem: PlacementProblem, clock: Clock, what: What) -> tuple[Search, list[Level]]:
@@ -193,7 +224,7 @@ def _dealt(problem: PlacementProblem, clock: Clock, what: What) -> Outcome:
         low = min(level.value, floor.bound) if floor is not None and kept else 0
         levels.append(Level(level.name, level.value, low, level.priority))
         kept = kept and floor is not None and level.value <= floor.value
-    return _outcome(problem, clock, found, levels)
+    return outcome_of(problem, clock, found, levels)
 
 
 def _nothing(clock: Clock) -> Outcome:
@@ -204,7 +235,7 @@ def _nothing(clock: Clock) -> Outcome:
     )
 
 
-def _outcome(
+def outcome_of(
     problem: PlacementProblem, clock: Clock, found: Placement, levels: list[Level]
 ) -> Outcome:
     objectives = []

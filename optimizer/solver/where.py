@@ -272,6 +272,16 @@ def _by_deployment(held: Iterable[Held]) -> dict[str, list[Held]]:
     return found
 
 
+def settled(
+    problem: PlacementProblem,
+    stays: tuple[Replica, ...],
+    kept_as: Mapping[str, Candidate],
+    seats: list[Seat],
+) -> Placement:
+    """The placement of replicas that stay, each with the candidate it runs as, and new ones."""
+    return _named(problem, *_without_surplus(problem, stays, kept_as, seats))
+
+
 def settle(problem: PlacementProblem, seats: list[Seat]) -> Placement:
     """The placement of new replicas only, surplus ones left out, with ids."""
     _, needed = _without_surplus(problem, (), {}, seats)

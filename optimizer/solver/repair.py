@@ -1,0 +1,438 @@
+"""What runs, made to fit again: what may stay stays, what is short gets free room.
+
+A greedy repair, the first answer to a changed problem. It moves nothing that may stay, so it
+disturbs little; how far it is from the best price is for a bound to say. Rules that look beyond one
+node are left to the judge.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from optimizer.domain.config import Candidate
+from optimizer.domain.fleet import FleetGpu, Sharing
+from optimizer.domain.gpu import PlacedProfile, Use
+from optimizer.domain.placement import Placement, Replica, replica_order
+from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
+from optimizer.domain.units import ceil_div
+from optimizer.domain.workload import Deployment
+from optimizer.solver.columns import colours, cordon, may_stay, pairs, pin
+from optimizer.solver.deal import Ground, Load
+from optimizer.solver.formulation import Copies
+from optimizer.solver.where import Seat, layout, settled
+
+MOST_WAYS = 8  # ways of running a deployment that are tried, cheapest for what they serve first
+MOST_AT_ONCE = 200  # replicas of one way
+
+
+def repaired(
+    problem: PlacementProblem,
+    running: Placement | None,
+    *,
+    rounds: int = 0,
+    seed: int = 0,
+    enough: float = 0.0,
+) -> Placement:
+    """A placement near to ``running``: fewer replicas where fewer do, more in free room.
+
+    ``rounds`` of emptying a few GPUs and filling them again better it, until everybody is served
+    at ``enough`` micros per hour.
+    """
+    repair = _Repair(problem, running)
+    repair.fill()
+    dice = random.Random(seed)
+    for _ in range(rounds):
+        if repair.score()[:2] <= (0, enough) or not repair.better(dice):
+            break
+    return repair.placement()
+
+
+class _Repair:
+    """A placement under repair: what stays, what is new, and the room they take."""
+
+    def __init__(self, problem: PlacementProblem, running: Placement | None) -> None:
+        self.problem = problem
+        self.room = room = _Room(problem)
+        self.kept: dict[str, Candidate] = {}
+        # By the identity of its seat, which is kept too: identities of the dead are given again.
+        self.stays: dict[int, tuple[Seat, Replica]] = {}
+        self.seats: list[Seat] = []
+        self.served = {d.name: _Served(d) for d in problem.deployments}
+        gpus = {gpu.id: gpu for gpu in problem.fleet.gpus()}
+        for replica in running.replicas if running is not None else ():
+            way = may_stay(problem, replica, gpus)
+            if way is None:
+                continue
+            seat = Seat(way.deployment, way, replica.gpus, replica.mig)
+            if room.take(seat):
+                self.kept[replica.id] = way
+                self.stays[id(seat)] = (seat, replica)
+                self._add(seat)
+        if running is not None:
+            room.stand(running)
+        self._shed()
+
+    def _add(self, seat: Seat) -> None:
+        self.seats.append(seat)
+        self.served[seat.deployment].add(seat.candidate)
+
+    def _lift(self, seats: list[Seat]) -> None:
+        gone = {id(seat) for seat in seats}
+        self.seats = [seat for seat in self.seats if id(seat) not in gone]
+        for seat in reversed(seats):
+            self.room.lift(seat)
+            self.served[seat.deployment].add(seat.candidate, -1)
+
+    def _shed(self) -> None:
+        """Do without what the demand does not need: first what leaves a GPU empty."""
+        wanted = {name for d in self.problem.deployments for name in d.near}
+        held = self.room.held
+
+        def alone(seat: Seat) -> tuple[int, int]:
+            return (sum(held[g].replicas for g in seat.gpus), -seat.candidate.shape.gpus)
+
+        for seat in sorted(self.seats, key=alone):
+            mine, capacity = self.served[seat.deployment], seat.candidate.capacity_mrps or 0
+            d = mine.d
+            if d.disturb == "never" or d.survive or d.name in wanted:
+                continue
+            enough = d.asked_mrps is None or mine.mrps - capacity >= d.asked_mrps
+            if enough and mine.replicas > d.min_replicas:
+                self._lift([seat])
+
+    def fill(self) -> list[Seat]:
+        """Seats for whom is short, as far as there is room."""
+        new: list[Seat] = []
+        for d in _hardest_first(self.problem, self.served):
+            found = _filled(self.problem, self.room, self.served[d.name])
+            self.seats += found
+            new += found
+        return new
+
+    def score(self) -> tuple[int, int, tuple[int, ...], int]:
+        """Whether anybody is short, the price; unmet by priority, how many do not stay."""
+        unmet: dict[int, int] = {d.priority: 0 for d in self.problem.deployments}
+        for served in self.served.values():
+            unmet[served.d.priority] += served.missing
+        levels = tuple(unmet[p] for p in sorted(unmet, reverse=True))
+        moved = sum(id(seat) not in self.stays for seat in self.seats)
+        return (int(any(levels)), self.room.price(), levels, moved)
+
+    def better(self, dice: random.Random) -> bool:
+        """Empty a few GPUs and fill them again; undone where it is worse. False: nothing to do."""
+        used = [id for id, held in self.room.held.items() if held.replicas]
+        if not used:
+            return False
+        before = self.score()
+        chosen = set(dice.sample(used, min(len(used), dice.choice((1, 1, 2, 2, 3, 4)))))
+        never = {d.name for d in self.problem.deployments if d.disturb == "never"}
+        out = [
+            seat
+            for seat in self.seats
+            if chosen.intersection(seat.gpus)
+            and not (id(seat) in self.stays and seat.deployment in never)
+        ]
+        self._lift(out)
+        new = self.fill()
+        after = self.score()
+        if (after[2], after[1], after[3]) > (before[2], before[1], before[3]):
+            self._lift(new)
+            for seat in out:
+                self.room.put(seat)
+                self._add(seat)
+        return True
+
+    def placement(self) -> Placement:
+        """The placement that it has come to."""
+        stays = [self.stays[id(seat)][1] for seat in self.seats if id(seat) in self.stays]
+        new = [seat for seat in self.seats if id(seat) not in self.stays]
+        stays.sort(key=lambda replica: replica_order(replica.id))
+        return settled(self.problem, tuple(stays), self.kept, new)
+
+
+@dataclass(slots=True)
+class _Served:
+    """What a deployment has so far."""
+
+    d: Deployment
+    mrps: int = 0
+    replicas: int = 0
+
+    def add(self, way: Candidate, times: int = 1) -> None:
+        self.mrps += times * capacity_mrps(self.d, way)
+        self.replicas += times
+
+    @property
+    def missing(self) -> int:
+        """In millionths of what it asks."""
+        return missing_ppm(self.d, self.mrps, self.replicas)
+
+    def wanted(self, way: Candidate) -> int:
+        """How many replicas of that way would do."""
+        short = max(0, (self.d.asked_mrps or 0) - self.mrps)
+        capacity = capacity_mrps(self.d, way)
+        if short and not capacity:
+            return 0
+        more = max(ceil_div(short, capacity) if short else 0, self.d.min_replicas - self.replicas)
+        if self.d.replica_limit is not None:
+            more = min(more, self.d.replica_limit - self.replicas)
+        return min(MOST_AT_ONCE, max(0, more))
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a GPU holds."""
+
+    gpu: FleetGpu
+    mode: Sharing | None = None
+    replicas: int = 0
+    used: Use = field(default_factory=Use)
+    placed: list[PlacedProfile] = field(default_factory=list)
+    standing: tuple[PlacedProfile, ...] = ()
+    colours: list[frozenset[str]] = field(default_factory=list)
+
+
+class _Room:
+    """The fleet's GPUs, filled seat by seat under the rules of a GPU and of a node."""
+
+    def __init__(self, problem: PlacementProblem) -> None:
+        self.problem = problem
+        self.names = {d.name: d for d in problem.deployments}
+        self.nodes = {n.name: n for n in problem.fleet.nodes}
+        self.ground = Ground(problem, self.names, self.nodes)
+        self.colours = {name: frozenset(some) for name, some in colours(problem).items()}
+        self.held = {g.id: _Held(g) for g in problem.fleet.gpus()}
+        self.usable: dict[str, list[_Held]] = defaultdict(list)  # by product, cheapest first
+        for held in self.held.values():
+            if cordon(held.gpu):
+                self.usable[held.gpu.gpu.name].append(held)
+        for some in self.usable.values():
+            some.sort(key=lambda h: problem.fleet.price_micros(h.gpu.node))
+
+    def stand(self, running: Placement) -> None:
+        """Remember the instances that stand empty now."""
+        standing: dict[str, set[PlacedProfile]] = defaultdict(set)
+        for replica in running.replicas:
+            if replica.mig is not None:
+                standing[replica.gpus[0]].add(replica.mig)
+        for instance in running.instances:
+            standing[instance.gpu].add(instance.placed)
+        for id, some in standing.items():
+            if id in self.held:
+                self.held[id].standing = tuple(sorted(some))
+
+    def take(self, seat: Seat) -> bool:
+        """Put a replica there if it fits there."""
+        node = self.held[seat.gpus[0]].gpu.node
+        if not all(self._fits(self.held[g], seat) for g in seat.gpus):
+            return False
+        if not self.ground.fits(self._load(seat), node):
+            return False
+        self.put(seat)
+        return True
+
+    def _load(self, seat: Seat) -> Load:
+        return _load(seat, sum(not self.held[g].replicas for g in seat.gpus))
+
+    def price(self) -> int:
+        """What the GPUs in use cost, in micros per hour."""
+        return sum(
+            self.problem.fleet.price_micros(held.gpu.node)
+            for held in self.held.values()
+            if held.replicas
+        )
+
+    def put(self, seat: Seat) -> None:
+        """Put a replica where it is known to fit."""
+        self.ground.put(self._load(seat), self.held[seat.gpus[0]].gpu.node)
+        shape = seat.candidate.shape
+        for id in seat.gpus:
+            held = self.held[id]
+            held.mode, held.replicas = shape.sharing, held.replicas + 1
+            held.colours.append(self.colours[seat.deployment])
+            if seat.mig is not None:
+                held.placed.append(seat.mig)
+            if shape.share is not None:
+                held.used += shape.share
+
+    def lift(self, seat: Seat) -> None:
+        """Take a replica out again."""
+        emptied = sum(self.held[g].replicas == 1 for g in seat.gpus)
+        self.ground.put(_load(seat, emptied), self.held[seat.gpus[0]].gpu.node, -1)
+        shape = seat.candidate.shape
+        for id in seat.gpus:
+            held = self.held[id]
+            held.replicas -= 1
+            held.mode = held.mode if held.replicas else None
+            held.colours.remove(self.colours[seat.deployment])
+            if seat.mig is not None:
+                held.placed.remove(seat.mig)
+            if shape.share is not None:
+                held.used = _less(held.used, shape.share)
+
+    def _fits(self, held: _Held, seat: Seat) -> bool:
+        shape = seat.candidate.shape
+        if shape.sharing is Sharing.WHOLE:
+            return not held.replicas
+        if held.mode not in (None, shape.sharing):
+            return False
+        mine = self.colours[seat.deployment]
+        if held.colours and not mine.intersection(*held.colours):
+            return False
+        if shape.share is not None:
+            return (held.used + shape.share).fits_in(held.gpu.gpu.room)
+        table = held.gpu.gpu.mig
+        return (
+            table is not None
+            and seat.mig is not None
+            and not table.faults(tuple(sorted((*held.placed, seat.mig))))
+        )
+
+    def next(self, way: Candidate) -> Seat | None:
+        """A free place for one more replica that way: on GPUs in use, else on empty ones."""
+        d, shape = self.names[way.deployment], way.shape
+        if shape.sharing is Sharing.WHOLE:
+            return next((s for s in self._groups(d, way) if self.take(s)), None)
+        some = self.usable.get(way.gpu, ())
+        for busy in (True, False):
+            for held in some:
+                if bool(held.replicas) is busy and held.mode in (None, shape.sharing):
+                    seat = self._on(held, d, way)
+                    if seat is not None and self.take(seat):
+                        return seat
+        return None
+
+    def _may(self, held: _Held, d: Deployment, way: Candidate) -> bool:
+        if way.shape.sharing not in held.gpu.node.sharing or not pin(d, held.gpu):
+            return False
+        here = self.ground.by_node[held.gpu.node.name]
+        return all(here[name] for name in d.near)
+
+    def _on(self, held: _Held, d: Deployment, way: Candidate) -> Seat | None:
+        if not self._may(held, d, way):
+            return None
+        if way.shape.share is not None:
+            return Seat(d.name, way, (held.gpu.id,))
+        table, profile = held.gpu.gpu.mig, way.shape.profile
+        if table is None or profile is None or len(held.placed) >= table.memory_slices:
+            return None
+        free = tuple(p for p in held.standing if p not in held.placed)
+        if held.gpu.node.layouts_fixed:
+            fixed = held.gpu.device.layout
+            places = [
+                p
+                for p in (free if fixed is None else fixed)
+                if p.profile == profile and p not in held.placed
+            ]
+            return Seat(d.name, way, (held.gpu.id,), places[0]) if places else None
+        try:
+            placed = layout(table, tuple(sorted(held.placed)), free, (profile,))
+        except ValueError:
+            return None
+        return Seat(d.name, way, (held.gpu.id,), placed[0])
+
+    def _groups(self, d: Deployment, way: Candidate) -> Iterator[Seat]:
+        """Free groups of whole GPUs, on the fullest node first."""
+        size = way.shape.gpus
+        free: dict[str, list[int]] = defaultdict(list)
+        for held in self.usable.get(way.gpu, ()):
+            kept = held.gpu.node.layouts_fixed and (held.standing or held.gpu.device.layout)
+            if not held.replicas and not kept and self._may(held, d, way):
+                free[held.gpu.node.name].append(held.gpu.device.index)
+        for name in sorted(free, key=lambda n: len(free[n])):
+            indexes = sorted(free[name])
+            if len(indexes) < size:
+                continue
+            chosen = tuple(indexes[:size])
+            if self.nodes[name].nvlink_domain == "pair" and size == 2:
+                both = pairs(indexes)
+                if not both:
+                    continue
+                chosen = both[0]
+            yield Seat(d.name, way, tuple(f"{name}/{i}" for i in chosen))
+
+
+def _load(seat: Seat, gpus: int) -> Load:
+    """The replica as a node's rules see it; ``gpus`` are in use by it alone."""
+    return Load(None, gpus, [(Copies(seat.deployment, seat.candidate, 0, 0), "")])
+
+
+def _less(used: Use, share: Use) -> Use:
+    return Use(
+        used.memory_mib - share.memory_mib,
+        used.bandwidth_mbs - share.bandwidth_mbs,
+        used.compute_ppm - share.compute_ppm,
+    )
+
+
+def _hardest_first(problem: PlacementProblem, served: dict[str, _Served]) -> Iterable[Deployment]:
+    """Deployments that are short: highest priority first, then those that take most room."""
+    short = [d for d in problem.deployments if served[d.name].missing]
+    size = {d.name: max((w.shape.gpus for w in _ways(problem, d)), default=0) for d in short}
+    return sorted(short, key=lambda d: (-d.priority, bool(d.near), -size[d.name]))
+
+
+def _ways(problem: PlacementProblem, d: Deployment) -> list[Candidate]:
+    return [w for w in problem.candidates.get(d.name, ()) if not w.running_only]
+
+
+def _filled(problem: PlacementProblem, room: _Room, served: _Served) -> list[Seat]:
+    """Seats until the deployment is served or no way of running it finds any."""
+    seats: list[Seat] = []
+    while served.missing:
+        best: tuple[tuple[int, int, float], Candidate, int] | None = None
+        for way in _cheapest_first(problem, served):
+            tried = _placed(room, way, served.wanted(way))
+            price = sum(room_price for _, room_price in tried)
+            for seat, _ in reversed(tried):
+                room.lift(seat)
+            if tried:
+                after = _Served(served.d, served.mrps, served.replicas)
+                after.add(way, len(tried))
+                key = (after.missing, price, _listed(problem, way) * len(tried))
+                if best is None or key < best[0]:
+                    best = (key, way, len(tried))
+                if not after.missing and not price:
+                    break
+        if best is None:
+            break
+        more = [seat for seat, _ in _placed(room, best[1], best[2])]
+        served.add(best[1], len(more))
+        seats += more
+    return seats
+
+
+def _placed(room: _Room, way: Candidate, times: int) -> list[tuple[Seat, int]]:
+    """As many seats as there are, each with what its GPUs add to the price."""
+    found: list[tuple[Seat, int]] = []
+    for _ in range(times):
+        seat = room.next(way)
+        if seat is None:
+            break
+        new = [g for g in seat.gpus if room.held[g].replicas == 1]
+        price = sum(room.problem.fleet.price_micros(room.held[g].gpu.node) for g in new)
+        found.append((seat, price))
+    return found
+
+
+def _cheapest_first(problem: PlacementProblem, served: _Served) -> list[Candidate]:
+    """Ways of running it, by what the room for all of it would cost."""
+    ways = [(w, served.wanted(w)) for w in _ways(problem, served.d)]
+    usable = [(w, times) for w, times in ways if times]
+    usable.sort(key=lambda pair: (_listed(problem, pair[0]) * pair[1], pair[0].key))
+    return [w for w, _ in usable[:MOST_WAYS]]
+
+
+def _listed(problem: PlacementProblem, way: Candidate) -> float:
+    """The part of the GPUs' price that one replica's room is."""
+    nodes = [n for n in problem.fleet.nodes if n.gpu.name == way.gpu]
+    if not nodes:
+        return 0.0
+    price, shape, gpu = min(map(problem.fleet.price_micros, nodes)), way.shape, nodes[0].gpu
+    if shape.share is not None:
+        return price * max(shape.share.parts_of(gpu.room))
+    if shape.profile is not None and gpu.mig is not None:
+        profile = gpu.mig.profile(shape.profile)
+        return price * profile.memory_slices / gpu.mig.memory_slices if profile else price
+    return float(price * shape.gpus)

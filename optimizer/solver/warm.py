@@ -1,0 +1,194 @@
+"""A search that starts from a solved problem like it: its placement repaired, its columns known.
+
+Everything here is a shortcut to the same kind of answer. The bound is the relaxation's of the
+problem itself; what is known of the other one only says where to look first. A repaired placement
+within the asked gap of that bound ends the search; otherwise the usual search runs from it, and
+the better of the two is the answer.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from optimizer.domain.outcome import Limits, Objective, Outcome, Progress
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import PlacementProblem, capacity_mrps
+from optimizer.domain.workload import Deployment
+from optimizer.solver.columns import coarse_sites, may_stay
+from optimizer.solver.formulation import Copies, Formulation, build
+from optimizer.solver.integer import Clock, Level, common_divisor
+from optimizer.solver.large import counted_levels
+from optimizer.solver.master import Bound, Master
+from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
+from optimizer.solver.repair import repaired
+from optimizer.solver.search import DISRUPTION, PRICE, UNMET, outcome_of, solve
+from optimizer.solver.tighten import rounded
+
+ROUNDS_PER_EFFORT, MOST_ROUNDS = 10, 300  # of bettering a repair
+
+Place = tuple[object, ...]  # of a replica: candidate, site, zone, colour
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What solving a problem taught: the mixes that its relaxation uses, by place."""
+
+    site_of: tuple[tuple[str, int], ...]  # of each node
+    mixes: tuple[tuple[str, tuple[tuple[Place, int], ...]], ...]
+
+
+def known(problem: PlacementProblem) -> Known:
+    """Solve the relaxation of serving everybody, and keep what it uses."""
+    f = build(problem, coarse_sites(problem))
+    bound = _everybody(f).solve()
+    place = {c.count.index: _place(c, c.site) for c in f.copies}
+    mixes = tuple(
+        (name, tuple((place[v], count) for v, count in mix.counts))
+        for name, used in bound.used.items()
+        for mix in sorted(used, key=lambda m: m.counts)
+    )
+    sites = tuple((node.name, s) for s, site in enumerate(f.sites) for node in site.nodes)
+    return Known(sites, mixes)
+
+
+def solve_warm(
+    problem: PlacementProblem,
+    limits: Limits,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    before: Known,
+) -> Outcome:
+    """The same kind of outcome as ``solve``, sooner where ``problem.current`` is nearly good."""
+    clock = Clock(limits, progress or (lambda _: None))
+    f = build(problem, coarse_sites(problem))
+    master = _everybody(f)
+    hint = _Hint(problem, repaired(problem, problem.current))
+    unit, step = master.unit, common_divisor(f.price_micros())
+
+    def floor(bound: Bound) -> int:
+        return rounded(bound.value * unit, step)
+
+    bound = master.solve(
+        lambda bound: not hint.within(floor(bound), limits.gap), list(_seeds(master, before))
+    )
+    rounds = int(min(MOST_ROUNDS, ROUNDS_PER_EFFORT * limits.effort))
+    if not hint.within(floor(bound), limits.gap):
+        enough = floor(bound) / (1 - limits.gap) if limits.gap < 1 else 0.0
+        again = repaired(problem, problem.current, rounds=rounds, seed=limits.seed, enough=enough)
+        hint = min(hint, _Hint(problem, again), key=lambda one: one.score)
+    if hint.within(floor(bound), limits.gap):
+        return outcome_of(problem, clock, hint.placement, list(hint.levels(floor(bound))))
+    outcome = better_of(problem, clock, hint, solve(problem, limits, progress, hint.placement))
+    found = outcome.incumbent
+    if found is not None and any(o.name == UNMET and not o.proved for o in outcome.objectives):
+        filled = _Hint(problem, repaired(problem, found, rounds=rounds, seed=limits.seed))
+        outcome = better_of(problem, clock, filled, outcome)
+    return outcome
+
+
+class _Hint:
+    """A placement that the repair found, and what it is worth."""
+
+    def __init__(self, problem: PlacementProblem, placement: Placement) -> None:
+        self.problem, self.placement = problem, placement
+        self.counted = counted_levels(problem, placement)
+
+    @property
+    def score(self) -> list[int]:
+        """Values of all levels, the first the most important."""
+        return [level.value for level in self.counted]
+
+    def within(self, floor: int, gap: float) -> bool:
+        """Whether it serves everybody at a price within the gap of the floor."""
+        served = all(level.value == 0 for level in self.counted if level.name == UNMET)
+        price = next(level.value for level in self.counted if level.name == PRICE)
+        return served and floor > 0 and price - floor <= gap * max(1, price)
+
+    def levels(self, floor: int) -> Iterator[Level]:
+        """Its levels where everybody is served and no price is below the floor."""
+        for level in self.counted:
+            low = {PRICE: floor, DISRUPTION: least_load_mib(self.problem)}.get(level.name, 0)
+            yield replace(level, bound=min(low, level.value))
+
+
+def better_of(problem: PlacementProblem, clock: Clock, hint: _Hint, outcome: Outcome) -> Outcome:
+    """The better of the two, level by level; bounds hold while the values before them do."""
+    reached = {(o.name, o.priority): o for o in outcome.objectives}
+    if outcome.incumbent is not None:
+        values = [_at(reached, level, level.value) for level in hint.counted]
+        if values <= hint.score:
+            return outcome
+    levels, kept = [], outcome.incumbent is not None
+    for level in hint.counted:
+        known = reached.get((level.name, level.priority))
+        low = known.bound if known is not None and kept else 0
+        levels.append(replace(level, bound=min(level.value, low)))
+        kept = kept and known is not None and known.value == level.value
+    better = outcome_of(problem, clock, hint.placement, levels)
+    return replace(better, reproducible=better.reproducible and outcome.reproducible)
+
+
+def _at(reached: dict[tuple[str, int | None], Objective], level: Level, otherwise: int) -> int:
+    known = reached.get((level.name, level.priority))
+    return otherwise if known is None else known.value
+
+
+def least_load_mib(problem: PlacementProblem) -> int:
+    """No placement that serves everybody loads less: as if all that may stay did."""
+    gpus = {gpu.id: gpu for gpu in problem.fleet.gpus()}
+    stays: dict[str, list[int]] = {d.name: [] for d in problem.deployments}
+    names = {d.name: d for d in problem.deployments}
+    for replica in problem.current.replicas if problem.current is not None else ():
+        way = may_stay(problem, replica, gpus)
+        if way is not None:
+            stays[way.deployment].append(capacity_mrps(names[way.deployment], way))
+    return sum(_least_load(problem, d, stays[d.name]) for d in problem.deployments)
+
+
+def _least_load(problem: PlacementProblem, d: Deployment, stays: list[int]) -> int:
+    asked = Asked(
+        max(0, (d.asked_mrps or 0) - sum(stays)), max(0, d.min_replicas - len(stays)), None
+    )
+    if not asked.rate and not asked.min_replicas:
+        return 0
+    items = [
+        Item(float(d.move_weight * way.load_mib), capacity_mrps(d, way), number)
+        for number, way in enumerate(problem.candidates.get(d.name, ()))
+    ]
+    least = cheapest_mix(items, asked).bound
+    return int(least) if 0 <= least < 1e15 else 0
+
+
+def _everybody(f: Formulation) -> Master:
+    return Master(f, f.price_micros(), frozenset(d.priority for d in f.problem.deployments))
+
+
+def _place(c: Copies, site: int | None) -> Place:
+    return (c.candidate.key, site, c.zone, c.colour)
+
+
+def _seeds(master: Master, before: Known) -> Iterator[tuple[str, Mix]]:
+    """The known mixes in the places of this problem, with as many replicas as it asks."""
+    number = dict(before.site_of)
+    site_of = [
+        next((number[n.name] for n in site.nodes if n.name in number), None)
+        for site in master.f.sites
+    ]
+    variable = {(c.deployment, _place(c, site_of[c.site])): c.count.index for c in master.f.copies}
+    for name, places in before.mixes:
+        found = {variable.get((name, place)): count for place, count in places}
+        if name in master.names and found and None not in found:
+            counts = Counter({v: count for v, count in found.items() if v is not None})
+            yield name, Mix(0.0, 0.0, _enough(master, master.names[name], counts))
+
+
+def _enough(master: Master, d: Deployment, counts: Counter[int]) -> tuple[tuple[int, int], ...]:
+    """The mix with more or fewer replicas of its most frequent place, so that it just serves."""
+    rate = dict(master.items[d.name])
+    most = max(counts, key=lambda v: (counts[v], v))
+    rest = sum(rate[v] * count for v, count in counts.items() if v != most)
+    others = sum(counts.values()) - counts[most]
+    need = max(0, (d.asked_mrps or 0) - rest)
+    wanted = -(-need // rate[most]) if rate[most] else counts[most]
+    counts[most] = max(wanted, d.min_replicas - others, 0)
+    return tuple(sorted((v, count) for v, count in counts.items() if count))
