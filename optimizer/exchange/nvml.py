@@ -73,8 +73,8 @@ def _memory_mib(nvml: Any, handle: Any) -> int | None:
 def _mode(nvml: Any, handle: Any, gpu: SeenGpu) -> None:
     try:
         now, pending = nvml.nvmlDeviceGetMigMode(handle)
-    except nvml.NVMLError_NotSupported:
-        return  # a GPU without MIG
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
+        return  # a GPU, or a driver, without MIG
     gpu.mig = now == nvml.NVML_DEVICE_MIG_ENABLE
     gpu.pending = pending != now
 
