@@ -31,7 +31,7 @@ def spared(problem: PlacementProblem, outcome: Outcome, gap: float = 0.0) -> Out
     if found == outcome.incumbent:
         return outcome
     score = objectives(problem, found)
-    counted = {
+    counted: dict[tuple[str, int | None], int] = {
         **{("unmet", priority): ppm for priority, ppm in score.unmet_ppm},
         ("price_per_hour", None): score.price_micros,
         ("disruption", None): score.disruption_mib or 0,

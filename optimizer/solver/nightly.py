@@ -7,21 +7,28 @@ where a policy prices moves, price and disruption as one sum. ``rebalance`` does
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from optimizer.domain.outcome import Limits, Outcome, Progress
+from optimizer.domain.outcome import Limits, Outcome, Progress, Termination
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.units import MIB_PER_GIB
-from optimizer.solver.columns import fine_sites
+from optimizer.solver import linear
+from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.ear import listening
 from optimizer.solver.formulation import Expr, Formulation, build, total
-from optimizer.solver.integer import Clock, Level, Search, priorities
+from optimizer.solver.integer import Clock, Level, Search, common_divisor, priorities
+from optimizer.solver.master import Master
 from optimizer.solver.measure import disruption_mib
 from optimizer.solver.rebalance import Ask
-from optimizer.solver.search import DISRUPTION, PRICE, UNMET, _nothing, _outcome
+from optimizer.solver.search import DISRUPTION, PRICE, UNMET, nothing_found, outcome_of
+from optimizer.solver.tighten import rounded
 from optimizer.solver.where import placement
 
+WORTH = "worth"  # price over the horizon and what moves must earn, as one sum
+
 # Shares of the effort, by level.
-UNMET_EFFORT, PRICE_EFFORT, DISRUPTION_EFFORT = 0.3, 0.6, 0.3
+UNMET_EFFORT, PRICE_EFFORT, DISRUPTION_EFFORT = 0.3, 0.3, 0.3
+FEW_NODES = 20  # of the tree in which nothing new starts
+NODES_PER_EFFORT = 2.0  # of the branch-and-bound tree; one takes about a second at 64 GPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +49,99 @@ def rebalance_within(
 ) -> Outcome:
     """Least unmet demand, then price, then disruption, as far as ``ask`` allows."""
     clock = Clock(limits, progress or (lambda _: None))
+    ask = ask or Ask()
     f = build(problem, fine_sites(problem))
     search = Search(f, clock)
-    _start_from_today(search)
-    for constraint in move_limit(f, ask or Ask()):
+    for constraint in move_limit(f, ask):
         f.model.add(constraint)
-    for priority in priorities(f):
-        effort = limits.effort * UNMET_EFFORT
-        search.minimise(UNMET, f.unmet_ppm(priority), effort=effort, priority=priority)
-    if search.found and worth is not None:
-        _weighed(search, worth, limits.effort * PRICE_EFFORT)
-    elif search.found:
-        effort = limits.effort * PRICE_EFFORT
-        search.minimise(PRICE, f.price_micros(), effort=effort, gap=limits.gap)
-        effort = limits.effort * DISRUPTION_EFFORT
-        search.minimise(DISRUPTION, f.disruption_mib(), effort=effort)
+    possible = _served(search, limits)
     if not search.found:
-        return _nothing(clock)
+        return nothing_found(clock) if possible else _impossible()
+    if worth is not None:
+        _weighed(search, worth, limits)
+    elif ask.free_gpus is not None:
+        _least(search, DISRUPTION, f.disruption_mib(), limits)
+    else:
+        _least(search, PRICE, f.price_micros(), limits, _unlimited(search))
+        _least(search, DISRUPTION, f.disruption_mib(), limits)
     found = placement(f, search.values)
-    return _outcome(problem, clock, found, _plain(problem, found, search))
+    return outcome_of(problem, clock, found, _plain(problem, found, search))
 
 
-def _start_from_today(search: Search) -> None:
-    """Hint at what runs now."""
-    for copies in search.f.copies:
-        if not isinstance(copies.count, int):
-            search.f.model.add_hint(copies.count, int(copies.stays is not None))
+def _served(search: Search, limits: Limits) -> bool:
+    """The levels of unmet demand: all at once where everybody can be served."""
+    f = search.f
+    everything = total(f.missing.values())
+    still = f.model.clone()
+    still.add(total(c.count for c in f.copies if c.stays is None) == 0)
+    seconds = max(0.1, search.clock.seconds_left / 4)
+    today = linear.minimise(still, everything, (), nodes=FEW_NODES, seconds=seconds, enough=0.0)
+    search.values = today.values
+    if not search.found or search.at(everything):
+        nodes = max(1, int(NODES_PER_EFFORT * UNMET_EFFORT * limits.effort))
+        tree = linear.minimise(
+            f.model, everything, search.values, nodes=nodes, seconds=seconds, enough=0.0
+        )
+        search.values = tree.values or search.values
+    served = search.found and search.at(everything) == 0
+    possible = True
+    for priority in priorities(f):
+        if served:
+            search.record(UNMET, f.unmet_ppm(priority), 0, priority)
+        else:
+            expr = f.unmet_ppm(priority)
+            possible = _least(search, UNMET, expr, limits, priority=priority) and possible
+    return possible
+
+
+def _impossible() -> Outcome:
+    """No placement at all keeps to the limits: the rules alone ask for more."""
+    told = "the rules ask for more than the limits on moves, loads or GPUs allow"
+    return Outcome(Termination.INFEASIBLE, conflict=("move_limit",), notes=(told,))
+
+
+def _least(
+    search: Search,
+    name: str,
+    expr: Expr,
+    limits: Limits,
+    floor: int = 0,
+    priority: int | None = None,
+) -> bool:
+    """Minimise a level: a tree for the bound, then CP-SAT for what the tree did not find.
+
+    False where it is proved that there is nothing at all.
+    """
+    share = {UNMET: UNMET_EFFORT, DISRUPTION: DISRUPTION_EFFORT}.get(name, PRICE_EFFORT)
+    gap = 0.0 if name in (UNMET, DISRUPTION) else limits.gap
+    tree = linear.minimise(
+        search.f.model,
+        expr,
+        search.values,
+        nodes=max(1, int(NODES_PER_EFFORT * share * limits.effort)),
+        seconds=max(0.1, search.clock.seconds_left / 3),
+        enough=floor / (1 - gap) if gap < 1 else None,
+    )
+    search.values = tree.values or search.values
+    floor = max(floor, tree.bound)
+    if search.found and search.at(expr) - floor <= gap * max(1, search.at(expr)):
+        search.record(name, expr, floor, priority)
+        return True
+    effort = limits.effort * share
+    answer = search.minimise(name, expr, effort=effort, gap=gap, floor=floor, priority=priority)
+    return not answer.impossible
+
+
+def _unlimited(search: Search) -> int:
+    """What no plan undercuts that serves everybody, whatever it moves; 0 where demand is unmet."""
+    f = search.f
+    if any(level.value for level in search.levels):
+        return 0
+    coarse = build(f.problem, coarse_sites(f.problem))
+    price = coarse.price_micros()
+    everybody = frozenset(d.priority for d in f.problem.deployments)
+    master = Master(coarse, price, everybody)
+    return rounded(master.solve().value * master.unit, common_divisor(price))
 
 
 def move_limit(f: Formulation, ask: Ask) -> list[Expr]:
@@ -86,7 +160,7 @@ def move_limit(f: Formulation, ask: Ask) -> list[Expr]:
     return found
 
 
-def _weighed(search: Search, worth: Worth, effort: float) -> None:
+def _weighed(search: Search, worth: Worth, limits: Limits) -> None:
     """Price over the horizon plus what moves must earn, as one sum; a GiB of it as any other.
 
     What one move must save is spread over the GiB that today's replicas load on average, so that
@@ -98,16 +172,16 @@ def _weighed(search: Search, worth: Worth, effort: float) -> None:
     hours = max(1, round(worth.horizon_hours))
     per_mib = worth.min_saving_micros_per_move // mean_mib
     total_micros = hours * f.price_micros() + per_mib * f.disruption_mib()
-    search.minimise("worth", total_micros, effort=effort)
+    _least(search, WORTH, total_micros, limits, hours * _unlimited(search))
 
 
 def _plain(problem: PlacementProblem, found: Placement, search: Search) -> list[Level]:
     """The levels as the judge counts them: unweighed, the sum taken apart; no bound where lost."""
     f = search.f
-    levels = [x for x in search.levels if x.name not in (DISRUPTION, "worth")]
-    summed = any(x.name == "worth" for x in search.levels)
-    if summed:
-        levels.append(Level(PRICE, search.at(f.price_micros()), 0))
+    levels = [x for x in search.levels if x.name not in (DISRUPTION, WORTH)]
+    if not any(x.name == PRICE for x in levels):
+        price = search.at(f.price_micros())
+        levels.append(Level(PRICE, price, min(price, _unlimited(search))))
     # Copies that nobody needs are left out of the placement, so it may disturb less.
     plain = disruption_mib(problem, found)
     bounds = [x.bound for x in search.levels if x.name == DISRUPTION]

@@ -37,6 +37,7 @@ KEEPS = "the bounds hold for plans in which every replica keeps its configuratio
 class Ask:
     """How far a rebalancing may go. ``free_gpus`` asks for so many, not for the least price.
 
+    ``max_moves`` counts copies that start, be they new or moved; a stop is free.
     ``whole_gpus``: a GPU can be cut anew only when nobody is on it, so all who are must move.
     """
 
@@ -174,12 +175,19 @@ class _Consolidation:
 
     def asked(self, ask: Ask, within_micros: int | None = None) -> Outcome:
         """The outcome of one wish; ``within_micros`` asks for that price, not for the least."""
+        new = self.seen.starting
+        spare_moves = None if ask.max_moves is None else ask.max_moves - len(new)
+        spare_mib = None
+        if ask.max_load_mib is not None:
+            spare_mib = ask.max_load_mib - sum(map(self.seen.load_mib, new))
+        if min(spare_moves or 0, spare_mib or 0) < 0:
+            return _nothing(f"what is missing takes {len(new)} starts: more than the limits allow")
         for _ in range(ROUNDS):
             sides: Sides = []
-            if ask.max_moves is not None:
-                sides.append(("moves", ask.max_moves))
-            if ask.max_load_mib is not None:
-                sides.append(("load", ask.max_load_mib))
+            if spare_moves is not None:
+                sides.append(("moves", spare_moves))
+            if spare_mib is not None:
+                sides.append(("load", spare_mib))
             price_bound = None
             if ask.free_gpus is not None:
                 now = self.seen.used_gpus - self.fixed_gpus

@@ -48,7 +48,7 @@ def solve(
                 return _certified(_dealt(problem, clock, what), what.everybody)
         large = solve_large(problem, clock)
         if large.placement is None:
-            return _nothing(clock)
+            return nothing_found(clock)
         outcome = outcome_of(problem, clock, large.placement, large.levels)
         return _certified(outcome, large.everybody)
     clock.kept_back_s = KEPT_FOR_WHERE * limits.time_limit_s
@@ -56,7 +56,7 @@ def solve(
     clock.kept_back_s = 0.0
     where, levels = _where(problem, clock, what)
     if not where.found:
-        return _dealt(problem, clock, what) if what.search.found else _nothing(clock)
+        return _dealt(problem, clock, what) if what.search.found else nothing_found(clock)
     found = placement(where.f, where.values)
     return _certified(outcome_of(problem, clock, found, levels), what.everybody)
 
@@ -227,7 +227,7 @@ def _dealt(problem: PlacementProblem, clock: Clock, what: What) -> Outcome:
     return outcome_of(problem, clock, found, levels)
 
 
-def _nothing(clock: Clock) -> Outcome:
+def nothing_found(clock: Clock) -> Outcome:
     return Outcome(
         Termination.NOTHING_FOUND,
         stopped_by=_stopper(clock, False, False),

@@ -9,6 +9,7 @@ from optimizer.domain.outcome import Objective, Outcome, Termination
 from optimizer.domain.placement import Placement
 from optimizer.domain.plan import GpuPlan, Plan
 from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.units import MIB_PER_GIB
 from optimizer.domain.workload import Deployment
 from optimizer.verify.certificate import check_certificate
 from optimizer.verify.facts import Facts, Running, Violation, current_replicas, mode, stays
@@ -90,7 +91,7 @@ def check_plan(problem: PlacementProblem, plan: Plan) -> tuple[Violation, ...]:
     found |= set(check_certificate(problem, plan.certificate))
     if plan.status == Termination.OPTIMAL:
         found |= set(_optimal(plan.objectives))
-    for check in (_price, _tenants, _unmet, _deployments, _gpus, _moves):
+    for check in (_price, _tenants, _unmet, _deployments, _gpus, _moves, move_limit):
         found |= set(check(facts, plan))
     if plan.steps:
         before = problem.current or Placement()
@@ -272,3 +273,16 @@ def _moves(facts: Facts, plan: Plan) -> Iterator[Violation]:
     if facts.problem.current is not None and set(plan.repartitions) != set(repartitioned(facts)):
         said = f"stated {len(plan.repartitions)} GPUs, counted {len(repartitioned(facts))}"
         yield Violation("repartitions", plan.fleet, said)
+
+
+def move_limit(facts: Facts, plan: Plan) -> Iterator[Violation]:
+    """No more copies start, and no more GiB are loaded, than the options allow; stops are free."""
+    starts = [move for move in plan.moves if move.after is not None]
+    most = plan.options.get("max_moves")
+    if isinstance(most, int) and len(starts) > most:
+        yield Violation("move_limit", plan.fleet, f"{len(starts)} copies start, at most {most} may")
+    gib = plan.options.get("max_load_gib")
+    load_mib = sum(move.load_mib for move in starts)
+    if isinstance(gib, int | float) and load_mib > gib * MIB_PER_GIB:
+        said = f"{load_mib / MIB_PER_GIB:.1f} GiB are loaded, at most {gib} may be"
+        yield Violation("move_limit", plan.fleet, said)

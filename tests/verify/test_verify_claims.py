@@ -193,3 +193,25 @@ TAMPERED: dict[str, tuple[Callable[[Plan], dict[str, Any]], set[str]]] = {
 def test_tampered_plan(tamper: Callable[[Plan], dict[str, Any]], rules: set[str]) -> None:
     honest = plan()
     assert {v.rule for v in check_plan(asked(), replace(honest, **tamper(honest)))} == rules
+
+
+@pytest.mark.parametrize(
+    ("options", "faults"),
+    [
+        ({}, 0),
+        ({"max_moves": 2}, 0),
+        ({"max_moves": 1}, 1),
+        ({"max_load_gib": 0.0}, 0),
+        ({"max_load_gib": -0.1}, 1),
+    ],
+    ids=["no limit", "just as many", "one too many", "just as heavy", "too heavy"],
+)
+def test_move_limit(options: dict[str, Any], faults: int) -> None:
+    """big starts and chat/1 moves: two copies, each a load of its own."""
+    made = plan()
+    told = dict(options)
+    if "max_load_gib" in told:
+        told["max_load_gib"] += sum(m.load_mib for m in made.moves) / 1024
+    judged = check_plan(asked(), replace(made, options=told))
+    found = [v for v in judged if v.rule == "move_limit"]
+    assert len(found) == faults
