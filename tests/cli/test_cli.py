@@ -1,13 +1,19 @@
 """The command line as a user meets it: outputs, faults, exit codes, files."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
+
+from optimizer.cli.app import run
+from optimizer.cli.terminal import Verbosity
 
 GOLDEN = Path(__file__).parent / "golden"
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("FLEETSLICE_", "XDG_"))}
@@ -30,6 +36,20 @@ def folder(tmp_path, monkeypatch):
 
 
 def fleetslice(*arguments: str, **environment: str) -> Said:
+    """Run the command in this process, in an environment without settings of whoever tests."""
+    Verbosity.level = 0
+    told = {**ENVIRONMENT, "HOME": os.getcwd(), "NO_COLOR": "1", **environment}
+    with (
+        mock.patch.dict(os.environ, told, clear=True),
+        mock.patch.object(sys, "argv", ["fleetslice", *arguments]),
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+    ):
+        code = run()
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+def fleetslice_anew(*arguments: str, **environment: str) -> Said:
     """Run the command in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "optimizer", *arguments],
@@ -90,6 +110,29 @@ def test_every_fault_is_told_at_its_place(starter):
     assert said.code == 2
     assert said.out == ""
     golden("faults.txt", said.err)
+    same = fleetslice("validate", *starter, "-o", "json")
+    assert (same.code, same.err) == (2, "")
+    faults = json.loads(same.out)["faults"]
+    assert said.err.endswith(f"{len(faults)} faults\n")
+    assert all(fault["line"] and fault["message"] for fault in faults)
+
+
+def test_size_says_what_it_assumes(folder):
+    flags = ["--gpu", "l40s", "--tensor-parallel-size", "1", "--precision", "bf16"]
+    said = fleetslice("size", "llama-3.1-8b", *flags, "--engine", "vllm@99.1")
+    assert said.code == 0
+    assert "note: vllm 99.1 is newer than what is known here" in said.err
+    said = fleetslice("size", "llama-3.1-8b", *flags, "--engine", "vllm", "--concurrency", "2")
+    assert "bound by --concurrency 2: nobody waits for a place" in said.out
+    said = fleetslice("size", "llama-3.1-8b", *flags, "--swa-full-tokens-ratio", "0.5")
+    assert "is a flag of sglang" in said.err
+    assert "llama-3.1-8b has no sliding window" in said.err
+
+
+def test_flags_are_listed_by_group(folder):
+    said = fleetslice("plan", "--help")
+    assert said.out.index("Options:") < said.out.index("What is shown and written:")
+    assert said.out.index("What is shown and written:") < said.out.index("Limits of the search:")
 
 
 def test_profiles(folder):
@@ -101,6 +144,9 @@ def test_profiles(folder):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
+        (["size", "bge-m3", "--tpot-ms", "9"], 2, "limit --ttft-ms"),
+        (["size", "gemma-3-4b", "--engine", "vllm", "--swa-full-tokens-ratio", "1"], 2, "sglang"),
+        (["explain", "p.json", "-o", "html"], 2, "not a form of this command"),
         (["size", "lama-3.1-8b"], 2, 'did you mean "llama-3.1-8b"?'),
         (["size", "llama-3.1-8b", "--gpu", "h100"], 2, 'did you mean "h100-80gb-pcie", '),
         (["size", "llama-3.1-8b", "--batch", "2", "--offline"], 2, "give one"),
@@ -160,12 +206,16 @@ def test_plan_is_written_judged_explained_and_reported(starter):
     judged = fleetslice("verify", *starter, "a.json")
     assert judged.code == 0
     assert judged.out.startswith("The plan holds")
+    data = json.loads(fleetslice("verify", *starter, "a.json", "-o", "json").out)
+    assert (data["holds"], data["violations"]) == (True, [])
     assert fleetslice("report", "a.json").out == said.out
     short = fleetslice("report", "a.json", "--summary")
     assert len(short.out.splitlines()) <= 10
     why = fleetslice("explain", "a.json", "chat")
     assert why.code == 0
     assert "chat (acme) runs" in why.out
+    told = json.loads(fleetslice("explain", "a.json", "chat", "-o", "json").out)
+    assert told["sentences"] == why.out.splitlines()
     again = fleetslice("rebalance", *starter, "--state", "a.json", "--detailed-exitcode")
     assert again.code == 0
     assert "Nothing to move" in again.out
@@ -177,8 +227,10 @@ def test_verify_refuses_a_tampered_plan(starter):
     plan = json.loads(Path("a.json").read_text())
     plan["replicas"][0]["gpus"] = ["l40s-01/1"]
     Path("b.json").write_text(json.dumps(plan))
-    said = fleetslice("verify", *starter, "b.json")
+    assert fleetslice("verify", *starter, "b.json").code == 7
+    said = fleetslice("verify", *starter, "b.json", "-o", "json")
     assert said.code == 7
+    assert json.loads(said.out)["violations"][0]["rule"]
     assert fleetslice("diff", "a.json", "b.json").code == 10
 
 
@@ -196,7 +248,7 @@ def test_a_plan_says_when_its_inputs_have_changed(starter):
 def test_the_same_plan_byte_for_byte_under_other_hash_seeds(starter):
     plans = []
     for seed in ("1", "2"):
-        fleetslice("plan", *starter, "--out", "a.json", PYTHONHASHSEED=seed)
+        fleetslice_anew("plan", *starter, "--out", "a.json", PYTHONHASHSEED=seed)
         plan = json.loads(Path("a.json").read_text())
         del plan["outcome"]["run"]
         plans.append(json.dumps(plan))
