@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from optimizer.domain.placement import replica_order
-from optimizer.launch import traffic
+from optimizer.launch import actor, traffic
 from optimizer.launch.devices import device_resource, host_resource
 from optimizer.launch.journal import (
     LIVE,
@@ -54,8 +55,8 @@ def standing(run_dir: Path | str, address: str | None = None) -> Standing:
     with _session(run, address) as ray:
         hosts, gpus = _offered(ray)
     live = [copy for copy in copies if copy.state in LIVE]
-    lost = {c.spec.id: c.spec.node for c in live if c.spec.node not in hosts}
-    counted = Counter(c.spec.id for c in live if c.spec.node in hosts)
+    lost = {c.spec.id: away[0] for c in live if (away := _away(c, hosts))}
+    counted = Counter(c.spec.id for c in live if not _away(c, hosts))
     half = latest is not None and latest.state == RUNNING and latest.kind is not Kind.LAUNCH
     return Standing(
         gpus,
@@ -85,7 +86,7 @@ def withdraw_lost(run_dir: Path | str) -> tuple[str, ...]:
         run = read(run.folder) or run
         with Journal(run.folder, run.id) as journal:
             hosts, _ = _offered(ray)
-            gone = [copy for copy in journal.live() if copy.spec.node not in hosts]
+            gone = [copy for copy in journal.live() if _away(copy, hosts)]
             for copy in gone:
                 _give_up(ray, journal, copy)
             if gone:
@@ -96,13 +97,16 @@ def withdraw_lost(run_dir: Path | str) -> tuple[str, ...]:
     return tuple(copy.spec.copy_name for copy in gone)
 
 
+def _away(copy: Copy, hosts: frozenset[str]) -> list[str]:
+    """Those of its nodes that are not on the cluster."""
+    return [node for node in copy.spec.nodes if node not in hosts]
+
+
 def _give_up(ray: Any, journal: Journal, copy: Copy) -> None:
-    try:
+    handle = None
+    with suppress(ValueError):  # it is gone already
         handle = ray.get_actor(copy.spec.actor_name, namespace=NAMESPACE)
-    except ValueError:
-        pass  # it is gone already
-    else:
-        ray.kill(handle, no_restart=True)
+    actor.end(ray, copy.spec.actor_name, handle)
     journal.set_copy(copy.spec.id, copy.spec.generation, CopyState.GONE)
 
 
