@@ -19,13 +19,13 @@ from itertools import combinations
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import FleetGpu, Sharing
 from optimizer.domain.gpu import MigTable, PlacedProfile
-from optimizer.domain.placement import Instance, Placement, Replica
-from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.placement import Instance, Placement, Replica, Reserved
+from optimizer.domain.problem import PlacementProblem, reserve_name, with_reserve
 from optimizer.domain.workload import Deployment
 from optimizer.verify import Score, objectives, verify
 from optimizer.verify.facts import Facts, Ground
 from optimizer.verify.fleet_rules import MONOTONE
-from optimizer.verify.recount import instances_by_gpu, missing, score
+from optimizer.verify.recount import REPARTITION_MIB, instances_by_gpu, missing, score
 from optimizer.verify.rules import survive
 from optimizer.verify.slots import layout_faults
 
@@ -63,8 +63,9 @@ class Spot:
 class Search:
     """A walk over the placements of one problem."""
 
-    problem: PlacementProblem
+    asked: PlacementProblem
     everything: bool = False
+    problem: PlacementProblem = field(init=False)  # with room kept free as more deployments
     ground: Ground = field(init=False)
     order: list[Deployment] = field(init=False)
     spots: dict[str, list[Spot]] = field(init=False)
@@ -79,6 +80,7 @@ class Search:
     looked_at: int = 0
 
     def __post_init__(self) -> None:
+        self.problem = with_reserve(self.asked)
         self.ground = Ground.of(self.problem)
         self.fixed = _fixed(self.problem)
         self.order = sorted(self.problem.deployments, key=lambda d: (-d.priority, d.name))
@@ -91,8 +93,7 @@ class Search:
 
     def _missing_alone(self, deployment: Deployment) -> int:
         single = replace(deployment, near=(), survive=None, disturb="allowed")
-        fleet = replace(self.problem.fleet, reserve=())
-        found = Search(replace(self.problem, fleet=fleet, deployments=(single,))).run()
+        found = Search(replace(self.problem, deployments=(single,))).run()
         assert found is not None, "an empty placement breaks a rule"
         return found.score.unmet_ppm[0][1]
 
@@ -129,10 +130,10 @@ class Search:
     def _judge(self, chosen: list[Spot]) -> None:
         self.looked_at += 1
         placement = self._placement(chosen)
-        found = objectives(self.problem, placement)
+        found = objectives(self.asked, placement)
         if self.best is not None and found.levels >= self.best.levels:
             return
-        if not verify(self.problem, placement):
+        if not verify(self.asked, placement):
             self.best, self.placement = found, placement
 
     def _hopeful(self, facts: Facts, position: int) -> bool:
@@ -144,7 +145,11 @@ class Search:
         for index, one in enumerate(self.order):
             least = missing(facts, one).ppm if index < position else self.alone.get(one.name, 0)
             unmet[one.priority] += least
-        return replace(now, unmet_ppm=tuple(unmet.items())).levels < self.best.levels
+        # Room kept free is not cut before somebody comes.
+        kept = sum(len(facts.replicas(d)) for d in self.order if d.reserve)
+        disruption = max(0, (now.disruption_mib or 0) - REPARTITION_MIB * kept)
+        least_score = replace(now, unmet_ppm=tuple(unmet.items()), disruption_mib=disruption)
+        return least_score.levels < self.best.levels
 
     def _been_here(self, position: int, first: int, chosen: list[Spot]) -> bool:
         """Whether the same replicas took the same GPUs before and left room that is cut alike.
@@ -220,8 +225,13 @@ class Search:
         return Facts.on(self.ground, Placement(tuple(self._with_ids(chosen))))
 
     def _placement(self, chosen: list[Spot]) -> Placement:
-        replicas = tuple(sorted(self._with_ids(chosen), key=lambda r: r.id))
-        return Placement(replicas, tuple(self._standing(replicas)))
+        entries = {reserve_name(n): n for n in range(len(self.asked.fleet.reserve))}
+        every = sorted(self._with_ids(chosen), key=lambda r: r.id)
+        kept = tuple(
+            Reserved(entries[r.deployment], r.gpus, r.mig) for r in every if r.deployment in entries
+        )
+        replicas = tuple(r for r in every if r.deployment not in entries)
+        return Placement(replicas, tuple(self._standing(replicas)), kept)
 
     def _with_ids(self, chosen: list[Spot]) -> Iterator[Replica]:
         """Replicas with ids: who can stay keeps its id, the others get new numbers."""

@@ -282,18 +282,22 @@ def ruled_problem(seed: int, *rules: str) -> PlacementProblem:
         problem = replace(problem, fleet=replace(problem.fleet, reserve=kept))
     deployments = problem.deployments
     if "survive" in rules:
-        deployments = tuple(
-            replace(d, survive=dice.choice(("node", "node", "rack", "zone")))
-            if d.demand and dice.random() < 0.7
-            else d
-            for d in deployments
-        )
+        deployments = tuple(_surviving(dice, problem, d) for d in deployments)
     if "never" in rules:
         deployments = tuple(
             replace(d, disturb=dice.choice(("never", "never", "avoid", "allowed")))
             for d in deployments
         )
     return replace(problem, deployments=deployments)
+
+
+def _surviving(dice: random.Random, problem: PlacementProblem, d: Deployment) -> Deployment:
+    """Sometimes one that outlives a loss, of so little demand that it may."""
+    if d.demand is None or dice.random() < 0.5:
+        return d
+    rates = [way.capacity_mrps or 0 for way in problem.candidates[d.name]]
+    demand = replace(d.demand, rate_mrps=max(1, int(min(rates) * dice.choice((0.6, 1, 1.4)))))
+    return replace(d, demand=demand, survive=dice.choice(("node", "node", "rack", "zone")))
 
 
 def _fixed(dice: random.Random, one: Node) -> Node:

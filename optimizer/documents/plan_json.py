@@ -42,6 +42,7 @@ def plan_json(plan: Plan) -> Json:
         "deployments": [_deployment(d) for d in plan.deployments],
         "replicas": [_placed(r, uses.get(r.id)) for r in plan.placement.replicas],
         "instances": empty_json(plan.placement),
+        **_reserved(plan.placement),
         "gpus": [_gpu(g) for g in plan.gpus],
         "moves": [_move(m) for m in plan.moves],
         "repartitions": list(plan.repartitions),
@@ -190,6 +191,19 @@ def replica_json(replica: Replica) -> Json:
 def empty_json(placement: Placement) -> list[Json]:
     """Instances that stand empty, as a State has them."""
     return [{"gpu": i.gpu, **profile_json(i.placed)} for i in placement.instances]
+
+
+def _reserved(placement: Placement) -> Json:
+    """Room kept free, where some is."""
+    kept = [
+        {
+            "entry": piece.entry,
+            "gpus": list(piece.gpus),
+            "mig": None if piece.mig is None else profile_json(piece.mig),
+        }
+        for piece in placement.reserved
+    ]
+    return {"reserved": kept} if kept else {}
 
 
 def _placed(replica: Replica, use: Use | None) -> Json:

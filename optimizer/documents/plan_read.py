@@ -12,7 +12,7 @@ from optimizer.documents.wording import complaints
 from optimizer.domain.config import Prediction
 from optimizer.domain.gpu import PlacedProfile, Use
 from optimizer.domain.outcome import Objective
-from optimizer.domain.placement import Instance, Placement, Replica
+from optimizer.domain.placement import Instance, Placement, Replica, Reserved
 from optimizer.domain.plan import (
     ConfigUse,
     DeploymentPlan,
@@ -148,7 +148,8 @@ def _objectives(docs: list[schema.ObjectiveDoc]) -> tuple[Objective, ...]:
 def _placement(doc: schema.PlanDoc) -> Placement:
     replicas = tuple(_replica(r.id, r.deployment, r) for r in doc.replicas)
     empty = tuple(Instance(i.gpu, PlacedProfile(i.start, i.profile)) for i in doc.instances)
-    return Placement(replicas, empty)
+    kept = tuple(Reserved(r.entry, tuple(r.gpus), _profile(r.mig)) for r in doc.reserved)
+    return Placement(replicas, empty, kept)
 
 
 def _replica(name: str, deployment: str, doc: schema.PlacedReplicaDoc | schema.EndDoc) -> Replica:

@@ -58,11 +58,21 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserved:
+    """Room kept free for an entry of the fleet's ``reserve``: whole GPUs, or a MIG position."""
+
+    entry: int  # its place in the list
+    gpus: tuple[str, ...]
+    mig: PlacedProfile | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
-    """Replicas, and MIG instances that stand empty, sorted by id and by GPU."""
+    """Replicas, and MIG instances that stand empty, sorted by id and by GPU; room kept free."""
 
     replicas: tuple[Replica, ...] = ()
     instances: tuple[Instance, ...] = ()
+    reserved: tuple[Reserved, ...] = ()
 
 
 def node_of(gpu_id: str) -> str:

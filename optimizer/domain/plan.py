@@ -177,4 +177,5 @@ class Plan:
     @property
     def price_micros(self) -> int:
         """The plan's price per hour in millionths of its unit."""
-        return sum(g.price_micros for g in self.gpus if g.mode != "empty")
+        kept = {gpu for piece in self.placement.reserved for gpu in piece.gpus}
+        return sum(g.price_micros for g in self.gpus if g.mode != "empty" or g.id in kept)

@@ -1,10 +1,11 @@
 """The placement problem: all that the solver and the judge are given."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from optimizer.domain.config import Candidate
-from optimizer.domain.fleet import Fleet
+from optimizer.domain.config import Candidate, ReplicaConfig, Shape
+from optimizer.domain.fleet import Fleet, Node, Reserve, Sharing
+from optimizer.domain.gpu import Gpu, Use
 from optimizer.domain.placement import Placement
 from optimizer.domain.workload import Deployment
 
@@ -24,6 +25,59 @@ class PlacementProblem:
             if deployment.name == name:
                 return deployment
         raise KeyError(name)
+
+
+def with_reserve(problem: PlacementProblem) -> PlacementProblem:
+    """The same problem with each entry of the reserve as a deployment that must run.
+
+    Its replicas load nothing and take exactly the room to be kept free. No other tenant is like
+    its own, so what asks for isolation lies apart from it.
+    """
+    if not problem.fleet.reserve:
+        return problem
+    first = max((d.priority for d in problem.deployments), default=0)
+    deployments, candidates = list(problem.deployments), dict(problem.candidates)
+    for number, entry in enumerate(problem.fleet.reserve):
+        name = reserve_name(number)
+        nodes = [node for node in problem.fleet.nodes if asked_of(entry, node)]
+        deployments.append(
+            Deployment(
+                name,
+                tenant=name,
+                min_replicas=entry.count,
+                pin=tuple(node.name for node in nodes) if entry.labels else (),
+                priority=first,
+                reserve=True,
+            )
+        )
+        products = {node.gpu.name: node.gpu for node in nodes}
+        candidates[name] = tuple(
+            Candidate(name, gpu.name, shape, Use(), ReplicaConfig(tensor_parallel=shape.gpus))
+            for _, gpu in sorted(products.items())
+            for shape in _room_of(entry, gpu)
+        )
+    fleet = replace(problem.fleet, reserve=())
+    return PlacementProblem(fleet, tuple(deployments), candidates, problem.current)
+
+
+def reserve_name(number: int) -> str:
+    """What an entry of the reserve is called: by its place in the list."""
+    return f"reserve[{number}]"
+
+
+def asked_of(entry: Reserve, node: Node) -> bool:
+    """Whether room on that node does for the entry: its product and its labels."""
+    labels = dict(node.labels)
+    named = entry.gpu is None or entry.gpu == node.gpu.name
+    return named and all(labels.get(key) == value for key, value in entry.labels)
+
+
+def _room_of(entry: Reserve, gpu: Gpu) -> Iterator[Shape]:
+    profile = gpu.mig.profile(entry.profile) if gpu.mig and entry.profile else None
+    if profile is not None:
+        yield Shape(Sharing.MIG, 1, profile.name)
+    elif entry.profile is None:
+        yield Shape(Sharing.WHOLE, entry.gpus or 1)
 
 
 def capacity_mrps(deployment: Deployment, candidate: Candidate) -> int:

@@ -121,6 +121,7 @@ class Deployment:
     pin: tuple[str, ...] = ()
     priority: int = 0
     disturb: str = "allowed"  # allowed | avoid | never
+    reserve: bool = False  # stands for room kept free: all of its replicas must find a place
 
     @property
     def move_weight(self) -> int:

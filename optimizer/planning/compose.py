@@ -115,6 +115,7 @@ class _Sheet:
         self.layouts = layouts_after(problem, placement)
         self.replicas: dict[str, list[Replica]] = {d.name: [] for d in problem.deployments}
         self.on_gpu: dict[str, list[Replica]] = {}
+        self.kept = {gpu for piece in placement.reserved for gpu in piece.gpus}
         for replica in placement.replicas:
             self.replicas.setdefault(replica.deployment, []).append(replica)
             for gpu in replica.gpus:
@@ -169,7 +170,17 @@ class _Sheet:
         for name, price in prices.items():
             tenant = known.get(name, "default")
             found[tenant] = found.get(tenant, _Price()) + price
+        if kept := self._kept_only():
+            found["reserve"] = found.get("reserve", _Price()) + _Price(kept)
         return tuple(TenantPrice(t, p.paid, p.stranded) for t, p in sorted(found.items()))
+
+    def _kept_only(self) -> int:
+        """The price of GPUs that hold nothing but room kept free."""
+        return sum(
+            self.problem.fleet.price_micros(gpu.node)
+            for gpu in self.problem.fleet.gpus()
+            if gpu.id in self.kept and gpu.id not in self.on_gpu
+        )
 
     def deployment(
         self,

@@ -159,7 +159,7 @@ def _near(master: Master, bound: Bound, prices: Floats, slack: float) -> Iterato
     for name, known in bound.mixes.items():
         used = bound.used.get(name, set())
         mixes = dict.fromkeys(known)
-        if master.names[name].priority not in master.complete:
+        if not master.in_full(master.names[name]):
             mixes |= dict.fromkeys(less for mix in known for less in _one_less(master, name, mix))
         for mix in mixes:
             cost = sum(count * max(0.0, prices[v]) for v, count in mix.counts)

@@ -263,7 +263,7 @@ def _current_by_gpu(problem: PlacementProblem) -> dict[str, Cell]:
         if replica.mig is not None and replica.gpus[0] in gpus:
             standing.setdefault(replica.gpus[0], []).append(replica.mig)
         candidate = may_stay(problem, replica, gpus)
-        if candidate is not None and _kept(replica, fixed):
+        if candidate is not None and keeps_layout(replica, fixed):
             for gpu in replica.gpus:
                 staying.setdefault(gpu, []).append((replica, candidate))
     for instance in current.instances:
@@ -276,7 +276,7 @@ def _current_by_gpu(problem: PlacementProblem) -> dict[str, Cell]:
     }
 
 
-def _kept(replica: Replica, fixed: Mapping[str, Layout]) -> bool:
+def keeps_layout(replica: Replica, fixed: Mapping[str, Layout]) -> bool:
     """Whether the layouts that its GPUs keep have its instance, or nothing if it has none."""
     if replica.mig is None:
         return not any(fixed.get(gpu) for gpu in replica.gpus)

@@ -79,6 +79,10 @@ class Ground:
             return False
         return node.host_memory_mib is None or memory <= node.host_memory_mib
 
+    def kept(self, load: Load) -> bool:
+        """Whether the load is room kept free, which must find a place."""
+        return any(self.deployments[c.deployment].reserve for c, _ in load.held)
+
     def _alone(self, d: Deployment, here: Counter[str]) -> bool:
         """A tenant that asks for whole nodes shares none (rule ``isolation``)."""
         for other in here:
@@ -240,7 +244,7 @@ class _Dealer:
         """Largest first; groups fill nodes up, single GPUs go round the nodes."""
         placed: list[Load] = []
         waiting: list[Load] = []
-        for load in sorted(loads, key=lambda load: -load.gpus):
+        for load in sorted(loads, key=lambda load: (-load.gpus, not self.ground.kept(load))):
             done = self._fill_up(load) if load.gpus > 1 else self._next_round(load)
             (placed if done else waiting).append(load)
         for load in waiting:

@@ -13,7 +13,7 @@ from typing import Any
 from ortools.sat.python import cp_model
 
 from optimizer.domain.config import Candidate
-from optimizer.domain.fleet import Sharing
+from optimizer.domain.fleet import Node, Sharing
 from optimizer.domain.gpu import Use
 from optimizer.domain.placement import Replica
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
@@ -235,7 +235,9 @@ def _most(deployment: Deployment, candidate: Candidate, room: int) -> int:
     useful = deployment.min_replicas
     capacity = capacity_mrps(deployment, candidate)
     if deployment.asked_mrps and capacity:
-        useful = max(useful, ceil_div(deployment.asked_mrps, capacity))
+        enough = ceil_div(deployment.asked_mrps, capacity)
+        # Twice as many outlive any loss if they lie apart at all: half of them are elsewhere.
+        useful = max(useful, 2 * enough if deployment.survive else enough)
     if deployment.replica_limit is not None:
         useful = min(useful, deployment.replica_limit)
     return max(0, min(useful, room))
@@ -642,7 +644,8 @@ def _host(f: Formulation, s: int, need: Callable[[Deployment], int]) -> Expr:
 def demand_met(f: Formulation) -> Iterator[Expr]:
     """Replicas carry the rate asked, or what is missing is counted."""
     for d in f.problem.deployments:
-        f.missing[d.name] = f.model.new_int_var(0, PPM, f"missing {d.name}")
+        most = 0 if d.reserve else PPM  # a reserve is a rule: it does not give way
+        f.missing[d.name] = f.model.new_int_var(0, most, f"missing {d.name}")
         asked = d.asked_mrps
         if asked:
             served = total(
@@ -679,11 +682,45 @@ def spread(f: Formulation) -> Iterator[Expr]:
                     yield total(held) <= d.spread_rack * number
 
 
+def survive(f: Formulation) -> Iterator[Expr]:
+    """After the loss of any one node, rack or zone the replicas left still carry the demand.
+
+    Summed over domains that the view does not tell apart; there, one of them loses at least the
+    largest replica.
+    """
+    for d in f.problem.deployments:
+        asked = d.asked_mrps
+        if d.survive is None or not asked:
+            continue
+        parts = [(c, min(asked, capacity_mrps(d, c.candidate))) for c in f.of(d.name)]
+        served = total(rate * c.count for c, rate in parts)
+        yield served >= asked
+        apart = _domains(f.sites, d.survive)
+        for among, number in apart:
+            inside = total(rate * c.count for c, rate in parts if c.site in among)
+            yield number * served - inside >= number * asked
+        for c, rate in parts if any(number > 1 for _, number in apart) else ():
+            used = f.model.new_bool_var(f"{d.name} uses {c.count}")
+            f.model.add(c.count == 0).only_enforce_if(~used)
+            f.model.add(served >= asked + rate).only_enforce_if(used)
+
+
 def _racks(sites: tuple[Site, ...]) -> list[tuple[list[int], int]]:
-    """Sets of sites that share racks with no other set, each with how many racks that is."""
+    return _domains(sites, "rack")
+
+
+def domain_of(node: Node, kind: str) -> str:
+    """The node, rack or zone that a node is in."""
+    if kind == "node":
+        return node.name
+    return node.rack_domain if kind == "rack" else node.zone_domain
+
+
+def _domains(sites: tuple[Site, ...], kind: str) -> list[tuple[list[int], int]]:
+    """Sets of sites that share domains with no other set, each with how many domains that is."""
     found: list[tuple[set[int], set[str]]] = []
     for s, site in enumerate(sites):
-        members, names = {s}, {node.rack_domain for node in site.nodes}
+        members, names = {s}, {domain_of(node, kind) for node in site.nodes}
         for other in [item for item in found if item[1] & names]:
             found.remove(other)
             members |= other[0]
@@ -770,6 +807,7 @@ RULES: tuple[Rule, ...] = (
     host_cpu,
     host_memory,
     spread,
+    survive,
     isolation,
     affinity,
     price_limit,

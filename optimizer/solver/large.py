@@ -17,6 +17,7 @@ from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
 MANY_GPUS = 256
+MOST_GPUS = 1024
 FEW_WAYS = 400  # times classes of nodes
 PPM_SCALE = 10_000.0  # unmet demand is in millionths, where one per cent is a small step
 
@@ -31,8 +32,19 @@ class Large:
 
 
 def is_large(problem: PlacementProblem) -> bool:
-    """Whether the fleet is too large for a formulation with every node in it."""
-    return sum(node.gpus for node in problem.fleet.nodes) > MANY_GPUS
+    """Whether the fleet is too large for a formulation with every node in it.
+
+    Only that one knows what runs now, so it is taken as far as can be where that must stay.
+    """
+    most = MOST_GPUS if never_moved(problem) else MANY_GPUS
+    return sum(node.gpus for node in problem.fleet.nodes) > most
+
+
+def never_moved(problem: PlacementProblem) -> bool:
+    """Whether something runs that must not be disturbed."""
+    never = {d.name for d in problem.deployments if d.disturb == "never"}
+    running = problem.current.replicas if problem.current else ()
+    return any(r.deployment in never for r in running)
 
 
 def few_ways(problem: PlacementProblem) -> bool:

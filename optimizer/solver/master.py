@@ -8,7 +8,7 @@ can be filled in too many ways, fillings are generated too (an exact knapsack in
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, isinf
 from typing import Any
 
@@ -222,11 +222,15 @@ class Master:
         )
         return self.costs - paid
 
+    def in_full(self, d: Deployment) -> bool:
+        """Whether nothing of it may be missing: all of its priority is served, or it is a rule."""
+        return d.reserve or d.priority in self.complete
+
     def asked(self, d: Deployment, prices: Floats) -> Asked:
         """What a mix of that deployment must do at these prices."""
         missing = max(0.0, float(prices[self.missing[d.name]]))
-        full = d.priority in self.complete
-        return Asked(d.asked_mrps or 0, d.min_replicas, d.replica_limit, None if full else missing)
+        skip = None if self.in_full(d) else missing
+        return Asked(d.asked_mrps or 0, d.min_replicas, d.replica_limit, skip)
 
     def priced_items(self, d: Deployment, prices: Floats) -> list[Item]:
         """The deployment's places at these prices; a price below zero counts as zero."""
@@ -243,7 +247,7 @@ class Master:
         """Good mixes, in the order of the deployments."""
         missing = np.array(
             [
-                inf if d.priority in self.complete else max(0.0, prices[self.missing[name]])
+                inf if self.in_full(d) else max(0.0, prices[self.missing[name]])
                 for name, d in self.names.items()
             ]
         )
@@ -252,9 +256,67 @@ class Master:
     def exact_mixes(self, prices: Floats, quick: list[Mix]) -> dict[str, Mix]:
         """The cheapest mix of each deployment, with a bound on all."""
         return {
-            name: cheapest_mix(self.priced_items(d, prices), self.asked(d, prices), known=known)
+            name: self._surviving(d, prices)
+            if d.survive and d.asked_mrps
+            else cheapest_mix(self.priced_items(d, prices), self.asked(d, prices), known=known)
             for (name, d), known in zip(self.names.items(), quick, strict=True)
         }
+
+    def _surviving(self, d: Deployment, prices: Floats) -> Mix:
+        """A cheap mix of a deployment that outlives a loss, and a bound on all of them.
+
+        Some loss takes at least the largest replica. So for each size m that it may have: mixes of
+        replicas of at most m that serve m more than is asked.
+        """
+        asked = self.asked(d, prices)
+        least = asked.min_replicas if asked.missing_price is None else 0
+        items = [
+            replace(item, most=int(self.highs[item.variable]))
+            for item in self.priced_items(d, prices)
+            if item.capacity and self.highs[item.variable] >= 1
+        ]
+        best = Mix(inf, inf, ())
+        for largest in sorted({item.capacity for item in items}):
+            some = [item for item in items if item.capacity <= largest]
+            found = cheapest_mix(some, Asked(asked.rate + largest, least, asked.limit))
+            best = replace(best, bound=min(best.bound, found.bound))
+            whole = self._spread_out(d, dict(found.counts), some)
+            if isinf(found.cost) or whole is None:
+                continue
+            cost = sum(count * max(0.0, float(prices[v])) for v, count in whole.items())
+            replicas = sum(whole.values())
+            missing = asked.missing_ppm(asked.rate, replicas)
+            cost += missing * (asked.missing_price or 0.0)
+            if cost < best.cost:
+                best = Mix(cost, best.bound, tuple(sorted(whole.items())), missing)
+        return best
+
+    def _spread_out(
+        self, d: Deployment, counts: dict[int, int], items: list[Item]
+    ) -> dict[int, int] | None:
+        """The mix with as many more replicas, cheapest for what they serve first, as it takes."""
+        for item in sorted(items, key=lambda i: (i.price / i.capacity, i.variable)):
+            while not self.survives(d, counts):
+                if counts.get(item.variable, 0) >= (item.most or 0):
+                    break
+                counts[item.variable] = counts.get(item.variable, 0) + 1
+        within = d.replica_limit is None or sum(counts.values()) <= d.replica_limit
+        return counts if within and self.survives(d, counts) else None
+
+    def survives(self, d: Deployment, counts: Mapping[int, int]) -> bool:
+        """Whether these replicas may outlive a loss, as far as this view can tell."""
+        rates = dict(self.items[d.name])
+        served = sum(rates[v] * count for v, count in counts.items())
+        largest = max((rates[v] for v, count in counts.items() if count), default=0)
+        if served < (d.asked_mrps or 0) + largest:
+            return False
+        missing = self.missing[d.name]
+        return all(
+            isinf(row.low)
+            or any(v == missing for v, _ in row.coefficients)
+            or sum(c * counts.get(v, 0) for v, c in row.coefficients) >= row.low
+            for row in self.own_rows[d.name]
+        )
 
     def packed(self, duals: Floats, *, exact: bool) -> list[Packed]:
         """The best filling of each pool's GPUs, where it is worth more than one costs."""
@@ -470,7 +532,7 @@ class _Program:
             missing = float(self.m.costs[self.m.missing[name]])
             self.lp.Objective().SetCoefficient(out, BIG + 2 * PPM * missing)
             self.choose[name].SetCoefficient(out, 1.0)
-            if d.priority not in self.m.complete:
+            if not self.m.in_full(d):
                 self.add(name, Mix(0.0, 0.0, (), float(PPM)))
             for variable, capacity in self._starters(name):
                 self._plain(name, d, variable, capacity)

@@ -12,7 +12,7 @@ from optimizer.domain.units import MIB_PER_GIB
 
 def unmet_ppm(problem: PlacementProblem, found: Placement) -> dict[int, int]:
     """Sum of missing shares by priority, highest first."""
-    candidate_of = _candidates(problem)
+    candidate_of = candidates_of(problem)
     served: dict[str, int] = defaultdict(int)
     count: dict[str, int] = defaultdict(int)
     names = {d.name: d for d in problem.deployments}
@@ -28,8 +28,9 @@ def unmet_ppm(problem: PlacementProblem, found: Placement) -> dict[int, int]:
 
 
 def price_micros(problem: PlacementProblem, found: Placement) -> int:
-    """Price per hour of every GPU that holds a replica."""
+    """Price per hour of every GPU that holds a replica or room kept free."""
     used = {gpu for replica in found.replicas for gpu in replica.gpus}
+    used |= {gpu for piece in found.reserved for gpu in piece.gpus}
     prices = {node.name: problem.fleet.price_micros(node) for node in problem.fleet.nodes}
     return sum(prices[gpu.rpartition("/")[0]] for gpu in used)
 
@@ -38,7 +39,7 @@ def disruption_mib(problem: PlacementProblem, found: Placement) -> int:
     """Weights that replicas which do not stay must load, and 1 GiB for each GPU cut anew."""
     current = problem.current or Placement()
     before = {r.id: r for r in current.replicas}
-    candidate_of = _candidates(problem)
+    candidate_of = candidates_of(problem)
     loads = 0
     for replica in found.replicas:
         candidate = candidate_of(replica)
@@ -79,7 +80,9 @@ def _instances(placement: Placement) -> dict[str, set[PlacedProfile]]:
     return found
 
 
-class _candidates:  # noqa: N801
+class candidates_of:  # noqa: N801
+    """Answers for a replica which candidate it runs as."""
+
     def __init__(self, problem: PlacementProblem) -> None:
         self.problem = problem
         self.products = {node.name: node.gpu.name for node in problem.fleet.nodes}

@@ -241,10 +241,11 @@ def _without_surplus(
     """Leave out replicas that the demand does not need: new ones first, smallest first."""
     gone: set[int] = set()
     wanted = {name for d in problem.deployments for name in d.near}
+    wanted |= {d.name for d in problem.deployments if d.survive}
     seats_of, stays_of = _by_deployment(seats), _by_deployment(stays)
     for d in problem.deployments:
         if d.name in wanted:
-            continue  # another deployment may need each of its replicas near
+            continue  # another may need each of its replicas near, or one of them a loss to outlive
         mine, old = seats_of.get(d.name, []), stays_of.get(d.name, [])
         served = sum(capacity_mrps(d, s.candidate) for s in mine)
         served += sum(capacity_mrps(d, kept_as[r.id]) for r in old)
@@ -255,6 +256,8 @@ def _without_surplus(
                 gone.add(id(seat))
                 served, number = served - capacity, number - 1
         for r in sorted(old, key=lambda r: (capacity_mrps(d, kept_as[r.id]), -r.number)):
+            if d.disturb == "never":
+                break
             capacity = capacity_mrps(d, kept_as[r.id])
             if number > d.min_replicas and served - capacity >= (d.asked_mrps or 0):
                 gone.add(id(r))
@@ -323,7 +326,7 @@ def _named(
                 )
             )
     replicas.sort(key=lambda r: replica_order(r.id))
-    return Placement(tuple(replicas), _still_standing(problem, replicas))
+    return Placement(tuple(replicas), still_standing(problem, replicas))
 
 
 def _same_place_first(
@@ -342,7 +345,7 @@ def _same_place_first(
     return named, rest
 
 
-def _still_standing(problem: PlacementProblem, replicas: Sequence[Replica]) -> tuple[Instance, ...]:
+def still_standing(problem: PlacementProblem, replicas: Sequence[Replica]) -> tuple[Instance, ...]:
     """MIG instances of today, or fixed ones, that are empty now and overlap nothing new."""
     fixed = fixed_layout(problem)
     if problem.current is None and not fixed:

@@ -16,7 +16,7 @@ from typing import Any
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import FleetGpu, Sharing
 from optimizer.domain.gpu import Gpu, PlacedProfile, Use
-from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.problem import PlacementProblem, with_reserve
 from optimizer.domain.workload import Deployment
 from optimizer.verify.facts import Violation
 from optimizer.verify.slots import layout_faults
@@ -58,7 +58,11 @@ class _Kind:
 
 
 def proved_micros(problem: PlacementProblem, certificate: Mapping[str, Any]) -> float:
-    """The least price per hour, in micros, of any placement that serves everybody."""
+    """The least price per hour, in micros, of any placement that serves everybody.
+
+    Room kept free counts as somebody who asks for it.
+    """
+    problem = with_reserve(problem)
     values = {(row["gpu"], row["price_micros"]): row for row in certificate.get("values", ())}
     kinds: dict[tuple[str, int], _Kind] = {}
     for gpu in problem.fleet.gpus():

@@ -151,6 +151,9 @@ def _split(
             share = part / whole if whole else Fraction(0)
             paid[who] += price * share
             unused[who] += price * share * max(Fraction(0), 1 - whole)
+    for id in facts.used:
+        if id not in facts.on_gpu:
+            paid["reserve"] += facts.problem.fleet.price_micros(facts.ground.gpus[id].node)
     return paid, unused
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import FleetGpu, Node, Sharing
 from optimizer.domain.gpu import Gpu, MigProfile, PlacedProfile, Use
-from optimizer.domain.placement import Placement, Replica
+from optimizer.domain.placement import Placement, Replica, Reserved
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
 
@@ -97,6 +97,7 @@ class Facts:
     on_node: dict[str, list[Running]]
     of_deployment: dict[str, list[Running]]
     standing: dict[str, list[PlacedProfile]]  # empty MIG instances by GPU
+    kept: dict[str, list[Reserved]]  # room kept free, by GPU
 
     @classmethod
     def of(cls, problem: PlacementProblem, placement: Placement) -> "Facts":
@@ -119,6 +120,10 @@ class Facts:
         standing: dict[str, list[PlacedProfile]] = defaultdict(list)
         for instance in placement.instances:
             standing[instance.gpu].append(instance.placed)
+        kept: dict[str, list[Reserved]] = defaultdict(list)
+        for piece in placement.reserved:
+            for gpu in piece.gpus:
+                kept[gpu].append(piece)
         return cls(
             ground,
             placement,
@@ -127,12 +132,20 @@ class Facts:
             dict(on_node),
             dict(of_deployment),
             dict(standing),
+            dict(kept),
         )
 
     @property
     def problem(self) -> PlacementProblem:
         """The problem that the placement answers."""
         return self.ground.problem
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """GPUs that hold a replica or room kept free; each costs its full price."""
+        return tuple(
+            dict.fromkeys([*self.on_gpu, *(g for g in self.kept if g in self.ground.gpus)])
+        )
 
     def replicas(self, deployment: Deployment) -> list[Running]:
         """Its running replicas."""

@@ -78,9 +78,12 @@ def unmet_by_priority(facts: Facts) -> tuple[tuple[int, int], ...]:
 
 
 def price_micros(facts: Facts) -> int:
-    """Every GPU that holds a replica, at its node's price; one unit each where nobody has one."""
+    """Every GPU that holds a replica or room kept free, at its node's price.
+
+    One unit each where nobody has a price.
+    """
     fleet = facts.problem.fleet
-    return sum(fleet.price_micros(facts.ground.gpus[id].node) for id in facts.on_gpu)
+    return sum(fleet.price_micros(facts.ground.gpus[id].node) for id in facts.used)
 
 
 def disruption_mib(facts: Facts) -> int:
@@ -138,17 +141,18 @@ def instances_by_gpu(placement: Placement) -> dict[str, set[PlacedProfile]]:
 
 def stranded_mib(facts: Facts) -> int:
     """Free memory of used GPUs that is in pieces too small for half a GPU; MiB."""
-    return sum(_stranded_on(facts, facts.ground.gpus[id]) for id in facts.on_gpu)
+    return sum(_stranded_on(facts, facts.ground.gpus[id]) for id in facts.used)
 
 
 def _stranded_on(facts: Facts, gpu: FleetGpu) -> int:
-    running = facts.on_gpu[gpu.id]
+    running = facts.on_gpu.get(gpu.id, [])
+    kept = [piece.mig for piece in facts.kept.get(gpu.id, []) if piece.mig]
     usable = gpu.gpu.room.memory_mib
-    used = mode(running)
+    used = Sharing.MIG if kept else mode(running)
     if used is Sharing.SHARED:
         free = usable - sum(r.replica.share.memory_mib for r in running if r.replica.share)
         return free if 0 < 2 * free < usable else 0
     if used is Sharing.MIG and gpu.gpu.mig is not None:
-        held = sorted(r.replica.mig for r in running if r.replica.mig)
+        held = sorted([*kept, *(r.replica.mig for r in running if r.replica.mig)])
         return stranded_slices(gpu.gpu, held) * usable // gpu.gpu.mig.memory_slices
     return 0

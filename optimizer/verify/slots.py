@@ -83,16 +83,3 @@ def _piece(free: Sequence[int], cell: int) -> list[int]:
     while high + 1 in free:
         high += 1
     return list(range(low, high + 1))
-
-
-def most_instances(gpu: Gpu, layout: Sequence[PlacedProfile], name: str, first: int = 0) -> int:
-    """How many instances of a profile, at ``first`` or later, can be created beside a layout."""
-    profile = gpu.mig.profile(name) if gpu.mig else None
-    if profile is None:
-        return 0
-    best = 0
-    for start in profile.starts:
-        longer = [*layout, PlacedProfile(start, profile.name)]
-        if start >= first and not layout_faults(gpu, longer):
-            best = max(best, 1 + most_instances(gpu, longer, name, start + 1))
-    return best

@@ -1,15 +1,16 @@
 """Rules about the fleet as a whole: nothing to say, just what is allowed, one too many."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from builders import a100, candidate, deployment, fleet, gpu, node, place, problem, replica
+from builders import a100, candidate, deployment, fleet, gpu, node, place, placed, problem, replica
 from optimizer.domain.fleet import Device, Limits, Reserve
 from optimizer.domain.gpu import PlacedProfile
-from optimizer.domain.placement import Placement
+from optimizer.domain.placement import Placement, Replica, Reserved
 from optimizer.domain.problem import PlacementProblem
-from optimizer.verify import RULES, fleet_rules, rules
+from optimizer.verify import RULES, fleet_rules, objectives, rules
 from optimizer.verify.facts import Facts
 from optimizer.verify.rules import Rule
 
@@ -69,39 +70,76 @@ def test_a_layout_is_fixed_to_what_stands_now() -> None:
 THREE_1G = [replica(f"chat/{i}", "n0/0", mig=f"1g.10gb@{i}") for i in range(3)]
 
 
+SLICE = Reserve(1, "3g.40gb", labels=(("pool", "prod"),))
+PAIR = Reserve(1, gpus=2, gpu="a100")
+
+
+def kept(*gpus: str, mig: str | None = None) -> Reserved:
+    return Reserved(0, gpus, placed(mig) if mig else None)
+
+
 @pytest.mark.parametrize(
-    ("entry", "found", "fits"),
+    ("entry", "replicas", "pieces", "fits"),
     [
-        (None, place(replica("chat/0", "n0/0"), replica("chat/1", "n0/1")), True),
-        (Reserve(3, "3g.40gb"), place(*THREE_1G), True),
-        (Reserve(4, "3g.40gb"), place(*THREE_1G), False),
-        (Reserve(1, "3g.40gb"), place(replica("chat/0", "n0/0"), replica("chat/1", "n0/1")), False),
-        (Reserve(1, gpus=2), place(), True),
-        (Reserve(1, gpus=2), place(replica("chat/0", "n0/0")), False),
-        (Reserve(1, gpus=1, gpu="a100"), place(*THREE_1G), True),
-        (Reserve(1, gpus=1, gpu="h100"), place(), False),
-        (Reserve(1, "1g.10gb", labels=(("pool", "prod"),)), place(), True),
-        (Reserve(1, "1g.10gb", labels=(("pool", "test"),)), place(), False),
+        (None, [replica("chat/0", "n0/0")], [], True),
+        (SLICE, THREE_1G, [kept("n0/0", mig="3g.40gb@4")], True),
+        (SLICE, THREE_1G, [], False),
+        (SLICE, THREE_1G, [kept("n0/0", mig="3g.40gb@0")], False),
+        (SLICE, [replica("chat/0", "n0/0")], [kept("n0/0", mig="3g.40gb@0")], False),
+        (SLICE, [], [kept("n0/0", mig="4g.40gb@0")], False),
+        (SLICE, [], [kept("n1/0", mig="3g.40gb@0")], False),
+        (SLICE, [], [kept("n9/0", mig="3g.40gb@0")], False),
+        (replace(SLICE, count=2), [], [kept("n0/0", mig="3g.40gb@0")] * 2, False),
+        (PAIR, [], [kept("n0/0", "n0/1")], True),
+        (PAIR, THREE_1G, [kept("n0/0", "n0/1")], False),
+        (PAIR, [], [kept("n0/0", "n1/0")], False),
+        (PAIR, [], [kept("n0/0")], False),
+        (None, [], [kept("n0/0")], False),
     ],
     ids=[
-        "nothing kept free",
-        "room for three",
-        "one too many",
-        "all used whole",
+        "nothing asked",
+        "beside what runs",
+        "not named",
+        "in the way of what runs",
+        "on a GPU used whole",
+        "another profile",
+        "another pool",
+        "no such GPU",
+        "the same room twice",
         "a free pair",
+        "half of it in use",
+        "on two nodes",
         "half a pair",
-        "one GPU of the product",
-        "no GPU of that product",
-        "of that pool",
-        "no such pool",
+        "for no entry",
     ],
 )
-def test_reserve(entry: Reserve | None, found: Placement, fits: bool) -> None:
+def test_reserve(
+    entry: Reserve | None, replicas: list[Replica], pieces: list[Reserved], fits: bool
+) -> None:
+    pool = (("pool", "prod"),)
     machines = fleet(
-        node("n0", A100, 2, labels=(("pool", "prod"),)), reserve=(entry,) if entry else ()
+        node("n0", A100, 2, labels=pool), node("n1", A100), reserve=(entry,) if entry else ()
     )
     asked = problem(machines, [deployment(replicas=3)])
+    found = Placement(tuple(replicas), (), tuple(pieces))
     assert bool(says(fleet_rules.reserve, asked, found)) is not fits
+
+
+def test_room_kept_free_belongs_to_nobody() -> None:
+    machines = fleet(node("n0", A100, labels=(("pool", "prod"),)), reserve=(SLICE,))
+    for isolate, fits in (("none", True), ("tenant", False), ("gpu", False), ("node", False)):
+        asked = problem(machines, [deployment(replicas=3, isolate=isolate)])
+        found = Placement(tuple(THREE_1G), (), (kept("n0/0", mig="3g.40gb@4"),))
+        assert bool(says(fleet_rules.reserve, asked, found)) is not fits
+
+
+def test_room_kept_free_costs_its_gpu() -> None:
+    machines = fleet(node("n0", A100, 2, price=2.0), reserve=(Reserve(1, "3g.40gb"),))
+    asked = problem(machines, [deployment(replicas=3)])
+    beside = Placement(tuple(THREE_1G), (), (kept("n0/0", mig="3g.40gb@4"),))
+    apart = Placement(tuple(THREE_1G), (), (kept("n0/1", mig="3g.40gb@4"),))
+    assert objectives(asked, beside).price_micros == 2_000_000
+    assert objectives(asked, apart).price_micros == 4_000_000
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from builders import (
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.placement import Placement
 from optimizer.verify import objectives
-from optimizer.verify.slots import layout_faults, most_instances, stranded_slices
+from optimizer.verify.slots import layout_faults, stranded_slices
 
 A100 = a100()
 
@@ -93,21 +93,6 @@ def test_the_two_laws_of_layouts_agree(product: Gpu) -> None:
 def test_stranded_slices(layout: list[str], stranded: int) -> None:
     """Of the eight memory slices of an A100, those in no piece that could hold 3g or 4g."""
     assert stranded_slices(A100, [placed(text) for text in layout]) == stranded
-
-
-@pytest.mark.parametrize(
-    ("layout", "profile", "count"),
-    [
-        ([], "3g.40gb", 2),
-        ([], "1g.10gb", 7),
-        (["4g.40gb@0"], "3g.40gb", 1),
-        (["1g.10gb@4"], "3g.40gb", 1),
-        (["1g.10gb@0", "1g.10gb@4"], "3g.40gb", 0),
-        ([], "9g.90gb", 0),
-    ],
-)
-def test_most_instances(layout: list[str], profile: str, count: int) -> None:
-    assert most_instances(A100, [placed(text) for text in layout], profile) == count
 
 
 def score_of(found: Placement, current: Placement | None = None, **other: object) -> tuple:

@@ -149,6 +149,14 @@ class PlacedReplicaDoc(Strict):
     use: UseDoc | None = None
 
 
+class ReservedDoc(Strict):
+    """Room kept free for an entry of the fleet's reserve: whole GPUs, or a MIG position."""
+
+    entry: int = Field(ge=0, description="place in the fleet's list, from 0")
+    gpus: list[GpuId] = Field(min_length=1)
+    mig: Profile | None = None
+
+
 class PlacedInstanceDoc(Profile):
     """A MIG instance and the replica in it."""
 
@@ -240,6 +248,7 @@ class PlanDoc(Head):
     deployments: list[DeploymentPlanDoc]
     replicas: list[PlacedReplicaDoc]
     instances: list[InstanceDoc] = Field([], description="MIG instances that stand empty")
+    reserved: list[ReservedDoc] = Field([], description="room kept free for the fleet's reserve")
     gpus: list[GpuPlanDoc]
     moves: list[MoveDoc] = Field([])
     repartitions: list[GpuId] = Field([], description="GPUs whose layout changes")
