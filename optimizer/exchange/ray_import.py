@@ -54,4 +54,5 @@ def _deployment(one: Mapping[str, Any]) -> dict[str, Any]:
         "needs": needs,
         "replicas": {"min": 1, "max": 1},
         "pin": list(one["gpus"]),
+        "disturb": "never",
     }
