@@ -9,9 +9,10 @@ from optimizer.simulation.replay import (
     replay_deployment,
 )
 from optimizer.simulation.server import Job, Server, ServerSpec
-from optimizer.simulation.traffic import fitted, synthetic
+from optimizer.simulation.traffic import Arrivals, fitted, one_by_one, synthetic
 
 __all__ = [
+    "Arrivals",
     "Attained",
     "Job",
     "Left",
@@ -23,6 +24,7 @@ __all__ = [
     "ServerSpec",
     "Task",
     "fitted",
+    "one_by_one",
     "replay_deployment",
     "replay_plan",
     "spec_of",

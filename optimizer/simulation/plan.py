@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from optimizer.domain.engine import EngineCard
 from optimizer.domain.fleet import Fleet
 from optimizer.domain.placement import Placement, Replica
-from optimizer.domain.trace import Request, Trace
+from optimizer.domain.trace import Trace
 from optimizer.domain.workload import Demand, Deployment, Slo
 from optimizer.simulation.replay import Replayed, Routing, Served, replay_deployment
 from optimizer.simulation.server import ServerSpec
-from optimizer.simulation.traffic import fitted, of_deployment, synthetic
+from optimizer.simulation.traffic import Arrivals, fitted, of_deployment, synthetic
 from optimizer.sizing.batching import Batching, Embedding
 from optimizer.sizing.candidates import running_as
 from optimizer.sizing.replica import Sized, load_of
@@ -124,14 +124,14 @@ def run(task: Task) -> Replayed:
     )
 
 
-def _traffic(task: Task) -> Iterable[Request]:
+def _traffic(task: Task) -> Iterable[Arrivals]:
     replay = task.replay
     seed = f"{replay.seed}/{task.deployment}"
     if replay.trace is None:
         return synthetic(task.demand, replay.seconds, seed)
     own = of_deployment(replay.trace, task.deployment)
     if own:
-        return (r for r in own if r.at_s < replay.seconds)
+        return [Arrivals.of(own).before(replay.seconds)]
     return fitted(
         replay.trace,
         task.demand,
@@ -153,7 +153,13 @@ def replay_plan(
                 progress(task.deployment)
         return
     with ProcessPoolExecutor(min(workers, len(work))) as pool:
-        for task, done in zip(work, pool.map(run, work), strict=True):
-            yield done
+        running = {t.deployment: pool.submit(run, t) for t in sorted(work, key=_requests)}
+        for task in work:
+            yield running[task.deployment].result()
             if progress:
                 progress(task.deployment)
+
+
+def _requests(task: Task) -> float:
+    """The longest replays start first, so that no process is left with one at the end."""
+    return -task.demand.rate_mrps

@@ -2,14 +2,16 @@
 
 import math
 from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from optimizer.domain.trace import Request
+import numpy as np
+
 from optimizer.domain.workload import Slo
+from optimizer.simulation.prompts import PromptServer
 from optimizer.simulation.server import Job, Server, ServerSpec
+from optimizer.simulation.traffic import Arrivals, Times
 
 
 class Routing(StrEnum):
@@ -67,121 +69,144 @@ class Replayed:
 def replay_deployment(
     name: str,
     replicas: Sequence[Served],
-    traffic: Iterable[Request],
+    traffic: Iterable[Arrivals],
     slo: Slo | None,
     routing: Routing = Routing.LEAST_LOADED,
 ) -> Replayed:
     """Route the requests, in order of time, over the replicas and see how each fares."""
-    log = _Log(replicas, slo)
-    servers = [Server(one.spec, log.end_of(one.spec.front_end_s)) for one in replicas]
-    pick = _least_loaded if routing is Routing.LEAST_LOADED else _in_turn
-    turns = [0.0] * len(replicas)
-    last = 0.0
-    for request in traffic:
-        last = request.at_s
-        index = pick(servers, replicas, turns, last)
-        log.requests += 1
-        servers[index].offer(
-            Job(last, request.input_tokens, request.output_tokens, request.cached_tokens)
-        )
+    log = _Log()
+    servers = [_server(one.spec, log) for one in replicas]
+    capacities = [one.capacity for one in replicas]
+    pick = (_least_loaded if routing is Routing.LEAST_LOADED else _in_turn)(servers, capacities)
+    last, requests = 0.0, 0
+    for block in traffic:
+        requests += len(block)
+        columns = (block.at_s, block.input_tokens, block.output_tokens, block.cached_tokens)
+        for last, prompt, output, cached in zip(*(c.tolist() for c in columns), strict=True):
+            pick(last).ask(last, prompt, output, cached)
     for server in servers:
         server.advance(math.inf)
-    return log.summary(name, servers, last)
+        if isinstance(server, PromptServer):
+            log.prompts(server)
+    return _summary(name, servers, log, slo, requests, last)
+
+
+def _server(spec: ServerSpec, log: "_Log") -> Server | PromptServer:
+    return Server(spec, log.end_of(spec.front_end_s)) if spec.decodes else PromptServer(spec)
 
 
 def _least_loaded(
-    servers: list[Server], replicas: Sequence[Served], turns: list[float], now: float
-) -> int:
-    del turns
-    best, least = 0, math.inf
-    for index, server in enumerate(servers):
-        if server.due <= now:
-            server.advance(now)
-        load = (server.outstanding + 1) / replicas[index].capacity
-        if load < least:
-            best, least = index, load
-    return best
+    servers: Sequence[Server | PromptServer], capacities: Sequence[float]
+) -> Callable[[float], Server | PromptServer]:
+    """The replica with the fewest requests under way for what it can carry."""
+    paired = list(zip(servers, capacities, strict=True))
+
+    def pick(now: float) -> Server | PromptServer:
+        least, best = math.inf, servers[0]
+        for server, capacity in paired:
+            if server.due <= now:
+                server.advance(now)
+            load = (server.outstanding + 1) / capacity
+            if load < least:
+                least, best = load, server
+        return best
+
+    return pick
 
 
 def _in_turn(
-    servers: list[Server], replicas: Sequence[Served], turns: list[float], now: float
-) -> int:
-    del servers, now
-    best = min(range(len(turns)), key=lambda i: (turns[i] + 1) / replicas[i].capacity)
-    turns[best] += 1
-    return best
+    servers: Sequence[Server | PromptServer], capacities: Sequence[float]
+) -> Callable[[float], Server | PromptServer]:
+    """One after the other, as often as each can carry."""
+    turns = [0.0] * len(servers)
+
+    def pick(now: float) -> Server | PromptServer:
+        del now
+        best = min(range(len(turns)), key=lambda i: (turns[i] + 1) / capacities[i])
+        turns[best] += 1
+        return servers[best]
+
+    return pick
 
 
 class _Log:
-    """Latencies as requests leave."""
+    """Latencies as requests leave, ms; a request without a second token has no TPOT (NaN)."""
 
-    def __init__(self, replicas: Sequence[Served], slo: Slo | None) -> None:
-        self.slo = slo or Slo()
-        self.promised = slo is not None
-        self.decodes = all(one.spec.decodes for one in replicas)
-        self.requests = 0
+    def __init__(self) -> None:
         self.failed = 0
         self.ttft = array("d")
         self.tpot = array("d")
-        self.inside = 0
 
     def end_of(self, front_end_s: float) -> Callable[[Job], None]:
         """What a replica of that front end calls with each request that leaves."""
+        ttft, tpot = self.ttft.append, self.tpot.append
 
         def end(job: Job) -> None:
-            self.end(job, front_end_s)
+            first = job.first
+            if job.failed or first != first:  # NaN: it never began
+                self.failed += 1
+                return
+            ttft((first - job.at + front_end_s) * 1e3)
+            more = job.output - 1
+            tpot((job.end - first) / more * 1e3 if more else math.nan)
 
         return end
 
-    def end(self, job: Job, front_end_s: float) -> None:
-        if job.failed or math.isnan(job.first):
-            self.failed += 1
-            return
-        ttft = (job.first - job.at + front_end_s) * 1e3
-        self.ttft.append(ttft)
-        tpot = 0.0
-        if job.output > 1 and self.decodes:
-            tpot = (job.end - job.first) / (job.output - 1) * 1e3
-            self.tpot.append(tpot)
-        slo = self.slo
-        late = slo.ttft_ms is not None and ttft > slo.ttft_ms
-        slow = slo.tpot_ms is not None and tpot > slo.tpot_ms
-        self.inside += not (late or slow)
-
-    def summary(self, name: str, servers: Sequence[Server], last: float) -> Replayed:
-        seconds = max(last, 1e-9)
-        limited = self.slo.ttft_ms is not None or self.slo.tpot_ms is not None
-        done = len(self.ttft)
-        end = max([seconds, *(s.now for s in servers if s.busy_s)])
-        return Replayed(
-            deployment=name,
-            requests=self.requests,
-            failed=self.failed,
-            seconds=seconds,
-            ttft=_attained(self.ttft, self.slo.ttft_ms, self.slo.percentile),
-            tpot=_attained(self.tpot, self.slo.tpot_ms, self.slo.percentile),
-            both_attained=self.inside / done if limited and done else None,
-            percentile=self.slo.percentile,
-            busy=sum(s.busy_s for s in servers) / (end * len(servers)),
-            kv_peak=max(s.kv_peak / s.spec.kv_tokens for s in servers),
-            preemptions=sum(s.preemptions for s in servers),
-        )
+    def prompts(self, server: PromptServer) -> None:
+        """The latencies of a replica that only takes prompts."""
+        found = (server.latencies_s + server.spec.front_end_s) * 1e3
+        self.ttft.frombytes(found.tobytes())
+        self.tpot.frombytes(np.full(len(found), math.nan).tobytes())
 
 
-def _attained(values: "array[float]", limit: float | None, percentile: float) -> Attained:
-    if not values:
+def _summary(
+    name: str,
+    servers: Sequence[Server | PromptServer],
+    log: _Log,
+    slo: Slo | None,
+    requests: int,
+    last: float,
+) -> Replayed:
+    slo = slo or Slo()
+    seconds = max(last, 1e-9)
+    ttft, tpot = np.frombuffer(log.ttft), np.frombuffer(log.tpot)
+    late = np.zeros(len(ttft), dtype=bool)
+    for values, limit in ((ttft, slo.ttft_ms), (tpot, slo.tpot_ms)):
+        if limit is not None:
+            late |= values > limit
+    limited = slo.ttft_ms is not None or slo.tpot_ms is not None
+    end = max([seconds, *(s.now for s in servers if s.busy_s)])
+    decoding = [s for s in servers if isinstance(s, Server)]
+    return Replayed(
+        deployment=name,
+        requests=requests,
+        failed=log.failed,
+        seconds=seconds,
+        ttft=_attained(ttft, slo.ttft_ms, slo.percentile),
+        tpot=_attained(tpot[~np.isnan(tpot)], slo.tpot_ms, slo.percentile),
+        both_attained=1 - float(late.mean()) if limited and len(late) else None,
+        percentile=slo.percentile,
+        busy=sum(s.busy_s for s in servers) / (end * len(servers)),
+        kv_peak=max((s.kv_peak / s.spec.kv_tokens for s in decoding), default=0.0),
+        preemptions=sum(s.preemptions for s in decoding),
+    )
+
+
+def _attained(values: Times, limit: float | None, percentile: float) -> Attained:
+    if not len(values):
         return Attained(0.0, 0.0, 0.0, 0.0, limit, None if limit is None else 1.0)
-    ordered = sorted(values)
+    ordered = np.sort(values)
 
     def at(part: float) -> float:
         """The smallest value that at least that part of the requests stays within."""
-        return ordered[min(len(ordered) - 1, math.ceil(len(ordered) * part / 100) - 1)]
+        return float(ordered[min(len(ordered) - 1, math.ceil(len(ordered) * part / 100) - 1)])
 
+    inside = int(np.searchsorted(ordered, limit, side="right")) if limit is not None else 0
     return Attained(
-        mean_ms=math.fsum(values) / len(values),
+        mean_ms=float(values.mean()),
         p50_ms=at(50),
         slo_ms=at(percentile),
         p99_ms=at(99),
         limit_ms=limit,
-        attained=None if limit is None else bisect_right(ordered, limit) / len(ordered),
+        attained=None if limit is None else inside / len(ordered),
     )

@@ -76,6 +76,8 @@ class Server:
 
     __slots__ = (
         "_alive",
+        "_first",
+        "_growth",
         "_joined",
         "_reserved",
         "_running",
@@ -106,14 +108,21 @@ class Server:
         self._alive = 0
         self._steps = 0
         self._total = 0.0  # context tokens of running requests
+        self._first = 0.0  # seconds of the next step, 0: to be worked out,
+        self._growth = 0.0  # and what each step adds to the one after
         self._reserved = 0.0  # KV tokens promised to prompts under way, and to outputs if reserved
         self.busy_s = 0.0
         self.kv_peak = 0.0
         self.preemptions = 0
 
+    def ask(self, at: float, prompt: int, output: int, cached: int) -> None:
+        """A request of so many tokens arrives."""
+        self.offer(Job(at, prompt, output, cached))
+
     def offer(self, job: Job) -> None:
         """A request arrives; none may arrive before an earlier one."""
-        self.advance(job.at)
+        if self.due <= job.at or not self.spec.in_flight:
+            self.advance(job.at)
         if self._running and self.now < job.at:
             self._decode(min(self._steps_until(job.at), self._steps_to_event()))
         self.now = max(self.now, job.at)
@@ -123,11 +132,12 @@ class Server:
 
     def advance(self, until: float) -> None:
         """All that happens up to that time; a step under way is finished."""
-        if not self.spec.in_flight or not self.spec.decodes:
+        if not self.spec.in_flight:
             self._advance_in_batches(until)
             return
         while self.now <= until:
-            self._admit()
+            if self.waiting:
+                self._admit()
             if self.prefilling:
                 if not self._room_for_a_step():
                     self._preempt()
@@ -213,6 +223,7 @@ class Server:
         self._joined += 1
         job.turn = self._joined
         heappush(self._running, (job.finish_step, job.turn, job))
+        self._first = 0.0
         self._alive += 1
         self._total += job.context
 
@@ -224,21 +235,24 @@ class Server:
             steps = min(steps, int(free // self._alive))
         return steps
 
-    def _cost(self) -> tuple[float, float]:
-        """Seconds of the next step, and what each step adds to the one after."""
+    def _cost(self) -> None:
+        """Seconds of the next step, and what each adds to the one after; kept until it ends."""
         step, batch = self.spec.step, self._alive
         context = self._total / batch
         sequence = step.sequence(context)
-        growth = (step.sequence(context + 1) - sequence) * max(batch, step.stages)
-        return step.decode(batch, sequence), growth
+        self._growth = (step.sequence(context + 1) - sequence) * max(batch, step.stages)
+        self._first = step.decode(batch, sequence)
 
     def _seconds(self, steps: int) -> float:
-        first, growth = self._cost()
-        return steps * first + growth * steps * (steps - 1) / 2
+        if not self._first:
+            self._cost()
+        return steps * self._first + self._growth * steps * (steps - 1) / 2
 
     def _steps_until(self, time: float) -> int:
         """The fewest steps that end at that time or later."""
-        first, growth = self._cost()
+        if not self._first:
+            self._cost()
+        first, growth = self._first, self._growth
         wanted = time - self.now
         if growth * wanted < 1e-6 * first * first:
             return math.ceil(wanted / first)
@@ -255,7 +269,10 @@ class Server:
         self.busy_s += seconds
         self._steps += steps
         self._total += steps * self._alive
-        self.kv_peak = max(self.kv_peak, self._held())
+        self._first = 0.0
+        held = self._held()
+        if held > self.kv_peak:
+            self.kv_peak = held
         running = self._running
         while running and running[0][0] <= self._steps:
             job = heappop(running)[2]
@@ -274,6 +291,7 @@ class Server:
     def _leave(self, job: Job) -> None:
         grown = job.left - (job.finish_step - self._steps)
         self._total -= job.context + grown
+        self._first = 0.0
         self._alive -= 1
 
     def _preempt(self) -> None:
@@ -301,16 +319,16 @@ class Server:
         self.waiting.appendleft(job)
 
     def _advance_in_batches(self, until: float) -> None:
-        """Engines that run a batch to its end before the next begins, and embedding models."""
+        """Engines that run a batch to its end before the next begins."""
         while self.now <= until and self.waiting:
             batch = self._next_batch()
             start = self.now
             prompts = sum(j.input - j.cached for j in batch)
-            longest = max(j.output for j in batch) if self.spec.decodes else 0
+            longest = max(j.output for j in batch)
             first, whole = self._batch_seconds(batch, prompts, longest)
             for job in batch:
                 job.first = start + first
-                job.end = start + (whole if self.spec.decodes else first)
+                job.end = start + whole
                 job.left = 0
                 self.outstanding -= 1
                 self.ended(job)
@@ -319,13 +337,12 @@ class Server:
         self.due = self.now if self.waiting else math.inf
 
     def _next_batch(self) -> list[Job]:
-        """As many as have places, and by tokens of one step or of the KV cache at most."""
-        limit = self.spec.kv_tokens if self.spec.decodes else float(self.spec.chunk)
+        """As many as have places and room in the KV cache."""
         batch: list[Job] = []
         tokens = 0
         while self.waiting and len(batch) < self.spec.max_num_seqs:
-            need = self.waiting[0].input + (self.waiting[0].output if self.spec.decodes else 0)
-            if batch and tokens + need > limit:
+            need = self.waiting[0].input + self.waiting[0].output
+            if batch and tokens + need > self.spec.kv_tokens:
                 break
             tokens += need
             batch.append(self.waiting.popleft())
@@ -333,10 +350,6 @@ class Server:
 
     def _batch_seconds(self, batch: list[Job], prompts: int, longest: int) -> tuple[float, float]:
         step, size = self.spec.step, len(batch)
-        length = prompts / size
-        if not self.spec.decodes:
-            seconds = step.prefill_batch(prompts, max(1.0, length))
-            return seconds, seconds
         context = sum(j.input for j in batch) / size + longest / 2
         one = step.decode(size, step.sequence(context))
         first = step.products(0.0, prompts) + sum(step.attention(j.input, j.cached) for j in batch)

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
+from typing import NamedTuple
 
+from optimizer.sizing import queueing
 from optimizer.sizing.performance import StepModel
 
 # Measured over 159 MLPerf Poisson runs: p99 over mean. A log-normal of mean 1 through that point
@@ -24,7 +26,9 @@ _CLOSE = 3e-3  # as near as a latency must come to its limit
 _FAR_BEYOND = 3.0  # logarithms: waiting without end counts as e^3 times a limit,
 _NEGLIGIBLE = 1e-9  # and a state without limits as far inside
 _BUSIEST = 0.98  # of the prefill budget: beyond, waiting times mean nothing
-_CLUMPED = 1.7  # standard deviation over mean, from simulations of 20 to 95 % load
+# Percentiles over means, of what they come to without: then 19 of 20 simulated states stay inside.
+_LATER, _SLOWER = 1.45, 1.8
+_FEW = 0.05  # prompts: fewer change no rate
 _MOST_ELASTIC = 0.95  # of a step in its batch
 
 
@@ -44,8 +48,7 @@ class Load:
 class Outlook:
     """A replica at some rate. Times in ms; ``rate`` in requests per second.
 
-    ``prompt_ms``: the mean request's own prompt, a part of its TTFT. Spreads are variances over
-    squared means, of what requests see: of a prompt's time, of the rest of TTFT, of TPOT.
+    ``late_``: at the load's percentile, where it was worked out.
     """
 
     rate: float
@@ -53,10 +56,22 @@ class Outlook:
     tpot_ms: float
     ttft_ms: float
     output_tokens_per_second: float
-    prompt_ms: float = 0.0
-    prompt_spread: float = 0.0
-    wait_spread: float = 0.0
-    tpot_spread: float = 0.0
+    late_ttft_ms: float = 0.0
+    late_tpot_ms: float = 0.0
+
+
+class _Line(NamedTuple):
+    """Prompts that wait for their turn, seconds."""
+
+    rate: float
+    busy: float  # part of the time
+    service: float
+    waits: float  # on the mean
+    part: float  # of the prompts that wait
+    uneven: float  # variance of a prompt's own time over its squared mean
+    cycle: float  # from one step to the next
+    under_way: float  # what an arrival waits for of the step that it meets
+    together: float  # how far prompts share steps: 0 one by one, 1 all
 
 
 @lru_cache(maxsize=1024)
@@ -90,85 +105,149 @@ class Batching:
     batch_limit: float  # sequences at once: max_num_seqs, and what the KV cache holds
     chunk: int  # prompt tokens one step may take
     front_end_s: float
-    attention_s: float  # what one prompt takes beside its products
+    attention_s: float  # what one prompt takes beside its products,
+    pairs_s: float  # and what of it grows by the square of its length
     sequence_s: float  # what one running sequence adds to a step
     new_tokens: float  # of a prompt: those that the prefix cache does not hold
     packed: float  # prompts that a step holds, at least 1
     in_flight: bool = True  # else a batch runs to its end before the next begins
+    full_rate: float = math.inf  # at the batch limit
+    chunks: float = 1.0  # steps that a prompt takes part in,
+    room: float = 0.0  # and how many others its last one has room for
+    luck: float = 0.0  # -ln of the part beyond the percentile; 0: of a median
 
     def at_batch(self, batch: float) -> Outlook:
-        """The steady state in which Poisson-like arrivals keep ``batch`` sequences running.
+        """The steady state in which arrivals keep ``batch`` sequences running.
 
-        lambda = b/(O f s + b pm), TPOT = f s/(1 - lambda pm): Little's law, where prompts take
-        their part rho = lambda pm of the time, s is a decoding step, and f = 1 + rho ca^2 /
-        (2 (1 - rho)^2 (b+1)) + e V/b: batches grow when steps are long. V = (1 + ca^2/(1-rho)^2) /
-        (2 (1-e)) is the batch's variance over its mean, e the elasticity of s (linear noise about
-        the fixed point; ca^2 with the prompts' variation).
-
-        TTFT = front end + pm + chunks s + what is under way on arrival + the queue. A step lasts
-        T = s + pm N, N the arrivals of the step before: E T = s/(1-rho), Var T = lambda pm^2 ca^2
-        E T/(1 - rho^2). An arrival meets one of mean M = E T^2/E T, waits for half of it, and then
-        for the prompts that came with it: M/2 + rho M. Where a chunk holds few prompts they queue
-        one by one instead: lambda S^2 (ca^2 + cs^2)/(2 (1 - lambda S)), S = pm + s I/C (Kingman).
+        TPOT = (f s + pm X (1 + cv^2)/O)/(1 - lambda pm), and lambda by Little's law: prompts take
+        their part rho = lambda pm of the time, s is a decoding step, X the clump that comes right
+        behind a request, beyond what comes by chance. f = 1 + rho/(2 (1 - rho)^2 (b+1)) + e V/b:
+        batches grow when steps are long. V is the batch's variance over its mean, e the elasticity
+        of s (linear noise about the fixed point).
         """
         if not self.in_flight:
             return self._whole_batches(batch)
-        load = self.load
+        load, lengths = self.load, self.load.length_cv**2
         step, products = self.step.decode_and_prompt(
             batch, self.sequence_s, self.new_tokens, self.chunk
         )
-        prompt = products + self.attention_s
-        rate = batch / (load.output_tokens * step + batch * prompt)
+        prompt, bare = products + self.attention_s, load.output_tokens * step
+        rate = batch / (bare + batch * prompt)
+        elastic = min(_MOST_ELASTIC, self.step.elasticity(batch, self.sequence_s, step))
         rho = rate * prompt
-        varied, lengths = load.arrival_cv**2 + load.length_cv**2, load.length_cv**2
         bunched = 1 - 0.5 / self.packed  # long prompts come out of their queue one by one
         gain = 1 + bunched * (1 / (1 - rho) ** 2 - 1)
-        elastic = min(_MOST_ELASTIC, self.step.elasticity(batch, self.sequence_s, step))
-        wide = (1 + varied * gain) / (2 * (1 - elastic))
-        noise = bunched * rho * varied * gain / (2 * (batch + 1))
-        longer = 1 + noise + elastic * wide / (batch + 1)
-        rate = batch / (load.output_tokens * longer * step + batch * prompt)
-        rho = rate * prompt
-        tpot = longer * step / (1 - rho)
-        first, variance = self._first_token(rate, step, prompt)
-        ttft = self.front_end_s + first
-        rest = ttft - prompt
-        own = rate * (prompt / (1 - rho)) ** 2 * varied / (load.output_tokens * tpot)
-        own *= (1 + lengths) ** 2  # short outputs meet the luck of few steps
-        others = elastic**2 * wide / (batch + 1)
+        noise = bunched * rho * (1 + lengths) * gain / (2 * (batch + 1))
+        wide = 1.0
+        if load.arrival_cv != 1:
+            wide = self._wideness(self._line(rate, step, prompt), bare)
+        seen = elastic * wide / (1 - elastic) / (batch + 1)
+        longer = 1 + noise + seen
+        line = self._line(batch / (longer * bare + batch * prompt), step, prompt)
+        clump = self._clump(line, bare)
+        rate = batch / (longer * bare + prompt * clump + batch * prompt)
+        tpot = longer * step + prompt * clump * (1 + lengths) / load.output_tokens
+        tpot /= 1 - rate * prompt
+        if clump > _FEW:
+            line = self._line(rate, step, prompt)
+        if line.busy >= _BUSIEST:
+            return Outlook(rate, batch, tpot * 1e3, math.inf, rate * load.output_tokens)
+        ttft, late = self._first_token(line, batch, step * (1 + seen), prompt, wide)
+        slow = self._slow(line, prompt, tpot, clump, elastic * seen)
         return Outlook(
-            rate,
-            batch,
-            tpot * 1e3,
-            ttft * 1e3,
-            rate * load.output_tokens,
-            prompt * 1e3,
-            lengths * (1 + self.attention_s / prompt) ** 2,  # attention grows by the square
-            variance / rest**2 if math.isfinite(rest) else 0.0,
-            (math.sqrt(own) + math.sqrt(others)) ** 2,
+            rate, batch, tpot * 1e3, ttft * 1e3, rate * load.output_tokens, late * 1e3, slow * 1e3
         )
 
-    def _first_token(self, rate: float, step: float, prompt: float) -> tuple[float, float]:
-        """Mean time from the front end to the first token; variance without its own prompt."""
-        load, new, rho = self.load, self.new_tokens, rate * prompt
-        spread = load.arrival_cv**2 + load.length_cv**2
-        packed = self.packed
-        service = prompt + step / packed
-        busy = rate * (prompt + step * new / self.chunk)
-        if busy >= _BUSIEST:
-            return math.inf, 0.0
-        mean = step / (1 - rho)
-        variance = rate * prompt**2 * spread * mean / (1 - rho**2)
-        met = mean + variance / mean
-        together = 1 - 1 / packed
-        uneven = load.length_cv**2 * (1 + self.attention_s / prompt) ** 2
-        queue = rate * service**2 * (load.arrival_cv**2 + uneven) / (2 * (1 - busy))
-        waited = together * (0.5 + rho) * met + (1 - together) * (step / 2 + queue)
-        # Steps with prompts come in clumps: that part of the wait has a tail beyond exponential.
-        clumps = (_CLUMPED * (0.5 + rho) * variance / mean) ** 2 * (1 + load.length_cv**2)
-        others = together * (met**2 / 12 + clumps) + (1 - together) * (step**2 / 12 + 2 * queue**2)
-        chunks = math.ceil(new / self.chunk)
-        return prompt + chunks * step + waited, others
+    def _line(self, rate: float, step: float, prompt: float) -> _Line:
+        """Prompts in line: those that fit go together, long ones one by one.
+
+        In the queue a prompt takes S = pm + s I/C. Beside the wait for those before it an arrival
+        waits for what is under way: steps last s/(1 - rho) on the mean, and serve what came in the
+        step before (a gated vacation: s (1 + rho)/(2 (1 - rho))).
+        """
+        load, rho = self.load, min(_BUSIEST, rate * prompt)
+        together = 1 - 1 / self.packed
+        busy = rate * (prompt + step * self.new_tokens / self.chunk)
+        uneven = 0.0
+        if load.length_cv:
+            uneven = queueing.power_spread(load.length_cv, self.pairs_s / prompt)
+        service = prompt + step * min(1.0, self.new_tokens / self.chunk)
+        waits, part = queueing.wait(min(_BUSIEST, busy), service, load.arrival_cv, uneven)
+        cycle = step / (1 - rho)
+        under_way = together * cycle * (1 + rho) / 2 + (1 - together) * step / 2
+        return _Line(rate, busy, service, waits, part, uneven, cycle, under_way, together)
+
+    def _clump(self, line: _Line, decoding: float) -> float:
+        """Prompts of a burst that come behind a request and make its decoding longer."""
+        cv, rate, idle = self.load.arrival_cv, line.rate, max(0.1, 1 - line.busy)
+        left = rate * line.waits * line.waits / (line.waits + decoding) * idle
+        if cv == 1:
+            return left
+        met = rate * (line.waits + line.under_way + decoding / idle)
+        return max(0.0, queueing.companions(met, cv) - met + left)
+
+    def _wideness(self, line: _Line, decoding: float) -> float:
+        """Variance over mean of the sequences under way, were steps always as long.
+
+        1 + (ca^2 - 1) E min(O, O')/E O for bursts that come as they are; at most what a line that
+        is busy part of the time lets through, D/S of them one behind the other.
+        """
+        load = self.load
+        bursts = (load.arrival_cv**2 - 1) * queueing.shared_part(load.length_cv)
+        if bursts <= 0:
+            return 1 + bursts
+        through = (1 - min(_BUSIEST, line.busy)) * decoding / line.service
+        return 1 + bursts * through / (bursts + through)
+
+    def _first_token(
+        self, line: _Line, batch: float, step: float, prompt: float, wide: float
+    ) -> tuple[float, float]:
+        """TTFT, seconds: the mean, and at the load's percentile.
+
+        Front end + pm + chunks s + what is under way + the line + those that share its last step +
+        the wait for a place. Each is unlucky apart: excesses over means add up as squares.
+        """
+        load, cv, rate = self.load, self.load.arrival_cv, line.rate
+        met = line.waits + line.under_way + prompt * (self.chunks - 1)
+        behind = min(self.room, queueing.companions(rate * met, cv))
+        joined = queueing.companions(rate * line.cycle / 2, cv)
+        after = prompt * (line.together * joined + (1 - line.together) * behind)
+        taken = min(batch, _BUSIEST * self.batch_limit)
+        push = 1 / (1 - min(_BUSIEST, rate * prompt))
+        place, full = queueing.place_wait(self.batch_limit, taken, rate, self.full_rate, wide, push)
+        mean = self.front_end_s + prompt + self.chunks * step + line.under_way + line.waits
+        mean += after + place
+        luck = self.luck
+        if luck <= 0:
+            return mean, mean
+        waits = queueing.wait_tail(line.waits, line.part, line.busy, prompt, line.uneven, luck)
+        place_late = queueing.exponential_tail(place, full, luck) - place if place else 0.0
+        long = 0.0
+        if line.uneven:
+            long = prompt * (log_normal_ratio(load.percentile, line.uneven) - 1)
+        cycle = line.cycle * load.percentile / 100 - line.under_way
+        late = math.hypot(
+            long, max(0.0, waits - line.waits), max(0.0, place_late), cycle, after * (luck - 1)
+        )
+        return mean, mean + _LATER * late
+
+    def _slow(self, line: _Line, prompt: float, tpot: float, clump: float, others: float) -> float:
+        """TPOT at the load's percentile, seconds: the luck of prompts, and of a full batch."""
+        load, lengths = self.load, self.load.length_cv**2
+        if self.luck <= 0:
+            return tpot
+        holds = load.output_tokens * tpot
+        expected = line.rate * holds
+        bursts = 0.0
+        if load.arrival_cv != 1:
+            bursts = queueing.companions(expected, load.arrival_cv) - expected
+        met = expected * (1 + lengths + 2 * bursts) + clump * (1 + clump + lengths)
+        tail = self.luck - 1  # exponential, in standard deviations
+        unlucky = tail * math.sqrt(met) * prompt / load.output_tokens * (1 + lengths)
+        unlucky /= 1 - min(_BUSIEST, line.rate * prompt)
+        crowded = tail * math.sqrt(others) * tpot
+        worst = _SLOWER * crowded + prompt * self.packed  # a full chunk in every step
+        return tpot + min(_SLOWER * math.hypot(unlucky, crowded), worst)
 
     def _filled(self, batch: float) -> Outlook:
         """The state in which exactly ``batch`` sequences run all the time."""
@@ -179,9 +258,9 @@ class Batching:
         prompt = products + self.attention_s
         rate = batch / (load.output_tokens * step + batch * prompt)
         tpot = step / (1 - rate * prompt)
-        first, _ = self._first_token(rate, step, prompt)
-        ttft = (self.front_end_s + first) * 1e3
-        return Outlook(rate, batch, tpot * 1e3, ttft, rate * load.output_tokens)
+        line = self._line(rate, step, prompt)
+        ttft = self.front_end_s + prompt + step + line.under_way + line.waits
+        return Outlook(rate, batch, tpot * 1e3, ttft * 1e3, rate * load.output_tokens)
 
     def _whole_batches(self, batch: float) -> Outlook:
         """Static and dynamic batching: prompts together, then outputs, then the next batch.
@@ -334,20 +413,14 @@ class Batching:
         return inside
 
     def ratios(self, state: Outlook) -> tuple[float, float]:
-        """TTFT and TPOT at the load's percentile over their means, at least as measured.
-
-        A prompt and its wait are unlucky apart: their excesses add up as squares.
-        """
+        """TTFT and TPOT at the load's percentile over their means, at least as measured."""
         p = self.load.percentile
         ttft = percentile_ratio(p, TTFT_P99_OVER_MEAN)
         tpot = percentile_ratio(p, TPOT_P99_OVER_MEAN)
-        if p <= 50 or not math.isfinite(state.ttft_ms):
+        if not math.isfinite(state.ttft_ms) or state.late_ttft_ms <= 0:
             return ttft, tpot
-        spread = state.prompt_spread
-        long = state.prompt_ms * (log_normal_ratio(p, spread) - 1) if spread else 0.0
-        late = (state.ttft_ms - state.prompt_ms) * (log_normal_ratio(p, state.wait_spread) - 1)
-        ttft = max(ttft, 1 + math.hypot(long, late) / state.ttft_ms)
-        return ttft, max(tpot, log_normal_ratio(p, state.tpot_spread))
+        late, slow = state.late_ttft_ms / state.ttft_ms, state.late_tpot_ms / state.tpot_ms
+        return max(ttft, late), max(tpot, slow)
 
 
 def continuous(
@@ -369,17 +442,26 @@ def continuous(
     context = load.input_tokens + load.output_tokens * varied / 2
     exchange = step.attention(1.0) * (load.input_tokens - cached)
     pairs = step.attention(load.input_tokens, cached) - exchange
+    sequence, attention = step.sequence(context), exchange + pairs * varied
+    full, products = step.decode_and_prompt(batch_limit, sequence, new, chunk)
+    busiest = load.output_tokens * full + batch_limit * (products + attention)
+    chunks = queueing.chunks_of(new, chunk, load.length_cv)
     return Batching(
         step,
         load,
         batch_limit,
         chunk,
         front_end_s,
-        attention_s=exchange + pairs * varied,
-        sequence_s=step.sequence(context),
+        attention_s=attention,
+        pairs_s=pairs * varied,
+        sequence_s=sequence,
         new_tokens=new,
         packed=max(1.0, chunk / new),
         in_flight=in_flight,
+        full_rate=batch_limit / busiest if busiest else math.inf,
+        chunks=chunks,
+        room=(chunks * chunk / new - 1) / (2 if load.length_cv else 1),
+        luck=queueing.luck(load.percentile),
     )
 
 

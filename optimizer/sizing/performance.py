@@ -87,7 +87,9 @@ class StepModel:
 
     def sequence(self, context: float) -> float:
         """What each sequence of that context adds to a step beside its matrix products."""
-        kv = sum(s * min(context, w) for w, s in self.kv_s)
+        kv = 0.0
+        for width, seconds in self.kv_s:
+            kv += seconds * (context if context < width else width)
         return kv + self.state_s + self.comm_token_s + self.sequence_s
 
     def decode(self, batch: float, sequence: float) -> float:

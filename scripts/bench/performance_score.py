@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import performance_queues
+
 from optimizer.documents import Catalogue, catalogue
 from optimizer.domain.engine import EngineCard, version_key
 from optimizer.domain.model import ServedModel
@@ -327,6 +329,7 @@ def main() -> int:
     if "--rows" in sys.argv:
         print(*map(line, scores), sep="\n")
     print(*report(scores, scored(roofline=True)), sep="\n")
+    print(*performance_queues.report(list(performance_queues.compared())), sep="\n")
     return 0
 
 

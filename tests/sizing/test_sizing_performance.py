@@ -119,7 +119,7 @@ def test_prefix_hits_carry_more_traffic():
 def test_bursts_wait_longer():
     bursty = chat(load=replace(CHAT, arrival_cv=3.0))
     assert bursty.at_batch(64).ttft_ms > chat().at_batch(64).ttft_ms
-    assert bursty.at_batch(64).tpot_spread > chat().at_batch(64).tpot_spread
+    assert bursty.at_batch(64).late_tpot_ms > chat().at_batch(64).late_tpot_ms
 
 
 def test_groups_of_gpus_are_faster_but_not_by_their_number():

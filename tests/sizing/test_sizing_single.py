@@ -112,7 +112,7 @@ def test_loads(load: dict):
 def test_percentiles_carry_their_name():
     found = sized(**ONE, percentile=99.0, request_rate=4.0)["candidates"][0]["performance"]
     assert found["ttft_p99_ms"] == pytest.approx(2.5 * found["ttft_ms"], rel=1e-3)
-    assert 1.17 <= found["tpot_p99_ms"] / found["tpot_ms"] < 1.3
+    assert 1.17 <= found["tpot_p99_ms"] / found["tpot_ms"] < 1.4
 
 
 def test_capacity_keeps_the_slo():
