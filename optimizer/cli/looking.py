@@ -84,6 +84,7 @@ def verify(
     Examples:
       fleetslice verify clusters/lab-64.yaml workloads/prod.yaml lab-64.plan.json
     """
+    from optimizer.domain.words import plural
     from optimizer.optimize import pose
     from optimizer.report import render_violations
     from optimizer.verify import RULES, check_plan
@@ -104,8 +105,8 @@ def verify(
         render_violations(violations, stdout())
     else:
         print(
-            f"The plan holds: {counted} replicas under {len(RULES)} rules; rates, prices, uses, "
-            "moves and steps counted again."
+            f"The plan holds: {plural(counted, 'replica')} under {len(RULES)} rules; rates, "
+            "prices, uses, moves and steps counted again."
         )
     finish(Code.BROKEN if violations else Code.DONE)
 

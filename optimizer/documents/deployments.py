@@ -147,6 +147,10 @@ def _model_faults(raw: dict[str, Any], catalogue: Catalogue, say: Say) -> Iterat
         message = f"leaves out {precision}, which is what {raw['model']} is quantised to"
         yield say(("allow", "precisions"), f"{message}; add it, or name {served.name}")
     yield from _token_faults(raw, served, say)
+    slo = raw.get("slo")
+    if served.task == "embed" and isinstance(slo, dict) and slo.get("tpot_ms") is not None:
+        message = f"{served.name} embeds and writes no output tokens; limit ttft_ms"
+        yield say(("slo", "tpot_ms"), message, key=True)
 
 
 def model_fault(name: str, catalogue: Catalogue) -> str | None:

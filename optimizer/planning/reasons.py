@@ -6,13 +6,17 @@ from collections.abc import Iterator, Sequence
 from optimizer.domain import words
 from optimizer.domain.config import Candidate, Dropped
 from optimizer.domain.placement import Replica
-from optimizer.domain.prices import room_price_micros, served_price_micros
+from optimizer.domain.prices import held, room_price_micros, served_price_micros
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
 from optimizer.planning.match import Matcher
 from optimizer.planning.unmet import nearest
 
 RUNNERS_UP = 2
+HOST = (  # of a node's document, of a deployment, of a node
+    ("cpu_cores", "host_cpu_millicores", "cpu_millicores"),
+    ("memory_gib", "host_memory_mib", "host_memory_mib"),
+)
 NODES = 3  # that do not state their host room, so many are named
 
 
@@ -40,18 +44,17 @@ def reasons(
 
 def host_notes(problem: PlacementProblem) -> Iterator[str]:
     """Which nodes count as unlimited, because they do not state the host room that is asked for."""
-    needs = (
-        ("cpu_cores", "host_cpu_millicores", "cpu_millicores"),
-        ("memory_gib", "host_memory_mib", "host_memory_mib"),
-    )
-    for field, asked, has in needs:
-        silent = [n.name for n in problem.fleet.nodes if getattr(n, has) is None]
-        if silent and any(getattr(d, asked) for d in problem.deployments):
-            more = f" and {len(silent) - NODES:,} more" if len(silent) > NODES else ""
-            yield (
-                f"{field} of {', '.join(silent[:NODES])}{more} is not stated; whatever deployments "
-                "ask of it counts as there"
-            )
+    silent: dict[tuple[str, ...], list[str]] = {}
+    for field, asked, has in HOST:
+        nodes = tuple(n.name for n in problem.fleet.nodes if getattr(n, has) is None)
+        if nodes and any(getattr(d, asked) for d in problem.deployments):
+            silent.setdefault(nodes, []).append(field)
+    for nodes, fields in silent.items():
+        more = f" and {len(nodes) - NODES:,} more" if len(nodes) > NODES else ""
+        yield (
+            f"nobody states {' and '.join(fields)} of {', '.join(nodes[:NODES])}{more}; whatever "
+            "deployments ask of it counts as there"
+        )
 
 
 def _nothing_runs(
@@ -62,13 +65,13 @@ def _nothing_runs(
         closest = nearest(dropped)
         refused = f"; nearest, {closest.what}: {closest.reason}" if closest else ""
         return (f"no way to run it was found{refused}",)
-    best = ", ".join(words.config(c) for c in offered[:RUNNERS_UP])
+    best = ", ".join(_name(problem, c) for c in offered[:RUNNERS_UP])
     return (f"not placed; it could run as {best}",)
 
 
 def _how(problem: PlacementProblem, way: Candidate, count: int) -> str:
     """``3 on h100-80gb-sxm 2g.20gb fp8: each uses 14.2 of 19.5 GiB, carries up to 3.2 req/s``."""
-    told = f"{count} on {words.config(way)}"
+    told = f"{count} on {_name(problem, way)}"
     room = room_mib(problem, way)
     if way.use.memory_mib and room and not way.reasons:
         told += f": each uses {words.gib(way.use.memory_mib)} of {words.gib(room)}"
@@ -87,6 +90,16 @@ def room_mib(problem: PlacementProblem, way: Candidate) -> int | None:
         return gpu.usable_mib
     profile = gpu.mig.profile(way.shape.profile)
     return None if profile is None else profile.memory_mib
+
+
+def _name(problem: PlacementProblem, way: Candidate) -> str:
+    """``l40s 25 % share fp8 vllm``: as everywhere, and how large a share is."""
+    gpu = next((g for g in problem.fleet.products() if g.name == way.gpu), None)
+    name = words.config(way)
+    if gpu is None or way.shape.share is None:
+        return name
+    part = words.percent(float(held(gpu, way.shape)), 0)
+    return name.replace(" share", f" {part} share", 1)
 
 
 def _cost(
@@ -112,11 +125,11 @@ def _against(
         cost = _cost(problem, deployment, way)
         if cost is None or str(way.key) in used or way.running_only:
             continue
-        name = words.config(way)
+        name = _name(problem, way)
         if name not in others or cost[0] < others[name][0]:
             others[name] = cost
     best = sorted(others.items(), key=lambda item: (item[1][0], item[0]))[:RUNNERS_UP]
-    here = f"{words.config(chosen)} costs {mine[1]}"
+    here = f"{_name(problem, chosen)} costs {mine[1]}"
     if not best:
         return [f"{here}; nothing else fits"]
     listed = " and ".join(f"{name} {_beside(cost, mine)}" for name, cost in best)

@@ -87,7 +87,7 @@ class _Case:
             return self._still_free(open_way), None
         shut = self._behind_cordons(ways)
         if shut is not None and shut.serves:
-            return f"cordon: only {shut.names} {shut.verb} room for it", f"uncordon {shut.names}"
+            return "cordon: only GPUs that are cordoned have room for it", f"uncordon {shut.names}"
         rule = self._binding_rule(ways)
         if rule is not None:
             return rule, None

@@ -80,7 +80,11 @@ def _hint(subject: str, plan: Plan) -> str:
         name.lower(): name for name in sorted({*named, *(r.id for r in plan.placement.replicas)})
     }
     near = [folded[n] for n in get_close_matches(subject.lower(), folded, 3)]
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    names = [d.name for d in plan.deployments]
+    more = f" and {len(names) - NEAR:,} more" if len(names) > NEAR else ""
+    return f"; its deployments: {', '.join(names[:NEAR])}{more}" if names else ""
 
 
 def _plan(plan: Plan) -> Iterator[str]:
@@ -92,7 +96,8 @@ def _plan(plan: Plan) -> Iterator[str]:
         else:
             yield f"{_begun(level.name)}: {level.value}; no plan can go below {level.bound}."
     dear = sorted(plan.deployments, key=lambda d: (-d.price_micros, d.name))[:3]
-    if dear and dear[0].price_micros:
+    dear = [d for d in dear if d.price_micros]
+    if dear:
         listed = ", ".join(f"{d.name} {words.price(d.price_micros, plan.unit)}" for d in dear)
         yield f"Most expensive: {listed}."
     unused = sum(t.stranded_micros for t in plan.tenants)

@@ -244,7 +244,7 @@ def test_unmet_by_one_rule(rule: dict, word: str) -> None:
     ("cordoned", "rps", "word", "fix"),
     [
         ([], 3, "no room: a whole plain is not free", "1 more plain (1.50 USD/h)"),
-        ([2], 3, "cordon: only b/2 has room for it", "uncordon b/2"),
+        ([2], 3, "cordon: only GPUs that are cordoned have room for it", "uncordon b/2"),
         ([2], 9, "; b/2 has room for some of it, but cordoned", "7 more plain (10.50 USD/h)"),
     ],
     ids=["none", "holds what is missing", "holds some of it"],
@@ -320,7 +320,7 @@ def test_slots_left_over_are_kept_in_the_plan() -> None:
     [
         (8, 4, []),
         (None, 0, []),
-        (None, 4, ["cpu_cores of b is not stated; whatever deployments ask of it counts as there"]),
+        (None, 4, ["nobody states cpu_cores of b; whatever deployments ask of it counts as there"]),
     ],
     ids=["stated", "nothing asked", "asked and not stated"],
 )
@@ -330,7 +330,7 @@ def test_host_room_that_nobody_states_is_noted(
     machines = fleet(node("b", PLAIN, cpu_cores=cores))
     where = problem(machines, [deployment(rps=1, cpu_cores=asked)], WAY)
     plan = plan_of(where, place(*whole(1)), "optimal")
-    assert [note for note in plan.notes if "stated" in note] == told
+    assert [note for note in plan.notes if "states" in note] == told
 
 
 @pytest.mark.parametrize(
