@@ -51,7 +51,3 @@ class Policy:
     notify: tuple[str, ...] = ()
     notify_within_s: float = 30.0
     keep_runs: int = 30
-
-    def frozen_on(self, day: date) -> bool:
-        """Whether nothing may change on that day."""
-        return any(first <= day <= last for first, last in self.freeze)

@@ -1,196 +1,39 @@
-"""One night, from the lock to the report.
+"""One night at work: its phases, from what runs to the report.
 
 Nothing is changed before the phase ``launch``, so a night cut short before it begins anew from
 what runs; in it the launch's own journal goes on, or back; after it only the report is missing.
 """
 
-import errno
-import os
-import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from optimizer.documents import read_plan, sha256, write_text
-from optimizer.domain.policy import CutShort, Policy
 from optimizer.launch.values import LaunchRefused, PlanStale
 from optimizer.night import launching, record, rules, summary
-from optimizer.night.lock import only_one
 from optimizer.night.metrics import text as metrics_text
 from optimizer.night.notify import notify
 from optimizer.night.planning import Made, Running, imported, judged_again, planned, simulated
 from optimizer.night.record import Record
 from optimizer.night.values import Code, Ending, NightRefused, Order, Outcome, Phase
+from optimizer.optimize import BrokenPlan
 
-# A start within so many hours belongs to the night that it finds cut short.
-SAME_NIGHT_H = 12.0
 # What runs may change while a night plans; then it plans again, so often.
 PLANS_MOST = 3
-# Less free room than that, and reports and journals might not be written to their end.
-ROOM_MIB = 64
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Tell = Callable[[str], None]
 Now = Callable[[], datetime]
 
 
-def local_now() -> datetime:
-    """This moment, in local time: freezes are days of whoever runs the fleet."""
-    return datetime.now().astimezone()
-
-
-def nightly(order: Order, tell: Tell = lambda line: None, now: Now = local_now) -> Ending:
-    """Carry out one night, or go on with the one that was cut short.
-
-    Raises NightRefused where not even a run folder can say how it ended: the lock is held, the
-    disk is full, or the last night's journal is corrupt.
-    """
-    try:
-        order.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with only_one(order.runs):
-            _check_room(order.runs)
-            return _Start(order, tell, now).carry_out()
-    except OSError as error:
-        where = error.filename or order.runs
-        text = f"{where}: {error.strerror or error}"
-        raise NightRefused(Code.ERROR, text, *_full(error)) from error
-
-
-def _check_room(runs: Path) -> None:
-    free_mib = shutil.disk_usage(runs).free >> 20
-    if free_mib < ROOM_MIB:
-        raise NightRefused(
-            Code.ERROR,
-            f"{runs}: {free_mib} MiB are free, a night wants {ROOM_MIB}; nothing was changed",
-            "make room there, or keep fewer nights: keep_runs in the policy",
-        )
-
-
-def _full(error: OSError) -> tuple[str, ...]:
-    mended = "make room" if error.errno in FULL else "mend that"
-    return (
-        "nothing was changed that the journals do not know of",
-        f"{mended}, then start it again: it goes on where it was",
-    )
-
-
-class _Start:
-    """One start of the command, with the lock held."""
-
-    def __init__(self, order: Order, tell: Tell, now: Now) -> None:
-        self.order, self.tell, self.now = order, tell, now
-        policy = order.documents.policy
-        assert policy is not None
-        self.policy: Policy = policy
-        self.documents = {
-            str(Path(one.path).resolve()): one.sha256 for one in order.documents.inputs
-        }
-
-    def carry_out(self) -> Ending:
-        """The last night's rest, then tonight, unless that was tonight."""
-        last = record.latest(self.order.runs)
-        if last is not None and last.outcome is not None and not last.reported:
-            self.tell(f"{last.name} ended without its report: writing it")
-            ending = _Night(self, last).finish(_ending(last))
-            if self._is_tonight(last):
-                return ending
-        elif last is not None and last.launching:
-            ending = self._go_on(last)
-            if self._is_tonight(last) or ending.code not in (Code.DONE, Code.UNMET):
-                return ending
-        elif last is not None and last.outcome is None:
-            self.tell(f"{last.name} was cut short before it changed anything: beginning it anew")
-            return _Night(self, self._again(last, self.documents)).carry_out()
-        elif last is not None and last.outcome is Outcome.WAITING:
-            if last.approval_path.exists():
-                return self._approved(last)
-            record.write(replace(last, outcome=Outcome.SUPERSEDED))
-        fleet = self.order.documents.fleet
-        assert fleet is not None
-        begun = record.begin(self.order.runs, fleet.name, self.now(), self.documents)
-        return _Night(self, begun).carry_out()
-
-    def _is_tonight(self, last: Record) -> bool:
-        age = self.now() - datetime.fromisoformat(last.began)
-        return dict(last.documents) == self.documents and age < timedelta(hours=SAME_NIGHT_H)
-
-    def _again(self, last: Record, documents: dict[str, str]) -> Record:
-        again = replace(
-            last,
-            starts=last.starts + 1,
-            process=os.getpid(),
-            documents=tuple(sorted(documents.items())),
-        )
-        record.write(again)
-        return again
-
-    def _go_on(self, last: Record) -> Ending:
-        """What becomes of a launch that was cut short, as the policy says."""
-        night = _Night(self, self._again(last, dict(last.documents)))
-        way = self.policy.cut_short
-        if way is CutShort.RESUME and launching.goes_back(self.order):
-            way = CutShort.ROLLBACK  # once begun, the way back is gone to its end
-        self.tell(f"{last.name} was cut short while it launched: {way}")
-        match way:
-            case CutShort.RESUME:
-                return night.launch()
-            case CutShort.ROLLBACK:
-                return night.roll_back()
-            case CutShort.ASK:
-                return night.ask()
-
-    def _approved(self, last: Record) -> Ending:
-        """Launch a plan that a person approved, if it is still the one, and still young."""
-        if when := rules.frozen(self.policy, self.now().date()):
-            lines = (f"{last.name} is approved, but {when}; it waits on",)
-            return Ending(Outcome.FROZEN, Code.DONE, lines, last.folder)
-        night = _Night(self, self._again(last, dict(last.documents)))
-        faults = approval_faults(last, self.policy, self.documents, self.now())
-        if faults:
-            way_out = "nothing was changed; start it again for a new plan"
-            return night.finish(night.ending(Outcome.STALE, Code.DRIFTED, *faults, way_out))
-        night.record = replace(night.record, outcome=None, reported=False, code=None, lines=())
-        return night.launch(approved=True)
-
-
-def approval_faults(
-    waiting: Record, policy: Policy, documents: dict[str, str], now: datetime
-) -> tuple[str, ...]:
-    """Why an approval does not hold: of another plan, too late, or the documents have changed."""
-    found = []
-    said = waiting.approval_path.read_text("utf-8", errors="replace").split()[:1]
-    if sha256(waiting.plan_path) != waiting.plan_sha256:
-        found.append(f"{waiting.plan_path} is no longer the plan that was to be approved")
-    elif said != [waiting.plan_sha256]:
-        found.append(f"{waiting.approval_path} approves another plan than that of {waiting.name}")
-    age_h = (now - datetime.fromisoformat(waiting.began)) / timedelta(hours=1)
-    if age_h > policy.approval_hours:
-        found.append(
-            f"the plan of {waiting.name} is {age_h:.0f} hours old; it can be approved for "
-            f"{policy.approval_hours:g}"
-        )
-    before = dict(waiting.documents)
-    for path in sorted({*before, *documents}):
-        if before.get(path) != documents.get(path):
-            found.append(f"{path} has changed since the plan was made")
-    return tuple(found)
-
-
-def _ending(last: Record) -> Ending:
-    assert last.outcome is not None
-    assert last.code is not None
-    return Ending(last.outcome, last.code, last.lines, last.folder, last.facts)
-
-
-class _Night:
+class Night:
     """One night at work in its folder."""
 
-    def __init__(self, start: _Start, begun: Record) -> None:
-        self.order, self.policy = start.order, start.policy
-        self._tell, self._now = start.tell, start.now
+    def __init__(self, order: Order, begun: Record, tell: Tell, now: Now) -> None:
+        assert order.documents.policy is not None
+        self.order, self.policy = order, order.documents.policy
+        self._tell, self._now = tell, now
         self.record = begun
         self.notes: list[str] = []
         self.failed: list[dict[str, object]] = []
@@ -208,7 +51,7 @@ class _Night:
                     return self.finish(ending)
             lines = (f"what runs changed under {PLANS_MOST} plans in a row; nothing was changed",)
             return self.finish(self.ending(Outcome.FAILED, Code.DRIFTED, *lines))
-        except (NightRefused, LaunchRefused, RuntimeError, sqlite3.Error) as error:
+        except (NightRefused, LaunchRefused, BrokenPlan, sqlite3.Error) as error:
             return self._failed(error)
 
     def _once(self) -> Ending | None:
@@ -306,7 +149,7 @@ class _Night:
             why = "the approval is stale: what runs is not what the plan was made from"
             way_out = "nothing was changed; start it again for a new plan"
             return self.finish(self.ending(Outcome.STALE, Code.DRIFTED, why, way_out))
-        except (NightRefused, LaunchRefused, RuntimeError, sqlite3.Error) as error:
+        except (NightRefused, LaunchRefused, BrokenPlan, sqlite3.Error) as error:
             return self._failed(error)
 
     def _launch(self, approved: bool) -> Ending | None:
@@ -397,7 +240,8 @@ class _Night:
         made = self.record.plan_sha256
         whole = made is not None and sha256(self.record.plan_path) == made
         plan = read_plan(self.record.plan_path) if whole else None
-        data = summary.data(self.record, self.notes, self.failed, self.simulated)
+        ended = replace(self.record, outcome=ending.outcome, code=ending.code, lines=ending.lines)
+        data = summary.data(ended, self.notes, self.failed, self.simulated)
         from optimizer.report.night import night_html, night_markdown
 
         write_text(folder / "report.md", night_markdown(data, plan))

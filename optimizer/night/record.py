@@ -47,7 +47,6 @@ class Record:
     phases: tuple[Passed, ...] = ()
     starts: int = 1
     plan_sha256: str | None = None
-    approved_by: str | None = None
     outcome: Outcome | None = None
     code: Code | None = None
     lines: tuple[str, ...] = ()

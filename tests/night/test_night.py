@@ -203,6 +203,17 @@ def test_a_cluster_that_cannot_be_read_ends_the_night(world, tmp_path, refused, 
     assert night(tmp_path).outcome is Outcome.DONE
 
 
+def test_two_copies_left_of_a_failed_step_are_mended_first(world, tmp_path):
+    night(tmp_path)
+    assert world.latest is not None
+    world.latest = replace(world.latest, state="failed")
+    world.standing = Standing(GPUS, doubled=("chat/0",), began=True)
+    world.before_end = lambda: setattr(world, "standing", Standing(GPUS, began=True))
+    ending = night(tmp_path, NOW + timedelta(days=1))
+    assert ending.outcome is Outcome.NOTHING
+    assert world.launches == 2
+
+
 def test_a_failed_step_is_told_and_the_next_night_plans_anew(world, tmp_path):
     world.failed = (Failure("chat/0", "never ready in 3 starts", ("out of memory",), "s0002"),)
     ending = night(tmp_path)
