@@ -209,8 +209,12 @@ class Batching:
         """
         load, cv, rate = self.load, self.load.arrival_cv, line.rate
         met = line.waits + line.under_way + prompt * (self.chunks - 1)
-        behind = min(self.room, queueing.companions(rate * met, cv))
-        joined = queueing.companions(rate * line.cycle / 2, cv)
+        behind, joined = rate * met, rate * line.cycle / 2
+        if cv != 1:
+            behind = queueing.companions(behind, cv)
+            joined = queueing.companions(joined, cv)
+        if behind > self.room:
+            behind = self.room
         after = prompt * (line.together * joined + (1 - line.together) * behind)
         taken = min(batch, _BUSIEST * self.batch_limit)
         push = 1 / (1 - min(_BUSIEST, rate * prompt))
@@ -226,10 +230,12 @@ class Batching:
         if line.uneven:
             long = prompt * (log_normal_ratio(load.percentile, line.uneven) - 1)
         cycle = line.cycle * load.percentile / 100 - line.under_way
-        late = math.hypot(
-            long, max(0.0, waits - line.waits), max(0.0, place_late), cycle, after * (luck - 1)
-        )
-        return mean, mean + _LATER * late
+        late = long**2 + cycle**2 + (after * (luck - 1)) ** 2
+        if waits > line.waits:
+            late += (waits - line.waits) ** 2
+        if place_late > 0:
+            late += place_late**2
+        return mean, mean + _LATER * math.sqrt(late)
 
     def _slow(self, line: _Line, prompt: float, tpot: float, clump: float, others: float) -> float:
         """TPOT at the load's percentile, seconds: the luck of prompts, and of a full batch."""
@@ -241,7 +247,7 @@ class Batching:
         bursts = 0.0
         if load.arrival_cv != 1:
             bursts = queueing.companions(expected, load.arrival_cv) - expected
-        met = expected * (1 + lengths + 2 * bursts) + clump * (1 + clump + lengths)
+        met = expected * max(0.0, 1 + lengths + 2 * bursts) + clump * (1 + clump + lengths)
         tail = self.luck - 1  # exponential, in standard deviations
         unlucky = tail * math.sqrt(met) * prompt / load.output_tokens * (1 + lengths)
         unlucky /= 1 - min(_BUSIEST, line.rate * prompt)
@@ -284,11 +290,18 @@ class Batching:
             step,
         )
 
-    def at_rate(self, rate: float) -> Outlook | None:
-        """The steady state at an arrival rate; None beyond what the batch limit can carry."""
-        most, least = self.at_batch(self.batch_limit), self.at_batch(self.batch_limit * _NEGLIGIBLE)
+    def at_rate(self, rate: float, above: Outlook | None = None) -> Outlook | None:
+        """The steady state at an arrival rate; None beyond what the batch limit can carry.
+
+        ``above``: a state known to carry no less.
+        """
+        most = above or self.at_batch(self.batch_limit)
         if most.rate < rate:
             return None
+        # Batches grow faster than rates: a square is below where the rate is not far.
+        least = self.at_batch(most.concurrency * (rate / most.rate) ** 2)
+        if least.rate >= rate:
+            most, least = least, self.at_batch(most.concurrency * _NEGLIGIBLE)
         if least.rate >= rate:
             return least
 
@@ -475,7 +488,8 @@ class Embedding:
     chunk: int
     front_end_s: float
     tokens: float  # of a full step
-    full_s: float  # that step
+    full_s: float  # that step,
+    full_rate: float  # and the prompts that it serves
     alone_s: float  # a step of one prompt
 
     def ratios(self, state: Outlook) -> tuple[float, float]:
@@ -485,15 +499,15 @@ class Embedding:
 
     def at_load(self, busy: float) -> Outlook:
         """The steady state at that part of the largest rate (a full step of prompts)."""
-        full = self.full_s
-        rate = busy * self.tokens / max(1.0, self.load.input_tokens) / full
+        full, rate = self.full_s, busy * self.full_rate
         spread = self.load.arrival_cv**2 + self.load.length_cv**2
         wait = busy * full * spread / (2 * max(1e-9, 1 - busy))
         latency = self.front_end_s + self.alone_s + full * busy + wait
         return Outlook(rate, rate * latency, 0.0, latency * 1e3, 0.0)
 
-    def at_rate(self, rate: float) -> Outlook | None:
+    def at_rate(self, rate: float, above: Outlook | None = None) -> Outlook | None:
         """The steady state at an arrival rate; None beyond the largest."""
+        del above
         top = self.at_load(1.0).rate
         return self.at_load(rate / top) if rate < top else None
 
@@ -547,4 +561,5 @@ def prompts_only(
     length = max(1.0, load.input_tokens)
     tokens = max(length, min(chunk, batch_limit * length))
     full, alone = step.prefill_batch(tokens, length), step.prefill_batch(length, length)
-    return Embedding(step, load, batch_limit, chunk, front_end_s, tokens, full, alone)
+    rate = tokens / length / full
+    return Embedding(step, load, batch_limit, chunk, front_end_s, tokens, full, rate, alone)

@@ -140,7 +140,6 @@ def peak_tflops(gpu: Gpu, gemm: str) -> float | None:
     return peak
 
 
-@lru_cache(maxsize=4096)
 def step_model(
     model: ServedModel,
     card: EngineCard,
@@ -185,7 +184,7 @@ def step_model(
         power=rates.sum_power,
         stages=pp,
     )
-    correction = card.correction(device.gpu, model.name)
+    correction = card.correction(device.gpu, model.name) if card.corrections else None
     return found if correction is None else found.corrected(correction)
 
 

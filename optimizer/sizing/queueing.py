@@ -130,7 +130,8 @@ def luck(percentile: float) -> float:
 
 def exponential_tail(mean: float, part: float, luck: float) -> float:
     """Where ``part`` wait, exponentially, and all ``mean``: as late as that luck has it."""
-    return mean / part * max(0.0, math.log(part) + luck)
+    late = math.log(part) + luck
+    return mean / part * late if late > 0 else 0.0
 
 
 def wait_tail(

@@ -293,7 +293,8 @@ def _capacity(
     best = serving.largest(ttft, tpot, enough / card.guard)
     if best is None:
         return Refusal(too_slow(serving, ttft, tpot), budget, how)
-    if way.max_num_seqs is None and best.concurrency >= serving.batch_limit:
+    wanted = best.rate * card.guard >= enough
+    if wanted and way.max_num_seqs is None and best.concurrency >= serving.batch_limit:
         fewer = _fewer_sequences(model, card, room, way, budget, best, extras)
         if fewer is not budget:  # the KV cache was the limit and has grown
             grown = serving_of(model, card, room, way, fewer, how, load)
@@ -380,7 +381,7 @@ def predicted(card: EngineCard, model: ServedModel, sized: Sized) -> Prediction 
     """What the replica does at its guarded capacity."""
     if sized.serving is None or sized.rate is None:
         return None
-    state = sized.serving.at_rate(sized.rate)
+    state = sized.serving.at_rate(sized.rate, sized.best)
     if state is None:
         return None
     band = card.moe_band if model.moe is not None else card.dense_band
