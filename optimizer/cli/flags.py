@@ -4,26 +4,33 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 from typer.core import TyperCommand
 
 R = TypeVar("R")
 
 
-def spread(command: Callable[..., R]) -> Callable[..., R]:
+class Common(Protocol):
+    """A group that acts by itself."""
+
+    def act(self) -> None:
+        """Do what its flags say."""
+
+
+def spread(command: Callable[..., R], common: type[Common]) -> Callable[..., R]:
     """The command as Typer must see it: a parameter that is a group as one flag for each field.
 
-    Typer knows no groups of its own (its issues 153 and 154). A group may hold groups.
+    Typer knows no groups of its own (its issues 153 and 154). A group may hold groups. ``common``:
+    flags that every command takes, which act before it does.
     """
     own = inspect.signature(command)
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hints[name] for name in own.parameters if is_dataclass(hints[name])}
-    if not groups:
-        return command
 
     @functools.wraps(command)
     def run(**given: Any) -> R:
+        _made(common, given).act()
         made = {name: _made(group, given) for name, group in groups.items()}
         return command(**made, **given)
 
@@ -32,6 +39,7 @@ def spread(command: Callable[..., R]) -> Callable[..., R]:
         for name, one in own.parameters.items()
         for flag in (_flags(groups[name]) if name in groups else [one])
     ]
+    flags += _flags(common)
     run.__signature__ = own.replace(parameters=flags)  # type: ignore[attr-defined]
     run.__annotations__ = {flag.name: flag.annotation for flag in flags}
     return run
@@ -55,7 +63,7 @@ def _made(group: type[Any], given: dict[str, Any]) -> Any:
         **{
             one.name: _made(hints[one.name], given)
             if is_dataclass(hints[one.name])
-            else given.pop(one.name)
+            else given.pop(one.name, one.default)
             for one in fields(group)
         }
     )

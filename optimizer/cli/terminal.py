@@ -7,8 +7,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -31,6 +32,21 @@ class Verbosity:
     """How much stderr says: -1 faults only, 0 as usual, 1 a line per step of the work."""
 
     level = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """The flags for it, which may stand before or after a command's name."""
+
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Faults only on stderr.")] = False
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="A line on stderr per phase of the work.")
+    ] = False
+
+    def act(self) -> None:
+        """Say so much from here on; without a flag as much as before."""
+        if self.quiet or self.verbose:
+            Verbosity.level = -1 if self.quiet else 1
 
 
 class Stop(Exception):
@@ -146,7 +162,7 @@ def guarded(command: Callable[P, R]) -> Callable[..., R]:
                 code = Code.TERMINATED if terminated else Code.INTERRUPTED
                 raise typer.Exit(int(code)) from None
 
-    return spread(run)
+    return spread(run, Saying)
 
 
 def _told(error: Exception) -> Code | None:

@@ -129,6 +129,12 @@ def test_size_says_what_it_assumes(folder):
     assert "llama-3.1-8b has no sliding window" in said.err
 
 
+def test_quiet_and_verbose_stand_before_or_after_the_command(starter):
+    for flags in (["-q", "plan"], ["plan", "-q"]):
+        assert fleetslice(*flags, *starter, "--out", "a.json").err == ""
+    assert "wrote a.json" in fleetslice("plan", *starter, "--out", "a.json", "-v").err
+
+
 def test_flags_are_listed_by_group(folder):
     said = fleetslice("plan", "--help")
     assert said.out.index("Options:") < said.out.index("What is shown and written:")
