@@ -22,6 +22,7 @@ from optimizer.optimize import BrokenPlan
 
 # What runs may change while a night plans; then it plans again, so often.
 PLANS_MOST = 3
+SHOWN = 5  # differences
 
 Tell = Callable[[str], None]
 Now = Callable[[], datetime]
@@ -36,6 +37,7 @@ class Night:
         self._tell, self._now = tell, now
         self.record = begun
         self.notes: list[str] = []
+        self.stale: tuple[str, ...] = ()  # how what ran differed from the last plan's start
         self.failed: list[dict[str, object]] = []
         self.simulated: list[dict[str, object]] = []
 
@@ -49,8 +51,8 @@ class Night:
                 ending = self._once()
                 if ending is not None:
                     return self.finish(ending)
-            lines = (f"what runs changed under {PLANS_MOST} plans in a row; nothing was changed",)
-            return self.finish(self.ending(Outcome.FAILED, Code.DRIFTED, *lines))
+            first = f"what runs changed under {PLANS_MOST} plans in a row; nothing was changed:"
+            return self.finish(self.ending(Outcome.FAILED, Code.DRIFTED, first, *self.stale))
         except (NightRefused, LaunchRefused, BrokenPlan, sqlite3.Error) as error:
             return self._failed(error)
 
@@ -161,7 +163,8 @@ class Night:
         try:
             done = launching.carried_out(self.order, plan, self._tell)
         except PlanStale as stale:
-            self._end("; ".join(stale.differences[:5]))
+            self.stale = stale.differences[:SHOWN]
+            self._end("; ".join(self.stale))
             self._unlaunch()
             self._tell("what runs has changed since the plan was made")
             return None
@@ -230,6 +233,7 @@ class Night:
             ended=record.stamp(self._now()),
         )
         self._report(ending)
+        record.sweep(self.record)
         self._say(reported=True)
         record.prune(self.order.runs, self.policy.keep_runs)
         self._tell_whom(ending)
@@ -263,8 +267,8 @@ class Night:
             if launching.half_done(self.order, self.record.plan_path):
                 return self._stays_half(code, lines)
             self._unlaunch()
-        ending = self.ending(Outcome.FAILED, code, *lines)
-        return self.finish(ending)
+        way_out = launching.journal_is_lost(self.order)
+        return self.finish(self.ending(Outcome.FAILED, code, *lines, *way_out))
 
     def _stays_half(self, code: Code, lines: tuple[str, ...]) -> Ending:
         """A launch that began and cannot go on now: the next start goes on with it."""

@@ -11,7 +11,7 @@ from optimizer.domain.plan import Plan
 from optimizer.domain.words import plural
 from optimizer.launch import Event, LaunchRefused, LaunchResult, PlanStale, drift, launch, rollback
 from optimizer.launch.acts import digest
-from optimizer.launch.journal import DONE, RUNNING, Kind, Undertaking
+from optimizer.launch.journal import DONE, JOURNAL, RUNNING, Kind, Undertaking
 from optimizer.launch.lost import begun
 from optimizer.launch.lost import withdraw_lost as withdrawn
 from optimizer.night.record import PLAN
@@ -141,8 +141,24 @@ def withdraw_lost(order: Order) -> tuple[str, ...]:
     return withdrawn(order.run_dir)
 
 
+def journal_is_lost(order: Order) -> tuple[str, ...]:
+    """What a person can do about a launch's journal that cannot be read; nothing where it can."""
+    try:
+        half(order)
+    except LaunchRefused:
+        journal = order.run_dir / JOURNAL
+        return (
+            "replicas that run say themselves what they are, so it can be done without:",
+            f"mv {journal} {journal}.corrupt; rm -f {journal}-wal {journal}-shm",
+            "then start it again",
+        )
+    return ()
+
+
 def ways_out(order: Order, plan: Path | None = None) -> tuple[str, ...]:
     """What a person can do about a launch that is not whole."""
+    if lost := journal_is_lost(order):
+        return lost
     where = f"--run-dir {order.run_dir}"
     how = " --engine simulated" if order.engine == "simulated" else ""
     lines = [f"look:    fleetslice status {where}"]

@@ -119,8 +119,14 @@ def _refusals(running: Running, order: Order) -> list[str]:
         if unknown:
             found.append(f"{one.id} runs on {', '.join(unknown)}, which the fleet does not have")
     for other in running.live.foreign:
-        if held & set(other.gpus):
-            who = (running.live.by or {}).get(other.deployment, other.deployment)
+        who = (running.live.by or {}).get(other.deployment, other.deployment)
+        if who.startswith(f"{fleet.name}/"):
+            copy = who.removeprefix(f"{fleet.name}/")
+            found.append(
+                f"{copy} on {', '.join(other.gpus)} is a copy that no journal knows; end all of "
+                f"it: fleetslice stop --only {copy.partition('#')[0]} {where}"
+            )
+        elif held & set(other.gpus):
             found.append(f"{who} uses {', '.join(other.gpus)} beside replicas of ours; end it")
     return found
 

@@ -169,10 +169,17 @@ def latest(runs: Path) -> Record | None:
     return read(found[-1]) if found else None
 
 
-def prune(runs: Path, keep: int) -> tuple[Path, ...]:
-    """Remove all but the last so many nights, and drafts of nights that never began."""
-    old = nights(runs)[:-keep]
-    drafts = [p for p in runs.iterdir() if p.is_dir() and p.name.startswith(".")]
-    for folder in (*old, *drafts):
+def sweep(record: Record) -> None:
+    """Remove what a kill left half-written: drafts of files, beside the files themselves."""
+    for folder in (record.folder, record.folder / INPUTS, record.folder.parent):
+        for draft in folder.glob(".*") if folder.is_dir() else ():
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)  # a night that never began
+            else:
+                draft.unlink(missing_ok=True)
+
+
+def prune(runs: Path, keep: int) -> None:
+    """Remove all but the last so many nights."""
+    for folder in nights(runs)[:-keep]:
         shutil.rmtree(folder, ignore_errors=True)
-    return old

@@ -466,6 +466,23 @@ def test_two_nights_at_once_are_one_too_many(world, tmp_path):
     assert record.nights(tmp_path / "nights") == (first.folder,)
 
 
+def test_drafts_that_a_kill_left_are_swept_up(world, tmp_path, monkeypatch):
+    def kill(left: int) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        at_write(patch, 9, kill)
+        patch.setattr(os, "unlink", lambda _: None)  # a dead process takes nothing away
+        with pytest.raises(Killed):
+            night(tmp_path)
+    [folder] = record.nights(tmp_path / "nights")
+    assert half_written(folder)
+    (tmp_path / "nights" / ".20260302T020001").mkdir()  # a night that never began
+    (tmp_path / "nights" / ".metrics.prom.x").touch()
+    assert night(tmp_path).outcome is Outcome.DONE
+    assert list((tmp_path / "nights").rglob(".*")) == []
+
+
 def test_old_nights_go_by_count(world, tmp_path):
     put(tmp_path, policy="keep_runs: 3")
     ends = [night(tmp_path, NOW + timedelta(days=day)) for day in range(5)]
