@@ -1,6 +1,6 @@
 """Moves that read the same, told together."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from optimizer.domain import words
@@ -26,17 +26,26 @@ class Alike:
         return words.number(self.load_mib / 1024, 1) if self.load_mib else "-"
 
 
-def alike(moves: Sequence[Move]) -> list[Alike]:
-    """The moves in their order, each beside the first that reads the same."""
+def alike(moves: Sequence[Move], left: Collection[str] = ()) -> list[Alike]:
+    """The moves in their order, each beside the first that reads the same.
+
+    The kind of those ``left`` as they are says so.
+    """
     groups: dict[tuple[str, ...], list[Move]] = {}
     for move in moves:
         deployment = move.replica.rpartition("/")[0]
         ends = (_room(move.before), _room(move.after))
-        groups.setdefault((deployment, move.kind, *ends, move.reason), []).append(move)
-    return [_joined(members) for members in groups.values()]
+        kind = kind_of(move, left)
+        groups.setdefault((deployment, kind, *ends, move.reason), []).append(move)
+    return [_joined(members, key[1]) for key, members in groups.items()]
 
 
-def _joined(moves: Sequence[Move]) -> Alike:
+def kind_of(move: Move, left: Collection[str]) -> str:
+    """``move``, or ``move, left`` of one that stays undone."""
+    return f"{move.kind}, left" if move.replica in left else move.kind
+
+
+def _joined(moves: Sequence[Move], kind: str) -> Alike:
     first, load = moves[0], sum(m.load_mib for m in moves)
     name, where = first.replica, _place
     if len(moves) > 1:
@@ -44,7 +53,7 @@ def _joined(moves: Sequence[Move]) -> Alike:
         name = f"{deployment}/{words.runs(int(m.replica.rpartition('/')[2]) for m in moves)}"
         where = _room
     ends = where(first.before), where(first.after)
-    return Alike(name, len(moves), first.kind, *ends, load, first.reason)
+    return Alike(name, len(moves), kind, *ends, load, first.reason)
 
 
 def _place(replica: Replica | None) -> str:

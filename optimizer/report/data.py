@@ -10,6 +10,7 @@ from optimizer.domain.placement import Replica
 from optimizer.domain.plan import DeploymentPlan, Plan
 from optimizer.domain.units import gib, money, rps
 from optimizer.report import status
+from optimizer.report.amounts import by_deployment, paid, two
 from optimizer.report.changes import alike
 from optimizer.report.diff import Diff, sentences, side
 from optimizer.report.tables import moves_sentence, ordered, ways, where
@@ -118,6 +119,7 @@ def markdown(plan: Plan) -> str:
     parts = [
         f"## Plan for {plan.fleet}: {status.headline(plan)}",
         *([f"{status.totals(plan)}. {status.demand(plan)}."] if status.planned(plan) else []),
+        *filter(None, [status.undone(plan) and f"{status.undone(plan)}."]),
         *(f"- {rule}" for rule in plan.conflict),
         *filter(None, [status.way_out(plan)]),
     ]
@@ -134,6 +136,7 @@ def markdown(plan: Plan) -> str:
         parts += [
             "### Value and bound",
             _table(["objective", "value", "no plan below", "gap"], levels),
+            *filter(None, [status.counted(plan)]),
         ]
     parts += [f"Note: {note}" for note in plan.notes]
     parts += [f"- `{i.path}` {i.sha256[:12]}" for i in plan.inputs]
@@ -164,7 +167,7 @@ def _joined(parts: Iterable[str]) -> list[str]:
 
 
 def _deployments(plan: Plan) -> str:
-    rows = []
+    rows, costs = [], by_deployment(plan)
     for d, row in zip(ordered(plan), deployment_rows(plan), strict=True):
         asked, room = row["demand_rps"], row["capacity_rps"]
         rates = "" if asked is None else f"{words.number(asked, 2)} / {words.number(room, 2)}"
@@ -176,7 +179,7 @@ def _deployments(plan: Plan) -> str:
                 row["where"],
                 rates,
                 *(_against(d, name) for name in ("ttft", "tpot")),
-                f"{row['price_per_hour']:,.2f}",
+                costs.get(d.name, f"{row['price_per_hour']:,.2f}"),
             ]
         )
     head = ["tenant", "deployment", "runs as", "where", "req/s asked / room"]
@@ -192,14 +195,10 @@ def _against(d: DeploymentPlan, name: str) -> str:
 
 
 def _tenants(plan: Plan) -> str:
-    ordered = sorted(plan.tenants, key=lambda t: (-t.price_micros, t.name))
-    rows = [
-        [t.name, f"{money(t.price_micros):,.2f}", f"{money(t.stranded_micros):,.2f}"]
-        for t in ordered
-    ]
-    total = sum(t.price_micros for t in plan.tenants)
-    unused = sum(t.stranded_micros for t in plan.tenants)
-    rows.append(["**total**", f"{money(total):,.2f}", f"{money(unused):,.2f}"])
+    found = paid(plan)
+    rows = [[t.name, two(t.cents), two(t.unused_cents)] for t in found]
+    total, unused = sum(t.cents for t in found), sum(t.unused_cents for t in found)
+    rows.append(["**total**", two(total), two(unused)])
     return _table(["tenant", "price", "of it unused room"], rows)
 
 
@@ -212,7 +211,7 @@ def _unmet(plan: Plan) -> Iterable[str]:
 def _moves(plan: Plan) -> str:
     rows = [
         [one.replicas, one.kind, one.before, one.after, one.load, one.reason]
-        for one in alike(plan.moves)
+        for one in alike(plan.moves, plan.left)
     ]
     return _table(["replica", "kind", "from", "to", "GiB", "why"], rows)
 

@@ -12,6 +12,7 @@ from optimizer.domain import words
 from optimizer.domain.config import ReplicaConfig
 from optimizer.domain.placement import Placement, Replica, replica_order
 from optimizer.domain.plan import Plan
+from optimizer.report.amounts import CENT, adding_up
 from optimizer.report.ink import Ink
 
 ROWS = 60
@@ -139,7 +140,9 @@ def sentences(found: Diff) -> tuple[str, ...]:
         told.append(f"price: {both}, {change}")
     if found.tenant_prices:
         ranked = sorted(found.tenant_prices, key=lambda t: (-abs(t[2] - t[1]), t[0]))
-        each = ", ".join(f"{name} {_signed(now - was, found.unit)}" for name, was, now in ranked)
+        changes = [CENT * cents for cents in adding_up([now - was for _, was, now in ranked])]
+        pairs = zip(ranked, changes, strict=True)
+        each = ", ".join(f"{name} {_signed(change, found.unit)}" for (name, *_), change in pairs)
         told.append(f"by tenant: {each}")
     if found.gpus_on:
         told.append(f"GPUs newly used: {words.gpus(found.gpus_on)}")

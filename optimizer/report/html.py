@@ -1,16 +1,18 @@
 """One self-contained page: the plan as a map, tables and a time line; nothing is loaded."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
 from optimizer.domain import words
 from optimizer.domain.placement import node_of, replica_order
-from optimizer.domain.plan import DeploymentPlan, GpuPlan, Plan, Step
+from optimizer.domain.plan import DeploymentPlan, GpuPlan, Move, Plan, Step
 from optimizer.domain.units import MIB_PER_GIB, MICROS, money
 from optimizer.report import compared, frontier, status
+from optimizer.report.amounts import by_deployment, paid, two
+from optimizer.report.changes import kind_of
 from optimizer.report.chart import Chart, chart, stairs
 from optimizer.report.data import deployment_rows
 from optimizer.report.diff import Diff, sentences, side
@@ -19,6 +21,15 @@ from optimizer.report.pieces import Layout, Piece
 from optimizer.report.tables import end, moves_sentence, ordered
 
 STEPS = 400  # bars of the time line; more would hide each other
+ACTIONS = (
+    "create_instance",
+    "destroy_instance",
+    "set_mig_mode",
+    "start",
+    "shift_traffic",
+    "drain",
+    "stop",
+)
 TICKS = (5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)  # s between two labels
 Row = dict[str, Any]
 NO_FACTS: Row = {"replicas": {}, "deployments": {}}
@@ -37,8 +48,9 @@ def render_html(
     ``night.summary.data``) what became of it.
     """
     tenants = sorted({d.tenant for d in plan.deployments})
-    parts = (status.totals(plan), status.demand(plan), status.slos(plan))
-    lead = "".join(f"{part}. " for part in parts if part) if status.planned(plan) else ""
+    parts = (status.totals(plan), status.slos(plan)) if status.planned(plan) else ()
+    lead = "".join(f"{part}. " for part in parts if part)
+    costs, nodes = by_deployment(plan), list(_nodes(plan, Layout(plan)))
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(tenants)}
     page: str = _page("report" if night is None else "night").render(
         plan=plan,
@@ -47,6 +59,12 @@ def render_html(
         headline=status.headline(plan),
         status=plan.status,
         lead=lead,
+        met=status.demand(plan) if status.planned(plan) else "",
+        short=bool(plan.unmet),
+        undone=status.undone(plan),
+        counted=status.counted(plan),
+        total=_total(plan),
+        actions=[a for a in ACTIONS if any(s.action == a for s in plan.steps[:STEPS])],
         found=status.planned(plan),
         levels=status.levels(plan),
         over_time=_over_time(plan),
@@ -55,12 +73,15 @@ def render_html(
         way_out=status.way_out(plan),
         colours=colours,
         priced=plan.unit != words.GPUS,
-        nodes=list(_nodes(plan, Layout(plan))),
+        nodes=nodes,
+        stranded=any(
+            p.kind == "stranded" for n in nodes for g in n["gpus"] for _, p in g["pieces"]
+        ),
         facts=_script_json(_facts(plan)),
-        deployments=[_deployment(plan, d, row) for d, row in _paired(plan)],
+        deployments=[_deployment(d, row, costs) for d, row in _paired(plan)],
         tenants=_tenants(plan),
         products=_products(plan),
-        moves=[_move(m) for m in plan.moves],
+        moves=[_move(m, plan.left) for m in plan.moves],
         moves_told=moves_sentence(plan) if plan.moves else "",
         lanes=_lanes(plan),
         ticks=_ticks(end(plan)),
@@ -217,10 +238,10 @@ def _paired(plan: Plan) -> Iterator[tuple[DeploymentPlan, Row]]:
     return zip(ordered(plan), deployment_rows(plan), strict=True)
 
 
-def _deployment(plan: Plan, d: DeploymentPlan, row: Row) -> Row:
+def _deployment(d: DeploymentPlan, row: Row, costs: Mapping[str, str]) -> Row:
     return {
         **row,
-        "price": f"{row['price_per_hour']:,.2f}",
+        "price": costs.get(d.name, f"{row['price_per_hour']:,.2f}"),
         "asked": "" if d.demand_mrps is None else words.number(d.demand_mrps / 1000, 2),
         "room": "" if d.capacity_mrps is None else words.number(d.capacity_mrps / 1000, 2),
         "ttft": _against(d, "ttft"),
@@ -248,16 +269,25 @@ def _against(d: DeploymentPlan, name: str) -> Row | None:
 
 
 def _tenants(plan: Plan) -> list[Row]:
-    total = max(1, sum(t.price_micros for t in plan.tenants))
     return [
         {
             "name": t.name,
-            "price": f"{money(t.price_micros):,.2f}",
-            "unused": f"{money(t.stranded_micros):,.2f}",
-            "part": round(100 * t.price_micros / total, 1),
+            "price": two(t.cents),
+            "unused": two(t.unused_cents),
+            "part": t.percent,
+            "deployments": [(name, two(cents)) for name, cents in t.deployments.items()],
         }
-        for t in sorted(plan.tenants, key=lambda t: (-t.price_micros, t.name))
+        for t in paid(plan)
     ]
+
+
+def _total(plan: Plan) -> Row:
+    """The last row of the table of tenants."""
+    found = paid(plan)
+    return {
+        "price": two(sum(t.cents for t in found)),
+        "unused": two(sum(t.unused_cents for t in found)),
+    }
 
 
 def _products(plan: Plan) -> list[Row]:
@@ -280,10 +310,10 @@ def _products(plan: Plan) -> list[Row]:
     return rows
 
 
-def _move(move: Any) -> Row:
+def _move(move: Move, left: Collection[str]) -> Row:
     return {
         "replica": move.replica,
-        "kind": move.kind,
+        "kind": kind_of(move, left),
         "before": "" if move.before is None else words.place(move.before),
         "after": "" if move.after is None else words.place(move.after),
         "gib": words.number(move.load_mib / MIB_PER_GIB, 1) if move.load_mib else "",

@@ -157,6 +157,24 @@ def left(plan: Plan) -> str:
     return f"Left as they are, since no safe order was found: {', '.join(plan.left)}"
 
 
+def undone(plan: Plan) -> str:
+    """That some changes stay undone, so what is told of the plan is not yet so; else empty."""
+    if not plan.left:
+        return ""
+    verb = "has" if len(plan.left) == 1 else "have"
+    return (
+        f"{words.plural(len(plan.left), 'change')} {verb} no safe order and will not be done; "
+        "all else here is told as if done"
+    )
+
+
+def counted(plan: Plan) -> str:
+    """How unmet demand is counted, where there is some; else empty."""
+    if not any(o.name == "unmet" and o.value for o in plan.objectives):
+        return ""
+    return "Unmet adds up parts of what each asks: 0.5 is half of one."
+
+
 def way_out(plan: Plan) -> str:
     """What to do when there is no plan; empty where there is one."""
     if plan.status == "nothing_found":
@@ -169,7 +187,7 @@ def way_out(plan: Plan) -> str:
 def demand(plan: Plan) -> str:
     """``83 replicas of 25 deployments: all demand met``, or how many miss something."""
     if not plan.deployments:
-        return "nothing was asked for: there are no deployments"
+        return "Nothing was asked for: there are no deployments"
     replicas = words.plural(len(plan.placement.replicas), "replica")
     told = f"{replicas} of {words.plural(len(plan.deployments), 'deployment')}"
     if not plan.unmet:

@@ -1,6 +1,6 @@
 """The tables of a plan: what runs where, prices, unmet demand, moves, steps, bounds, inputs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from rich.console import RenderableType
@@ -12,6 +12,7 @@ from optimizer.domain import words
 from optimizer.domain.placement import replica_order
 from optimizer.domain.plan import DeploymentPlan, Move, Plan, Step
 from optimizer.report import status
+from optimizer.report.amounts import by_deployment, paid, two
 from optimizer.report.changes import Alike, alike
 from optimizer.report.ink import Ink
 
@@ -41,11 +42,12 @@ def running(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
         table.add_column(
             plan.unit if plan.unit == words.GPUS else f"{plan.unit}/h", justify="right"
         )
+    costs = by_deployment(plan) if wide else {}
     for tenant, group in groupby(ordered(plan), lambda d: d.tenant):
         table.add_section()
         table.add_row(Text(tenant, ink.name(tenant) + BOLD))
         for deployment in group:
-            table.add_row(*_running_row(plan, deployment, ink, wide))
+            table.add_row(*_running_row(plan, deployment, ink, costs))
     yield table
 
 
@@ -60,16 +62,17 @@ def ordered(plan: Plan) -> list[DeploymentPlan]:
 
 
 def _running_row(
-    plan: Plan, deployment: DeploymentPlan, ink: Ink, wide: bool
+    plan: Plan, deployment: DeploymentPlan, ink: Ink, costs: Mapping[str, str]
 ) -> list[RenderableType]:
+    """With ``costs``, by deployment, also where it runs and what it costs."""
     how = "\n".join(ways(deployment, ink.glyphs.times)) or "nothing runs"
     row: list[RenderableType] = [Text(f"  {deployment.name}"), Text(how)]
-    if wide:
+    if costs:
         row.append(Text(where(plan, deployment.name)))
     row.append(_rates(deployment))
-    row += [_time(deployment, name, ink if wide else None) for name in ("ttft", "tpot")]
-    if wide:
-        row.append(Text(money(deployment.price_micros)))
+    row += [_time(deployment, name, ink if costs else None) for name in ("ttft", "tpot")]
+    if costs:
+        row.append(Text(costs.get(deployment.name, money(deployment.price_micros))))
     return row
 
 
@@ -155,26 +158,32 @@ def _marks(plan: Plan) -> set[str]:
 
 
 def prices(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
-    """The price per hour by tenant; the last row is the sum, to the last digit."""
+    """The price per hour by tenant; the last row is the sum, to the last digit.
+
+    Where the table before has no room for the prices of deployments, they stand here.
+    """
     if not plan.tenants:
         return
+    narrow = ink.width < WIDE
     title = "Price per hour by tenant" if plan.unit != words.GPUS else "GPUs by tenant"
     table = ink.table(title=title)
     table.add_column("tenant", no_wrap=True)
     table.add_column(plan.unit, justify="right", no_wrap=True)
-    table.add_column("of it unused room", justify="right", no_wrap=True)
+    table.add_column("of it\nunused room" if narrow else "of it unused room", justify="right")
     table.add_column("share", no_wrap=True)
-    total = sum(t.price_micros for t in plan.tenants)
-    for tenant in sorted(plan.tenants, key=lambda t: (-t.price_micros, t.name)):
-        part = tenant.price_micros / max(1, total)
-        bar = ink.glyphs.bar * round(part * 20)
+    if narrow:
+        table.add_column("by deployment")
+    tenants = paid(plan)
+    for tenant in tenants:
+        bar = ink.glyphs.bar * round(tenant.percent / (10 if narrow else 5))
         share = Text(bar, ink.name(tenant.name))
-        share.append(f"{' ' * bool(bar)}{words.percent(part, 0)}")
-        row = money(tenant.price_micros), money(tenant.stranded_micros)
-        table.add_row(tenant.name, *row, share)
+        share.append(f"{' ' * bool(bar)}{tenant.percent} %")
+        each = ", ".join(f"{name} {two(c)}" for name, c in tenant.deployments.items())
+        row = tenant.name, two(tenant.cents), two(tenant.unused_cents), share
+        table.add_row(*row, *([each] if narrow else []))
     table.add_section()
-    unused = sum(t.stranded_micros for t in plan.tenants)
-    table.add_row("total", money(total), money(unused), "", style="bold")
+    total, unused = sum(t.cents for t in tenants), sum(t.unused_cents for t in tenants)
+    table.add_row("total", two(total), two(unused), "", style="bold")
     yield table
 
 
@@ -204,7 +213,7 @@ def moves(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     if all(m.kind == "start" for m in plan.moves):
         yield Text(moves_sentence(plan))
         return
-    told = alike(plan.moves)
+    told = alike(plan.moves, plan.left)
     yield _moves_table(told[:MOVES], ink, moves_sentence(plan))
     rest = sum(one.count for one in told[MOVES:])
     if rest > 0:
@@ -214,12 +223,18 @@ def moves(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
 
 
 def moves_sentence(plan: Plan) -> str:
-    """``To do in about 6 min: 3 moves, 1 start; 42.0 GiB to load, 2 GPUs repartitioned``."""
-    load = words.gib(sum(m.load_mib for m in plan.moves))
+    """``To do in about 6 min: 3 moves, 1 start; 42.0 GiB to load, 2 GPUs repartitioned``.
+
+    What is left for want of a safe order is counted apart.
+    """
+    doing = [m for m in plan.moves if m.replica not in plan.left]
+    load = words.gib(sum(m.load_mib for m in doing))
     took = f" in about {words.duration(end(plan))}" if plan.steps else ""
-    told = f"To do{took}: {_kinds(plan.moves)}; {load} to load"
+    told = f"To do{took}: {_kinds(doing) or 'nothing'}; {load} to load"
     if plan.repartitions:
         told += f", {words.plural(len(plan.repartitions), 'GPU')} repartitioned"
+    if undone := len(plan.moves) - len(doing):
+        told += f"; {words.plural(undone, 'change')} left undone"
     return told
 
 
@@ -289,7 +304,7 @@ def bounds(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     """Each objective, the bound no plan can beat, and the gap between."""
     if not plan.objectives:
         return
-    table = ink.table(title="Value and bound")
+    table = ink.table(title="Value and bound", caption=status.counted(plan))
     table.add_column("objective", no_wrap=True)
     table.add_column("value", justify="right")
     table.add_column("no plan below", justify="right")

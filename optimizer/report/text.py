@@ -88,6 +88,8 @@ def _header(plan: Plan, ink: Ink, what: str, summary: bool) -> None:
     if status.planned(plan):
         ink.console.print(Text(status.totals(plan)))
         ink.console.print(Text(status.demand(plan), "red" if plan.unmet else "green"))
+        if undone := status.undone(plan):
+            ink.console.print(Text(undone, "yellow"))
     for rule in plan.conflict[: 7 if summary else None]:
         ink.console.print(Text(f"{ink.glyphs.bad} {ink.plain(rule)}", "red"))
 

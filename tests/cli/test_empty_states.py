@@ -37,7 +37,7 @@ def test_nothing_asked_for_is_a_plan_that_costs_nothing(fleetslice):
     Path("w.yaml").write_text(WORKLOADS.format("[]"), "utf-8")
     code, out = fleetslice("plan", "fleet.yaml", "w.yaml", "--out", "p.json")
     assert code == 0
-    assert "nothing was asked for" in out
+    assert "Nothing was asked for" in out
     assert "0.00 USD/h on 0 of 1 GPU" in out
     assert fleetslice("verify", "fleet.yaml", "w.yaml", "p.json")[0] == 0
     code, out = fleetslice("rebalance", "fleet.yaml", "w.yaml", "--state", "p.json", "--summary")

@@ -60,9 +60,13 @@
   const filter = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = (text) => words.every((word) => text.includes(word));
+    let matches = 0;
     for (const row of document.querySelectorAll(".sortable tbody tr")) {
       row.hidden = !fits(row.textContent.toLowerCase());
+      matches += !row.hidden;
     }
+    const told = matches === 1 ? "1 row" : `${matches || "no"} rows`;
+    document.getElementById("matches").textContent = words.length ? told : "";
     for (const gpu of document.querySelectorAll(".gpu")) {
       gpu.classList.toggle("dim", !fits(gpu.getAttribute("aria-label").toLowerCase()));
     }
