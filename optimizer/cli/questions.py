@@ -49,20 +49,22 @@ class Asking:
     shown: Showing
     limiting: Limiting
 
-    @contextmanager
-    def ground(
-        self,
-        documents: Sequence[Path],
-        working: Working = HERE,
-        scenario: dict[str, Any] | None = None,
-    ) -> Iterator[_Ground]:
-        """Documents read, the baseline planned, and Ray started. Raises DocumentFaults, Stop."""
-        from optimizer.scenarios.evaluate import asking, setting
+    def read(
+        self, documents: Sequence[Path], scenario: dict[str, Any] | None = None
+    ) -> "Documents":
+        """The documents, and what flags ask as one scenario more. Raises DocumentFaults, Stop."""
         from optimizer.scenarios.quick import load_with
 
         self.shown.check()
         found = load_with(documents, scenario)
         tell_notes(found)
+        return found
+
+    @contextmanager
+    def ground(self, found: "Documents", working: Working = HERE) -> Iterator[_Ground]:
+        """The baseline planned, and Ray started. Raises Stop."""
+        from optimizer.scenarios.evaluate import asking, setting
+
         limits = self.limiting.limits()
         inputs, planned = baseline_of(found, self.baseline, limits)
         if planned.plan.status in ("infeasible", "nothing_found"):
@@ -120,7 +122,7 @@ def quote(
 
     if not add:
         raise Stop(Code.USAGE, "who is to be quoted? name a Workloads document with --add FILE")
-    with asked.ground(documents, scenario=quick(add=add)) as ground:
+    with asked.ground(asked.read(documents, quick(add=add))) as ground:
         new = ground.found.scenarios[-1].changes
         deployments = [d for c in new if isinstance(c, AddDeployments) for d in c.deployments]
         names = [d.name for d in deployments]
@@ -166,7 +168,9 @@ def headroom(
     kind = "deployment" if deployment else "tenant" if tenant else "all"
     name = deployment or tenant
     width = round(within * PPM)
-    with asked.ground(documents, working) as ground:
+    read = asked.read(documents)
+    _check_name(read, kind, name)
+    with asked.ground(read, working) as ground:
         data = _answered(
             lambda: headroom_data(
                 found(
@@ -203,7 +207,7 @@ def survive(
     from optimizer.scenarios.questions import survive as losses
     from optimizer.scenarios.told import survive_data
 
-    with asked.ground(documents, working) as ground:
+    with asked.ground(asked.read(documents), working) as ground:
         problem, placement = ground.planned.problem, ground.planned.plan.placement
         data = _answered(lambda: survive_data(losses(problem, placement, ground.ask), ground.unit))
     asked.show(data)
@@ -228,7 +232,7 @@ def retire(
     from optimizer.scenarios.questions import retire as retired
     from optimizer.scenarios.told import retire_data
 
-    with asked.ground(documents, working) as ground:
+    with asked.ground(asked.read(documents), working) as ground:
         placement = ground.planned.plan.placement
         data = _answered(
             lambda: retire_data(retired(ground.setting, placement, ground.ask), ground.unit)
@@ -254,7 +258,7 @@ def sensitivity(
     from optimizer.scenarios.questions import sensitivity as priced
     from optimizer.scenarios.told import sensitivity_data
 
-    with asked.ground(documents, working) as ground:
+    with asked.ground(asked.read(documents), working) as ground:
         data = _answered(lambda: sensitivity_data(priced(ground.setting, ground.ask), ground.unit))
     asked.show(data)
 
@@ -299,15 +303,27 @@ def buy(
     from optimizer.scenarios.told import buy_data
 
     flags = quick(scale=[scaling(text) for text in scale_demand or ()], add=add or ())
-    with asked.ground(documents, working, flags) as ground:
-        wanted = _wanted(ground.found, scenario, with_flags=flags is not None)
-        offers = _offers(ground.found, offer or (), most)
+    found = asked.read(documents, flags)
+    wanted = _wanted(found, scenario, with_flags=flags is not None)
+    offers = _offers(found, offer or (), most)
+    with asked.ground(found, working) as ground:
         planner = Planner(ground.setting)
         data = _answered(
             lambda: buy_data(bought(planner, ground.ask, offers, wanted), offers, ground.unit)
         )
     asked.show(data)
     finish(Code.DONE if data["serves"] else Code.UNMET)
+
+
+def _check_name(found: "Documents", kind: str, name: str | None) -> None:
+    """A deployment or tenant that nobody has is a slip. Raises Stop."""
+    from optimizer.documents.faults import unknown
+
+    assert found.workloads is not None
+    deployments = found.workloads.deployments
+    known = sorted({d.tenant if kind == "tenant" else d.name for d in deployments})
+    if name is not None and name not in known:
+        raise Stop(Code.USAGE, f"--{kind}: {unknown(kind, name, known)}")
 
 
 def _wanted(found: "Documents", name: str | None, *, with_flags: bool) -> "Scenario":

@@ -76,9 +76,13 @@ class Wishes:
 
     def drained(self, inputs: "Inputs") -> "Inputs":
         """The same with cordons on the nodes to drain, so that all there leave. Raises Stop."""
+        from optimizer.documents.faults import unknown
+
         names, fleet = self.drain or (), inputs.fleet
-        if unknown := sorted(set(names) - {node.name for node in fleet.nodes}):
-            raise Stop(Code.USAGE, f'--drain: no node "{unknown[0]}" in fleet {fleet.name}')
+        known = [node.name for node in fleet.nodes]
+        for name in names:
+            if name not in known:
+                raise Stop(Code.USAGE, f"--drain: {unknown('node', name, known)}")
         nodes = tuple(replace(n, cordoned=True) if n.name in names else n for n in fleet.nodes)
         return replace(inputs, fleet=replace(fleet, nodes=nodes))
 

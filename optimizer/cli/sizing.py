@@ -1,5 +1,6 @@
 """The command that sizes one model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -344,7 +345,9 @@ def _prices(known: "Catalogue", said: Sequence[str]) -> tuple[tuple[str, float],
         try:
             amount = float(price)
         except ValueError:
-            raise Stop(Code.USAGE, f"--price {one}: write GPU=PRICE, as l40s=0.9") from None
+            amount = -1.0
+        if not 0 <= amount < math.inf:
+            raise Stop(Code.USAGE, f"--price {one}: write GPU=PRICE, as l40s=0.9")
         found.append((_product(known, gpu) or gpu, amount))
     return tuple(found)
 
@@ -353,6 +356,7 @@ def _check(known: "Catalogue", model: "ServedModel", asked: "SizeOptions") -> No
     """Flags that contradict each other, or say what cannot be taken. Raises Stop."""
     _check_profile(known, asked)
     _check_formats(asked)
+    _check_attention(known, asked)
     if model.task == "embed" and asked.tpot_ms is not None:
         said = f"--tpot-ms: {model.name} embeds and writes no output tokens; limit --ttft-ms"
         raise Stop(Code.USAGE, said)
@@ -386,6 +390,17 @@ def _check_formats(asked: "SizeOptions") -> None:
     if asked.kv_precision is not None and asked.kv_precision not in formats.KV_SCHEMES:
         said = unknown("KV precision", asked.kv_precision, formats.KV_SCHEMES)
         raise Stop(Code.USAGE, f"--kv-precision: {said}")
+
+
+def _check_attention(known: "Catalogue", asked: "SizeOptions") -> None:
+    """A kernel that no engine card names is a slip."""
+    from optimizer.documents.faults import unknown
+
+    cards = known.engine_cards()
+    kernels = sorted({name for card in cards for row in card.attention for name in row.attention})
+    if asked.attention is not None and asked.attention not in kernels:
+        said = unknown("attention kernel", asked.attention, kernels)
+        raise Stop(Code.USAGE, f"--attention: {said}")
 
 
 def _check_window_ratio(known: "Catalogue", model: "ServedModel", asked: "SizeOptions") -> None:

@@ -152,6 +152,8 @@ def test_profiles(folder):
     [
         (["size", "bge-m3", "--tpot-ms", "9"], 2, "limit --ttft-ms"),
         (["size", "gemma-3-4b", "--engine", "vllm", "--swa-full-tokens-ratio", "1"], 2, "sglang"),
+        (["size", "llama-3.1-8b", "--attention", "flash"], 2, "no attention kernel"),
+        (["size", "llama-3.1-8b", "--price", "l4=-1"], 2, "write GPU=PRICE"),
         (["explain", "p.json", "-o", "html"], 2, "not a form of this command"),
         (["size", "lama-3.1-8b"], 2, 'did you mean "llama-3.1-8b"?'),
         (["size", "llama-3.1-8b", "--gpu", "h100"], 2, 'did you mean "h100-80gb-pcie", '),
