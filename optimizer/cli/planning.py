@@ -112,6 +112,15 @@ def rebalance(
     points: Annotated[
         int, typer.Option("--points", min=2, max=200, help="Of the curve.", rich_help_panel=CURVE)
     ] = 10,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            min=0,
+            help="Ray workers for the curve; 0 works in this process, without Ray.",
+            rich_help_panel=CURVE,
+        ),
+    ] = 0,
     shown: PlanShowing,
     limiting: Limiting,
 ) -> None:
@@ -133,7 +142,7 @@ def rebalance(
     tell_notes(found)
     asked_of = wishes.drained(inputs.inputs_of(found, with_state=True))
     if frontier:
-        _show_frontier(asked_of, limiting, points, shown)
+        _show_frontier(asked_of, limiting, points, workers, shown)
         finish(Code.DONE)
     asked = inputs.settings(command="rebalance", **limiting.said(), **wishes.said())
     search, pace = wishes.search(found.policy), wishes.pace(found.policy)
@@ -166,15 +175,18 @@ def _optimized(
         ).plan
 
 
-def _show_frontier(asked_of: "Inputs", limiting: Limiting, points: int, shown: PlanShowing) -> None:
+def _show_frontier(
+    asked_of: "Inputs", limiting: Limiting, points: int, workers: int, shown: PlanShowing
+) -> None:
     """The curve on stdout in the form asked for, and as JSON in the file."""
     from optimizer.optimize import pose
     from optimizer.report import render_frontier_html
     from optimizer.report.frontier import render_frontier
-    from optimizer.solver.rebalance import frontier
+    from optimizer.scenarios.curve import frontier
 
     problem, _ = pose(asked_of)
-    data = frontier_data(frontier(problem, limiting.limits(), points), asked_of.fleet.unit)
+    found = frontier(problem, limiting.limits(), points, workers=workers)
+    data = frontier_data(found, asked_of.fleet.unit)
     if shown.output is Output.HTML:
         print(render_frontier_html(data, asked_of.fleet.name), end="")
         write_result(shown.out, data)

@@ -30,12 +30,12 @@ SILENCE_S = 180.0
 @contextmanager
 def on_ray(setting: Setting, workers: int, address: str | None) -> Iterator[Run]:
     """What answers scenarios ``workers`` at a time, each once. Raises LaunchRefused."""
-    with _cluster(address) as ray:
+    with cluster(address) as ray:
         yield _Fanout(ray, setting, workers, own=address is None).run
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
+def cluster(address: str | None) -> Iterator[Any]:
     """Ray at ``address``, or a local one of our own that ends with this context or process."""
     if address is not None:
         with session(address, None, ours=False, runtime_env=_code()) as ray, _terminable():
@@ -48,6 +48,12 @@ def _cluster(address: str | None) -> Iterator[Any]:
                 yield ray
         finally:
             head.end(run)
+
+
+def cpu_share(ray: Any, workers: int, own: bool) -> float:
+    """The CPUs of one worker: more workers than cores share those of our own Ray."""
+    cpus = float(ray.cluster_resources().get("CPU", 0.0))
+    return min(1.0, cpus / workers) if own else 1.0
 
 
 def _code() -> dict[str, Any]:
@@ -100,9 +106,7 @@ class _Fanout:
         self.pending: dict[Any, _Try] = {}
         self.box = [ray.put(setting), _versions()]
         self.patience_s = setting.limits.time_limit_s + SILENCE_S
-        cpus = float(ray.cluster_resources().get("CPU", 0.0))
-        # More workers than cores share those of our own Ray; a cluster decides for itself.
-        share = min(1.0, cpus / workers) if own else 1.0
+        share = cpu_share(ray, workers, own)
         # Retries are ours: Ray's own are silent, and a scenario that kills its worker must end.
         self.task = ray.remote(_answer).options(num_cpus=share, max_retries=0)
 

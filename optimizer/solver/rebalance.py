@@ -7,7 +7,7 @@ GPUs stay. Costs against disruption form a curve; each of its points carries its
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import gcd
@@ -72,7 +72,12 @@ def consolidate(problem: PlacementProblem, limits: Limits, ask: Ask | None = Non
 
 def frontier(problem: PlacementProblem, limits: Limits, points: int = 10) -> tuple[Point, ...]:
     """From what runs now to the least price, in even steps of price; dearest first."""
-    return tuple(_Consolidation(problem, limits).curve(points))
+    return curve_of(problem, limits, points).whole()
+
+
+def curve_of(problem: PlacementProblem, limits: Limits, points: int) -> "Curve":
+    """The same, its points still to be worked out."""
+    return _Consolidation(problem, limits).curve(points)
 
 
 def at_point(problem: PlacementProblem, limits: Limits, point: Point) -> Outcome:
@@ -114,7 +119,7 @@ class _Product:
     """One product's classes with their GPUs, and arrays of what each end takes."""
 
     ends: Ends
-    gpus: list[list[FleetGpu]]
+    gpus: Sequence[Sequence[FleetGpu] | range]  # by class; a range only counts them
     need: Array
     moves: Array
     load: Array  # MiB
@@ -122,6 +127,10 @@ class _Product:
     layouts: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
     used: Array
     price: Array  # micros
+
+    def counted(self) -> "_Product":
+        """The same with GPUs counted and not named."""
+        return replace(self, gpus=[range(len(gpus)) for gpus in self.gpus])
 
     def block(self, cost: str, sides: Iterable[str], scale: int) -> Block:
         """These classes with a cost and sides, named as the arrays are."""
@@ -133,6 +142,115 @@ class _Product:
 
 
 Sides = list[tuple[str, int]]  # name of an array, and its limit
+PART = 5  # points of a curve that are worked out one after another
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flows:
+    """The products in both readings, and the flows over them.
+
+    ``same``: both readings ask for the same flow.
+    """
+
+    products: list[_Product]
+    loose: list[_Product]
+    same: bool
+    seconds: float
+
+    def light(self) -> "_Flows":
+        """The same with GPUs counted and not named, to be sent elsewhere."""
+        return replace(
+            self,
+            products=[product.counted() for product in self.products],
+            loose=[product.counted() for product in self.loose],
+        )
+
+    def sum(self, flow: Flow, name: str) -> int:
+        """What a flow takes of an array."""
+        found = 0.0
+        for product, takes in zip(self.products, flow.takes, strict=True):
+            array = getattr(product, name)
+            found += sum(count * array[c, e] for c, e, count in takes)
+        return round(found)
+
+    def minimise(self, what: str, sides: Sides, near: Flow | None = None) -> Flow | None:
+        """The least of that array within the sides, with a bound that holds for all plans.
+
+        ``near`` is the flow of another limit on the same array, to start from.
+        """
+        blocks, scale = _blocks(self.products, what, sides)
+        limits = [limit for _, limit in sides]
+        start = near.columns if near is not None else ()
+        flow = minimise(blocks, limits, seconds=self.seconds, start=start)
+        if flow is None:
+            return None
+        bound = flow.bound * scale
+        if not self._alike(sides):
+            loose, finer = _blocks(self.loose, what, sides)
+            bound = lower_bound(loose, limits) * finer
+        return replace(flow, value=flow.value * scale, bound=bound)
+
+    def _alike(self, sides: Sides) -> bool:
+        """Whether both readings ask for the same flow, so that its own bound holds."""
+        return self.same and all(
+            np.array_equal(getattr(mine, name), getattr(loose, name))
+            for mine, loose in zip(self.products, self.loose, strict=True)
+            for name, _ in sides
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """A curve whose parts can be worked out apart from each other, and elsewhere.
+
+    ``levels`` are prices beside the fixed one, ``price_bound`` the least. ``placed`` says whether
+    a flow finds its seats, where rules tell replicas apart.
+    """
+
+    flows: _Flows
+    levels: tuple[int, ...]
+    price_bound: int
+    fixed_price: int
+    fixed_gpus: int
+    starting: int
+    starting_mib: int
+    placed: Callable[[Flow], Placement | set[str]] | None
+
+    @property
+    def parts(self) -> int:
+        """In how many parts it falls; the same however many work on them."""
+        return ceil_div(len(self.levels), PART)
+
+    def part(self, number: int) -> tuple[Point, ...]:
+        """The points of one part; each starts from what the one before it used."""
+        found: list[Point] = []
+        flow: Flow | None = None
+        for level in self.levels[number * PART : (number + 1) * PART]:
+            flow = self.flows.minimise("disruption", [("price", level)], flow)
+            point = self._point(flow) if flow is not None else None
+            found += [point] if point is not None else []
+        return tuple(found)
+
+    def whole(self, parts: Iterable[Sequence[Point]] | None = None) -> tuple[Point, ...]:
+        """All points, or those of parts worked out elsewhere; what costs the same is told once."""
+        told: dict[int, Point] = {}
+        for part in map(self.part, range(self.parts)) if parts is None else parts:
+            for point in part:
+                told.setdefault(point.price_micros, point)
+        return tuple(told.values())
+
+    def _point(self, flow: Flow) -> Point | None:
+        """Its figures; where rules tell replicas apart only if all of them find seats."""
+        if self.placed is not None and not isinstance(self.placed(flow), Placement):
+            return None
+        return Point(
+            self.fixed_price + self.flows.sum(flow, "price"),
+            self.fixed_price + self.price_bound,
+            self.fixed_gpus + self.flows.sum(flow, "used"),
+            self.flows.sum(flow, "moves") + self.starting,
+            self.flows.sum(flow, "disruption") + self.starting_mib,
+            flow.bound + self.starting_mib,
+        )
 
 
 class _Consolidation:
@@ -162,7 +280,8 @@ class _Consolidation:
             d.pin or d.avoid or d.isolate != "none" or d.spread_node or d.spread_rack
             for d in problem.deployments
         ) or any(n.cpu_millicores or n.host_memory_mib for n in problem.fleet.nodes)
-        changing = {g.id for p in self.products for gpus in p.gpus for g in gpus}
+        every: Iterator[object] = (g for p in self.products for gpus in p.gpus for g in gpus)
+        changing = {g.id for g in every if isinstance(g, FleetGpu)}
         self.fixed_price, self.fixed_gpus = self.seen.fixed_use(changing)
 
     def _read(self, held: set[str], *, to_place: bool) -> list[_Product]:
@@ -195,12 +314,12 @@ class _Consolidation:
             elif within_micros is not None:
                 sides.append(("price", within_micros - self.fixed_price))
             else:
-                price = self._minimise("price", sides)
+                price = self._flows.minimise("price", sides)
                 if price is None:
                     return _nothing()
                 price_bound = price.bound
                 sides.append(("price", price.value))
-            flow = self._minimise("disruption", sides)
+            flow = self._flows.minimise("disruption", sides)
             if flow is None:
                 return _nothing()
             found = self._placed(flow)
@@ -211,69 +330,29 @@ class _Consolidation:
             self.products = self._read(self.held, to_place=True)
         return _nothing(f"no seats found under the rules of {', '.join(sorted(self.held))}")
 
-    def curve(self, points: int) -> Iterator[Point]:
-        """Points of the curve, dearest first; what costs the same as the one before is left out."""
-        least = self._minimise("price", [])
-        if least is None:
-            return
-        now = self.seen.price_micros - self.fixed_price
-        steps = max(1, points - 1)
-        levels = [now - (now - least.value) * k // steps for k in range(steps)] + [least.value]
-        told: set[int] = set()
-        flow: Flow | None = None
-        for level in levels:
-            flow = self._minimise("disruption", [("price", level)], flow)
-            point = self._point(flow, least.bound) if flow is not None else None
-            if point is not None and point.price_micros not in told:
-                told.add(point.price_micros)
-                yield point
-
-    def _point(self, flow: Flow, price_bound: int) -> Point | None:
-        """Its figures; where rules tell replicas apart only if all of them find seats."""
-        if self.picky and not isinstance(self._placed(flow), Placement):
-            return None
-        new = self.starting_mib
-        return Point(
-            self.fixed_price + self._sum(flow, "price"),
-            self.fixed_price + price_bound,
-            self.fixed_gpus + self._sum(flow, "used"),
-            self._sum(flow, "moves") + len(self.seen.starting),
-            self._sum(flow, "disruption") + new,
-            flow.bound + new,
+    def curve(self, points: int) -> Curve:
+        """Prices in even steps from today's to the least, dearest first."""
+        least = self._flows.minimise("price", [])
+        levels: tuple[int, ...] = ()
+        if least is not None:
+            now = self.seen.price_micros - self.fixed_price
+            steps = max(1, points - 1)
+            even = (now - (now - least.value) * k // steps for k in range(steps))
+            levels = (*even, least.value)
+        return Curve(
+            self._flows.light(),
+            levels,
+            0 if least is None else least.bound,
+            self.fixed_price,
+            self.fixed_gpus,
+            len(self.seen.starting),
+            self.starting_mib,
+            self._placed if self.picky else None,
         )
 
-    def _sum(self, flow: Flow, name: str) -> int:
-        """What a flow takes of an array."""
-        found = 0.0
-        for product, takes in zip(self.products, flow.takes, strict=True):
-            array = getattr(product, name)
-            found += sum(count * array[c, e] for c, e, count in takes)
-        return round(found)
-
-    def _minimise(self, what: str, sides: Sides, near: Flow | None = None) -> Flow | None:
-        """The least of that array within the sides, with a bound that holds for all plans.
-
-        ``near`` is the flow of another limit on the same array, to start from.
-        """
-        blocks, scale = _blocks(self.products, what, sides)
-        limits = [limit for _, limit in sides]
-        start = near.columns if near is not None else ()
-        flow = minimise(blocks, limits, seconds=self.limits.time_limit_s, start=start)
-        if flow is None:
-            return None
-        bound = flow.bound * scale
-        if not self._alike(sides):
-            loose, finer = _blocks(self.loose, what, sides)
-            bound = lower_bound(loose, limits) * finer
-        return replace(flow, value=flow.value * scale, bound=bound)
-
-    def _alike(self, sides: Sides) -> bool:
-        """Whether both readings ask for the same flow, so that its own bound holds."""
-        return self.same and all(
-            np.array_equal(getattr(mine, name), getattr(loose, name))
-            for mine, loose in zip(self.products, self.loose, strict=True)
-            for name, _ in sides
-        )
+    @property
+    def _flows(self) -> _Flows:
+        return _Flows(self.products, self.loose, self.same, self.limits.time_limit_s)
 
     # --- from the flow to places
 
@@ -288,6 +367,7 @@ class _Consolidation:
                 layout = product.ends.layouts[product.layouts[c, end]]
                 for _ in range(count):
                     gpu = left[c].pop(0)
+                    assert isinstance(gpu, FleetGpu)
                     inside = self.seen.inside[gpu.id]
                     created = set(layout) - self.seen.standing[gpu.id]
                     kept = set() if self.whole_gpus and created else set(layout) & set(inside)

@@ -17,7 +17,8 @@ from optimizer.domain.outcome import Limits, Outcome
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
 from optimizer.planning import Pace, makespan, moves, order
-from optimizer.solver.rebalance import Ask, consolidate, frontier, knee
+from optimizer.scenarios.curve import frontier
+from optimizer.solver.rebalance import Ask, consolidate, knee
 from optimizer.verify import check_outcome, replay
 from scripts.bench.rebalance_fleets import a100, fragmented, relayout
 from scripts.bench.rebalance_peers import best_fit, greedy_drain
@@ -99,11 +100,11 @@ def _heuristics(problem: PlacementProblem) -> None:
         print(f"the flow needs {ours} moves for as many GPUs")
 
 
-def curve(gpus: int, points: int) -> None:
+def curve(gpus: int, points: int, workers: int) -> None:
     """The whole frontier of one fleet."""
     problem = fragmented(gpus)
     started = time.perf_counter()
-    found = frontier(problem, LIMITS, points)
+    found = frontier(problem, LIMITS, points, workers=workers)
     seconds = time.perf_counter() - started
     proved = sum(p.proved for p in found)
     print(f"frontier of {gpus} GPUs: {len(found)} points, {proved} proved, {seconds:.1f} s")
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="run the heuristics too")
     parser.add_argument("--curve", type=int, default=0, help="GPUs of a frontier")
     parser.add_argument("--points", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=0, help="Ray workers of the frontier")
     parser.add_argument("--steps", type=int, default=0, help="GPUs whose layouts change places")
     parser.add_argument("--spares", default="2,8,32")
     asked = parser.parse_args()
@@ -150,7 +152,7 @@ def main() -> None:
             for seed in range(1, asked.seeds + 1):
                 compare(name, gpus, seed, peers=asked.peers)
     if asked.curve:
-        curve(asked.curve, asked.points)
+        curve(asked.curve, asked.points, asked.workers)
     if asked.steps:
         steps(asked.steps, map(int, asked.spares.split(",")))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
