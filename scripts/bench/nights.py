@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("documents", nargs="+")
     parser.add_argument("--effort", type=float, default=60)
     parser.add_argument("--time-limit", type=float, default=300)
+    parser.add_argument("--csv", type=Path, help="write the nights here, for nights_chart")
     parser.add_argument("--load", default="0.5", help="times the demand of the documents")
     asked = parser.parse_args()
     found = load(asked.documents)
@@ -226,6 +227,12 @@ def main() -> None:
         nights.append(one)
         print(json.dumps({n: getattr(one, n) for n in Night.__dataclass_fields__}), flush=True)
     print(table(nights))
+    if asked.csv is not None:
+        with asked.csv.open("w") as file:
+            names = list(Night.__dataclass_fields__)
+            rows = csv.DictWriter(file, names, lineterminator="\n")
+            rows.writeheader()
+            rows.writerows({name: getattr(one, name) for name in names} for one in nights)
 
 
 if __name__ == "__main__":
