@@ -14,7 +14,16 @@ _WITH_MEMORY = ("bandwidth_gbs", "compute_fraction", "measured_on")
 
 def contradictions(raw: dict[str, Any], say: Say) -> Iterator[Fault]:
     """Every pair of statements in a raw deployment that cannot both be meant."""
-    for check in (_one_way, _needs, _measured, _latency, _context, _replicas, _neighbours):
+    for check in (
+        _one_way,
+        _needs,
+        _measured,
+        _latency,
+        _context,
+        _replicas,
+        _survive,
+        _neighbours,
+    ):
         yield from check(raw, say)
 
 
@@ -93,6 +102,13 @@ def _replicas(raw: dict[str, Any], say: Say) -> Iterator[Fault]:
         said = "min" if least is not None else "min, which is 1 where nothing is said"
         value = 1 if least is None else least
         yield say(("replicas",), f"max {most} is below {said}{f' {value}' if least else ''}")
+
+
+def _survive(raw: dict[str, Any], say: Say) -> Iterator[Fault]:
+    """What outlives a loss is a demand."""
+    if raw.get("survive") is not None and raw.get("demand") is None:
+        message = "speaks of carrying the demand, and there is none; give demand, or leave it out"
+        yield say(("survive",), message, key=True)
 
 
 def _neighbours(raw: dict[str, Any], say: Say) -> Iterator[Fault]:

@@ -20,7 +20,6 @@ class _But:
 # Kind of thing, where in it, which value (any, one, all but one), and what it would need. A rule
 # that lands takes its lines out here.
 NOT_SUPPORTED_YET: tuple[tuple[str, str, Any, str], ...] = (
-    ("Deployment", "survive", _ANY, "outliving the loss of a node, rack or zone"),
     ("Deployment", "allow.pipeline_parallel[]", _But(1), "pipeline parallelism"),
 )
 KINDS_NOT_SUPPORTED_YET = ("Prices",)

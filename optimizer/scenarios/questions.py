@@ -211,7 +211,11 @@ def survive(
     answered too: then nothing is served.
     """
     domains = [(k, name, nodes) for k in kinds for name, nodes in _domains(problem, k).items()]
-    asked = [Scenario(f"{kind} {name}", (Lose(kind, name),)) for kind, name, _ in domains]
+    # After the loss nobody asks that yet another be outlived.
+    spent = tuple(
+        Assign("deployment", d.name, ("survive",), None) for d in problem.deployments if d.survive
+    )
+    asked = [Scenario(f"{kind} {name}", (Lose(kind, name), *spent)) for kind, name, _ in domains]
     losses = []
     for (kind, name, nodes), answer in zip(domains, ask(asked), strict=True):
         gone = [r for r in placement.replicas if nodes & {node_of(g) for g in r.gpus}]

@@ -6,20 +6,19 @@ something (``reserve``, ``survive``, ``do_not_disturb``), and only what those sp
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 from optimizer.domain.fleet import Limits as Ceilings
 from optimizer.domain.fleet import Node
 from optimizer.domain.outcome import Limits, Outcome, Termination
-from optimizer.domain.placement import Placement, node_of
-from optimizer.domain.problem import PlacementProblem, capacity_mrps, with_reserve
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import PlacementProblem, with_reserve
 from optimizer.domain.workload import Deployment
 from optimizer.solver.columns import coarse_sites, fine_sites, fixed_layout, keeps_layout, may_stay
-from optimizer.solver.formulation import build, domain_of
+from optimizer.solver.formulation import build
 from optimizer.solver.integer import Clock, run
 from optimizer.solver.large import is_large
-from optimizer.solver.measure import candidates_of
+from optimizer.solver.measure import frail
 
 EFFORT = 2.0  # deterministic, of one question
 SECONDS = 20.0  # of all questions; a set that time left unfinished clashes, but may be too large
@@ -243,28 +242,3 @@ def _demands_hold(problem: PlacementProblem, found: Placement) -> bool:
         and may_stay(problem, r, gpus) is not None
         and keeps_layout(r, fixed)
     )
-
-
-def frail(problem: PlacementProblem, found: Placement) -> list[str]:
-    """Deployments that some loss would leave short (rule ``survive``)."""
-    nodes = {node.name: node for node in problem.fleet.nodes}
-    candidate_of = candidates_of(problem)
-    asking = {d.name: d for d in problem.deployments if d.survive and d.asked_mrps}
-    served = dict.fromkeys(asking, 0)
-    inside: dict[tuple[str, str], int] = {}
-    for replica in found.replicas:
-        d = asking.get(replica.deployment)
-        candidate = candidate_of(replica) if d is not None else None
-        if d is None or candidate is None:
-            continue
-        rate = capacity_mrps(d, candidate)
-        served[d.name] += rate
-        for place in {domain_of(nodes[node_of(g)], d.survive or "") for g in replica.gpus}:
-            inside[d.name, place] = inside.get((d.name, place), 0) + rate
-    short = (name for name, d in asking.items() if served[name] < (d.asked_mrps or 0))
-    lost = (
-        name
-        for (name, _), gone in inside.items()
-        if served[name] - gone < (asking[name].asked_mrps or 0)
-    )
-    return sorted(set(chain(short, lost)))

@@ -7,7 +7,7 @@ the ``isolation`` of nodes. What cannot be dealt is left out and counted as miss
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -15,11 +15,11 @@ from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Node, Sharing
 from optimizer.domain.gpu import Use
 from optimizer.domain.placement import node_of
-from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.domain.workload import Deployment
 from optimizer.solver.bulk import Filled
 from optimizer.solver.columns import Site, avoided
-from optimizer.solver.formulation import Copies, Formulation
+from optimizer.solver.formulation import Copies, Formulation, domain_of
 from optimizer.solver.where import Seat, layout
 
 Counted = list[tuple[Copies, int]]
@@ -42,6 +42,10 @@ class Load:
         """How many replicas of each deployment it holds."""
         return Counter(c.deployment for c, _ in self.held)
 
+    def rate_mrps(self, d: Deployment) -> int:
+        """What its replicas of that deployment serve."""
+        return sum(capacity_mrps(d, c.candidate) for c, _ in self.held if c.deployment == d.name)
+
 
 @dataclass(slots=True)
 class Ground:
@@ -52,6 +56,8 @@ class Ground:
     nodes: dict[str, Node]
     by_node: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     by_rack: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    slack: Mapping[str, int] = field(default_factory=dict)  # what a loss may take (survive), mrps
+    inside: Counter[tuple[str, str]] = field(default_factory=Counter)  # by deployment and domain
     watts: Counter[str] = field(default_factory=Counter)  # by rack
     cpu: Counter[str] = field(default_factory=Counter)
     memory: Counter[str] = field(default_factory=Counter)
@@ -73,7 +79,7 @@ class Ground:
                 return False
             cpu += d.host_cpu_millicores * count
             memory += d.host_memory_mib * count
-            if not self._alone(d, here):
+            if not self._alone(d, here) or not self._outlived(d, load, node):
                 return False
         if node.cpu_millicores is not None and cpu > node.cpu_millicores:
             return False
@@ -91,6 +97,13 @@ class Ground:
                 return False
         return True
 
+    def _outlived(self, d: Deployment, load: Load, node: Node) -> bool:
+        """Whether a loss of the node's domain leaves enough elsewhere (rule ``survive``)."""
+        if d.name not in self.slack:
+            return True
+        here = self.inside[d.name, domain_of(node, d.survive or "")]
+        return here + load.rate_mrps(d) <= self.slack[d.name]
+
     def put(self, load: Load, node: Node, sign: int = 1) -> None:
         """Count the load in, or with ``sign`` -1 out."""
         self.watts[node.rack_domain] += sign * (node.gpu.tdp_w or 0) * load.gpus
@@ -100,6 +113,9 @@ class Ground:
             self.by_rack[node.rack_domain][name] += sign * count
             self.cpu[node.name] += sign * d.host_cpu_millicores * count
             self.memory[node.name] += sign * d.host_memory_mib * count
+            if name in self.slack:
+                place = (name, domain_of(node, d.survive or ""))
+                self.inside[place] += sign * load.rate_mrps(d)
 
 
 def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat]:
@@ -109,6 +125,7 @@ def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat
         problem,
         {d.name: d for d in problem.deployments},
         {n.name: n for n in problem.fleet.nodes},
+        slack=_slack(f, values),
     )
     seats: list[Seat] = []
     copies: dict[tuple[int, Sharing], list[tuple[Copies, int]]] = defaultdict(list)
@@ -125,6 +142,16 @@ def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat
         placed = _Dealer(ground, site).run(loads)
         seats += [seat for load in placed for seat in _seats(site, load)]
     return _near_enough(problem, seats)
+
+
+def _slack(f: Formulation, values: list[int]) -> dict[str, int]:
+    """What deployments that outlive a loss serve above what is asked."""
+    asking = {d.name: d for d in f.problem.deployments if d.survive and d.asked_mrps}
+    found = {name: -(d.asked_mrps or 0) for name, d in asking.items()}
+    for name, d in asking.items():
+        for c in f.of(name):
+            found[name] += capacity_mrps(d, c.candidate) * values[c.count.index]
+    return found
 
 
 def _near_enough(problem: PlacementProblem, seats: list[Seat]) -> list[Seat]:

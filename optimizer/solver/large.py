@@ -5,17 +5,19 @@ from dataclasses import dataclass, field
 from optimizer.domain.fleet import Sharing
 from optimizer.domain.outcome import Progress
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.solver import measure
 from optimizer.solver.bulk import Choice, choose
 from optimizer.solver.columns import coarse_sites
 from optimizer.solver.deal import deal
-from optimizer.solver.formulation import Expr, Formulation, build
+from optimizer.solver.formulation import Expr, Formulation, build, total
 from optimizer.solver.integer import Clock, Level, common_divisor, priorities, value_of
 from optimizer.solver.master import Bound, Master
+from optimizer.solver.measure import frail
 from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
+MOST_DEALS = 5
 MANY_GPUS = 256
 MOST_GPUS = 1024
 FEW_WAYS = 400  # times classes of nodes
@@ -54,6 +56,8 @@ def few_ways(problem: PlacementProblem) -> bool:
     """
     ways = [way for offered in problem.candidates.values() for way in offered]
     shared = any(way.shape.sharing is Sharing.SHARED for way in ways)
+    if any(d.survive for d in problem.deployments):
+        return False  # they may have to be dealt again, with more replicas
     return not shared and len(ways) * len(coarse_sites(problem)) <= FEW_WAYS
 
 
@@ -70,7 +74,36 @@ def solve_large(problem: PlacementProblem, clock: Clock) -> Large:
         return Large()
     clock.report(Progress("where"))
     found = settle(problem, deal(f, choice.values, choice.fillings))
+    found = _outliving(f, found, proof[0].complete, clock)
     return Large(found, _levels(problem, found, floors), proof)
+
+
+def _outliving(
+    f: Formulation, found: Placement, complete: frozenset[int], clock: Clock
+) -> Placement:
+    """Where nodes could not be found that bear a loss: more replicas, and dealt again.
+
+    The bounds are those of before, without the rows added here.
+    """
+    problem = f.problem
+    extra: dict[str, int] = {}
+    for _ in range(MOST_DEALS):
+        short = frail(problem, found)
+        if not short or clock.seconds_left <= 0:
+            break
+        for name in short:
+            d = problem.deployment(name)
+            rates = [capacity_mrps(d, c.candidate) for c in f.of(name)]
+            asked = d.asked_mrps or 0
+            least = min((rate for rate in rates if rate), default=0)
+            extra[name] = max(asked // 4, 2 * extra.get(name, 0), 2 * min(least, asked))
+            served = total(min(asked, r) * c.count for c, r in zip(f.of(name), rates, strict=True))
+            f.model.add(served >= asked + extra[name])
+        _, choice = _level(f, f.price_micros(), complete, clock, "price_per_hour")
+        if choice is None:
+            break
+        found = settle(problem, deal(f, choice.values, choice.fillings))
+    return found
 
 
 @dataclass(slots=True)

@@ -1,13 +1,15 @@
 """What a placement is worth, counted from its replicas: for answers that no formulation values."""
 
 from collections import defaultdict
+from itertools import chain
 
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Sharing
 from optimizer.domain.gpu import PlacedProfile
-from optimizer.domain.placement import Placement, Replica
+from optimizer.domain.placement import Placement, Replica, node_of
 from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
 from optimizer.domain.units import MIB_PER_GIB
+from optimizer.solver.formulation import domain_of
 
 
 def unmet_ppm(problem: PlacementProblem, found: Placement) -> dict[int, int]:
@@ -33,6 +35,31 @@ def price_micros(problem: PlacementProblem, found: Placement) -> int:
     used |= {gpu for piece in found.reserved for gpu in piece.gpus}
     prices = {node.name: problem.fleet.price_micros(node) for node in problem.fleet.nodes}
     return sum(prices[gpu.rpartition("/")[0]] for gpu in used)
+
+
+def frail(problem: PlacementProblem, found: Placement) -> list[str]:
+    """Deployments that some loss would leave short (rule ``survive``)."""
+    nodes = {node.name: node for node in problem.fleet.nodes}
+    candidate_of = candidates_of(problem)
+    asking = {d.name: d for d in problem.deployments if d.survive and d.asked_mrps}
+    served = dict.fromkeys(asking, 0)
+    inside: dict[tuple[str, str], int] = {}
+    for replica in found.replicas:
+        d = asking.get(replica.deployment)
+        candidate = candidate_of(replica) if d is not None else None
+        if d is None or candidate is None:
+            continue
+        rate = capacity_mrps(d, candidate)
+        served[d.name] += rate
+        for place in {domain_of(nodes[node_of(g)], d.survive or "") for g in replica.gpus}:
+            inside[d.name, place] = inside.get((d.name, place), 0) + rate
+    short = (name for name, d in asking.items() if served[name] < (d.asked_mrps or 0))
+    lost = (
+        name
+        for (name, _), gone in inside.items()
+        if served[name] - gone < (asking[name].asked_mrps or 0)
+    )
+    return sorted(set(chain(short, lost)))
 
 
 def disruption_mib(problem: PlacementProblem, found: Placement) -> int:
