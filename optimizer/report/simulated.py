@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from optimizer.domain import words
 from optimizer.report.ink import Ink
 
 
@@ -61,5 +62,5 @@ def _verdict(data: Mapping[str, Any]) -> str:
     missed = [row["name"] for row in data["deployments"] if not row["meets"]]
     promised = sum(row["attained_percent"] is not None for row in data["deployments"])
     if not missed:
-        return f"All {promised} deployments with an SLO keep it."
+        return f"{words.plural(promised, 'deployment')} with an SLO, and none misses it."
     return f"{len(missed)} of {promised} deployments with an SLO miss it: {', '.join(missed)}"
