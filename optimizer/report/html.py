@@ -74,6 +74,7 @@ def render_html(
         colours=colours,
         priced=plan.unit != words.GPUS,
         nodes=nodes,
+        cordoned=any(g.cordoned for g in plan.gpus),
         stranded=any(
             p.kind == "stranded" for n in nodes for g in n["gpus"] for _, p in g["pieces"]
         ),

@@ -189,8 +189,19 @@ def test_search_sort_theme_and_keyboard(opened):
     rows = page.locator("section:has(#h-run) tbody tr:visible")
     page.wait_for_function("document.querySelectorAll('tbody tr[hidden]').length > 0")
     assert 0 < rows.count() < len(plan.deployments)
+    assert "row" in page.locator("#matches").inner_text()
     page.get_by_label("Search").fill("")
 
+    page.wait_for_function("document.querySelectorAll('tbody tr[hidden]').length === 0")
+
+    tenant = plan.deployments[0].tenant
+    page.get_by_label("Search").fill(tenant)
+    whose = {d.name: d.tenant for d in plan.deployments}
+    own = {r.id for r in plan.placement.replicas if whose[r.deployment] == tenant}
+    page.wait_for_function("document.querySelectorAll('.gpu.dim').length > 0")
+    bright = page.locator(".gpu:not(.dim) [data-r]:not(.dim)").all()
+    assert {piece.get_attribute("data-r") for piece in bright} == own
+    page.get_by_label("Search").fill("")
     page.wait_for_function("document.querySelectorAll('tbody tr[hidden]').length === 0")
     head = page.locator("section:has(#h-run) th").last
     head.click()

@@ -12,6 +12,10 @@
 
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const card = document.getElementById("card");
+  const tenantOf = (replica) => {
+    const known = facts.replicas[replica];
+    return (known && facts.deployments[known[0]] || {}).tenant || "";
+  };
   const telling = (replica, gpu) => {
     const lines = [];
     const known = facts.replicas[replica];
@@ -68,7 +72,12 @@
     const told = matches === 1 ? "1 row" : `${matches || "no"} rows`;
     document.getElementById("matches").textContent = words.length ? told : "";
     for (const gpu of document.querySelectorAll(".gpu")) {
-      gpu.classList.toggle("dim", !fits(gpu.getAttribute("aria-label").toLowerCase()));
+      const whole = gpu.getAttribute("aria-label").toLowerCase();
+      const pieces = [...gpu.querySelectorAll("[data-r]")];
+      const found = pieces.map((p) => fits(`${gpu.dataset.gpu} ${p.dataset.r} ${tenantOf(p.dataset.r)}`.toLowerCase()));
+      const any = found.includes(true);
+      gpu.classList.toggle("dim", !any && !fits(whole));
+      pieces.forEach((p, i) => p.classList.toggle("dim", any && !found[i]));
     }
   };
   search.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 120); });
