@@ -6,6 +6,7 @@ each at a random legal place. M4: also unequal weights, spread, pinned and undis
 
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 
 from optimizer.domain.config import Candidate, ReplicaConfig, Shape
 from optimizer.domain.fleet import Fleet, Node, Sharing
@@ -139,6 +140,15 @@ def _deployment(
     )
 
 
+@lru_cache(maxsize=1)
+def _full_layouts() -> list[tuple[PlacedProfile, ...]]:
+    """The layouts of an A100 to which nothing can be added."""
+    table = a100().mig
+    assert table is not None
+    every = list(table.layouts(NAMES))
+    return [a for a in every if not any(set(a) < set(b) for b in every)]
+
+
 def relayout(
     gpus: int, *, spares: int = 2, fill: float = 0.97, seed: int = 1
 ) -> tuple[PlacementProblem, Placement]:
@@ -149,10 +159,7 @@ def relayout(
     """
     dice = random.Random(seed)
     product = a100()
-    assert product.mig is not None
-    every = list(product.mig.layouts(NAMES))
-    full = [a for a in every if not any(set(a) < set(b) for b in every)]
-    layouts = [dice.choice(full) for _ in range(gpus)]
+    layouts = [dice.choice(_full_layouts()) for _ in range(gpus)]
     now = [
         (gpu, slot) for gpu, layout in enumerate(layouts) for slot in layout if dice.random() < fill
     ]
