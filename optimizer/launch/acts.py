@@ -39,8 +39,13 @@ class Script:
 
 
 def rebalances(plan: Plan) -> bool:
-    """Whether the plan changes what runs, by steps; else it only starts what is missing."""
-    return bool(plan.steps) and any(move.before is not None for move in plan.moves)
+    """Whether the plan goes by steps from what runs; else it starts all that it places.
+
+    One that only adds to what runs goes by steps too: what runs stays as it was started.
+    """
+    new = {move.replica for move in plan.moves if move.before is None}
+    added = any(replica.id not in new for replica in plan.placement.replicas)
+    return bool(plan.steps) and (added or any(move.before is not None for move in plan.moves))
 
 
 def digest(plan: Plan) -> str:

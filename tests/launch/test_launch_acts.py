@@ -24,6 +24,11 @@ SPECS = {**OLD, **NEW}
 def test_each_start_makes_the_next_copy_and_temporary_ones_run_as_before():
     assert rebalances(PLAN)
     assert not rebalances(plan_of(*BEFORE))
+    starts = tuple(move for move in PLAN.moves if move.before is None)
+    assert starts
+    assert rebalances(replace(PLAN, moves=starts))  # the others run on
+    everything = tuple(replace(move, before=None) for move in PLAN.moves)
+    assert not rebalances(replace(PLAN, moves=everything))
     assert {key[0]: key[1] for key in SCRIPT.new} == SCRIPT.goal
     assert SCRIPT.goal == {"chat/0": 1, "chat/1": 2, "code/0": 1, "vision/1": 0}
     halfway = SCRIPT.new["chat/1", 1]
