@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from optimizer.domain import words
 from optimizer.domain.config import Candidate, Dropped
-from optimizer.domain.fleet import FleetGpu, Sharing
+from optimizer.domain.fleet import Fleet, FleetGpu, Sharing
 from optimizer.domain.gpu import Gpu, PlacedProfile
 from optimizer.domain.placement import Placement, Replica, node_of, replica_order
 from optimizer.domain.plan import Unmet
@@ -33,6 +33,7 @@ def unmet(
         by_name.setdefault(replica.deployment, []).append(replica)
     found = []
     rooms: Rooms | None = None
+    reopened = _reopened(problem.fleet)
     for deployment in problem.deployments:
         mine = by_name[deployment.name]
         served = sum(matcher.capacity_mrps(r) for r in mine)
@@ -42,7 +43,7 @@ def unmet(
             rooms = Rooms(problem, placement, layouts_after(problem, placement))
         mrps = max(0, (deployment.asked_mrps or 0) - served)
         replicas = max(0, deployment.min_replicas - len(mine))
-        case = _Case(problem, deployment, mine, mrps, replicas, rooms)
+        case = _Case(problem, deployment, mine, mrps, replicas, rooms, reopened)
         reason, fix = case.explained(dropped.get(deployment.name, ()))
         found.append(Unmet(deployment.name, mrps, replicas, reason, fix))
     return tuple(found)
@@ -73,6 +74,7 @@ class _Case:
     mrps: int
     replicas: int
     rooms: Rooms
+    reopened: Mapping[str, Sequence[FleetGpu]]  # by product, nodes with cordons as if they had none
 
     def explained(self, dropped: Sequence[Dropped]) -> tuple[str, str | None]:
         """What was short, and the smallest fix where one is certain to help."""
@@ -159,19 +161,22 @@ class _Case:
 
         Asked where nothing else is free, so only their own nodes need to be looked at.
         """
-        cordoned = {g.id: g for g in self.problem.fleet.gpus() if g.cordoned}
-        nodes = {g.node.name: g.node for g in cordoned.values()}
-        reopened = [
-            _uncordoned(FleetGpu(n, n.device(i))) for n in nodes.values() for i in range(n.gpus)
-        ]
+        largest: dict[tuple[object, ...], Candidate] = {}
+        for way in ways:
+            kept = largest.setdefault((way.gpu, way.shape.key), way)
+            if (way.capacity_mrps or 0) > (kept.capacity_mrps or 0):
+                largest[way.gpu, way.shape.key] = way
         best: _Shut | None = None
-        for way in ways if cordoned else ():
+        for way in largest.values():
+            if way.gpu not in self.reopened:
+                continue
             count = self._count(way)
-            found = self._fitting(way, min(count, CORDONED_TRIED), reopened)
-            gpus = sorted({g for r in found for g in r.gpus} & cordoned.keys(), key=replica_order)
+            found = self._fitting(way, min(count, CORDONED_TRIED), self.reopened[way.gpu])
+            used = sorted({g for r in found for g in r.gpus}, key=replica_order)
+            gpus = tuple(g for g in used if self.rooms.gpus[g].gpu.cordoned)
             if gpus and len(found) == count:
-                return _Shut(tuple(gpus), serves=True)
-            best = best or (_Shut(tuple(gpus), serves=False) if gpus else None)
+                return _Shut(gpus, serves=True)
+            best = best or (_Shut(gpus, serves=False) if gpus else None)
         return best
 
     def _still_free(self, way: Candidate) -> str:
@@ -266,8 +271,15 @@ class _Shut:
         return "has" if len(self.gpus) == 1 else "have"
 
 
-def _uncordoned(gpu: FleetGpu) -> FleetGpu:
-    return FleetGpu(replace(gpu.node, cordoned=False), replace(gpu.device, cordoned=False))
+def _reopened(fleet: Fleet) -> dict[str, list[FleetGpu]]:
+    """All GPUs of nodes with a cordon, by product, as if none of them were cordoned."""
+    found: dict[str, list[FleetGpu]] = {}
+    for node in fleet.nodes:
+        if len(node.open_gpus()) < node.gpus:
+            free = replace(node, cordoned=False)
+            devices = [replace(node.device(i), cordoned=False) for i in range(node.gpus)]
+            found.setdefault(node.gpu.name, []).extend(FleetGpu(free, d) for d in devices)
+    return found
 
 
 def _shape(way: Candidate) -> str:
