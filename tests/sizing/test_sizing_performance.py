@@ -189,3 +189,9 @@ def test_odd_widths_are_slower_on_many_gpus():
     """768 columns an expert over 8 GPUs leave 96: three quarters of a tile."""
     whole, split = step(QWEN3_30B_A3B), step(QWEN3_30B_A3B, tp=8)
     assert split.token_flop_s * 8 > 1.05 * whole.token_flop_s
+
+
+def test_the_output_layer_is_multiplied_in_sixteen_bit_whatever_the_weights():
+    heads = [s.token_flop_s - s.prompt_flop_s for s in (step(), step(precision="fp8"))]
+    assert heads[0] == pytest.approx(heads[1])
+    assert heads[0] == pytest.approx(2 * 128256 * 4096 / (989.5e12 * 0.61), rel=0.2)
