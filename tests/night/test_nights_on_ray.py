@@ -162,9 +162,9 @@ def test_killed_at_any_moment_the_next_start_ends_it(three_nodes, tmp_path):
             lasts = time.monotonic() - began
         assert runs(tmp_path / "run") == wanted
         complete(nights(tmp_path)[-1], "done", "nothing")
+        print(f"{killed} kills, by phase {dict(in_phase)}", flush=True)
         if killed >= KILLS:
             break
-    print(f"{killed} kills, by phase {dict(in_phase)}")
     assert killed >= KILLS
 
 
