@@ -423,14 +423,14 @@ def refills(
             free.remove(placed)
         reused = counted(p.profile for p in free if p.profile in profiles)
         found.append(Refill(stays, reused, False))
-        for added in _additions(table, tuple(sorted(taken)), profiles):
+        for added in additions(table, tuple(sorted(taken)), profiles):
             if not _inside(added, reused):
                 found.append(Refill(stays, added, True))
     return tuple(found)
 
 
 @lru_cache(maxsize=65536)
-def _additions(
+def additions(
     table: MigTable, taken: tuple[PlacedProfile, ...], profiles: tuple[str, ...]
 ) -> tuple[Multiset, ...]:
     """Maximal multisets that fit beside instances which stay where they are."""

@@ -1,0 +1,568 @@
+"""One more deployment beside what is planned: the cheapest room for it while nothing else moves.
+
+GPUs with the same room left, on nodes that no rule tells apart, are one kind with a count, so the
+program grows with the variety of the fleet and not with its size. Its optimum is exact.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ortools.sat.python import cp_model
+
+from optimizer.domain.config import Candidate
+from optimizer.domain.fleet import FleetGpu, Node, Sharing
+from optimizer.domain.gpu import PlacedProfile, Use
+from optimizer.domain.placement import Placement, Replica, node_of
+from optimizer.domain.problem import PlacementProblem, capacity_mrps
+from optimizer.domain.workload import Deployment
+from optimizer.solver.columns import (
+    Refill,
+    additions,
+    avoided,
+    cordon,
+    counted,
+    fixed_layout,
+    pin,
+    share_patterns,
+    shares_of,
+)
+from optimizer.solver.formulation import Expr, domain_of, total
+from optimizer.solver.where import Seat, layout
+
+EFFORT = 5.0  # deterministic
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Where the deployment runs and what that adds to the price, or why it does not fit.
+
+    ``exact``: nothing cheaper exists, or nothing at all, while what runs stays where it is.
+    """
+
+    replicas: tuple[Replica, ...]
+    marginal_micros: int
+    exact: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What one GPU has left. ``taken`` instances stay; ``kept``: its layout is fixed to these."""
+
+    used: bool
+    modes: tuple[Sharing, ...]
+    taken: tuple[PlacedProfile, ...] = ()
+    kept: tuple[PlacedProfile, ...] | None = None
+    share: Use | None = None  # of a shared or an empty GPU
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Alike nodes: how many GPUs of each room every one of them has."""
+
+    node: Node
+    rooms: dict[_Room, list[list[str]]] = field(default_factory=dict)  # GPUs, node by node
+    nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A planned fleet, read once: who is on each GPU, what is left of each node."""
+
+    problem: PlacementProblem
+    placement: Placement
+    gpus: tuple[FleetGpu, ...]
+    on_gpu: Mapping[str, list[Replica]]
+    on_node: Mapping[str, set[str]]
+    kept: Mapping[str, list[PlacedProfile | None]]
+    fixed: Mapping[str, tuple[PlacedProfile, ...]]
+    cpu: Counter[str]
+    memory: Counter[str]
+
+    @classmethod
+    def of(cls, problem: PlacementProblem, placement: Placement) -> "Planned":
+        """Index a placement."""
+        names = {d.name: d for d in problem.deployments}
+        on_gpu: dict[str, list[Replica]] = defaultdict(list)
+        on_node: dict[str, set[str]] = defaultdict(set)
+        kept: dict[str, list[PlacedProfile | None]] = defaultdict(list)
+        cpu, memory = Counter[str](), Counter[str]()
+        for replica in placement.replicas:
+            for gpu in replica.gpus:
+                on_gpu[gpu].append(replica)
+            for node in replica.nodes:
+                on_node[node].add(replica.deployment)
+                cpu[node] += names[replica.deployment].host_cpu_millicores
+                memory[node] += names[replica.deployment].host_memory_mib
+        for piece in placement.reserved:
+            for gpu in piece.gpus:
+                kept[gpu].append(piece.mig)
+        gpus = tuple(problem.fleet.gpus())
+        fixed = fixed_layout(problem)
+        return cls(problem, placement, gpus, on_gpu, on_node, kept, fixed, cpu, memory)
+
+
+def admit(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> Admitted:
+    """The cheapest room for the deployment, all of its demand served and every rule kept."""
+    if any(other == new.name for names in planned.on_node.values() for other in names):
+        raise ValueError(f"{new.name} runs already")
+    program = _Program(planned, new, ways)
+    status = program.solve()
+    if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        seats = program.seats()
+        replicas = tuple(
+            Replica(
+                f"{new.name}/{number}",
+                new.name,
+                seat.gpus,
+                seat.mig,
+                seat.candidate.shape.share,
+                seat.candidate.config,
+            )
+            for number, seat in enumerate(seats)
+        )
+        return Admitted(replicas, program.price_micros(), status == cp_model.OPTIMAL)
+    exact = status == cp_model.INFEASIBLE
+    return Admitted((), 0, exact, _reason(planned, new, ways) if exact else "not settled in time")
+
+
+RULES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("pin", {"pin": ()}),
+    ("spread", {"spread_node": None, "spread_rack": None}),
+    ("survive", {"survive": None}),
+    ("isolation", {"isolate": "none"}),
+    ("anti_affinity", {"avoid": ()}),
+    ("affinity", {"near": ()}),
+    ("replica_bounds", {"max_replicas": None}),
+    ("host_cpu", {"host_cpu_millicores": 0}),
+    ("host_memory", {"host_memory_mib": 0}),
+)
+
+
+def _reason(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> str:
+    """A rule without which it would fit, or how much of it does."""
+    if not ways:
+        return "no way to run it fits a GPU of this fleet"
+    for name, fields in RULES:
+        eased = replace(new, **fields)
+        if eased != new and _fits(_Program(planned, eased, ways)):
+            return f"{name}: without it, it fits"
+    limits = planned.problem.fleet.limits
+    if limits.price_micros_per_hour is not None or limits.rack_power_w is not None:
+        open_ended = replace(planned.problem.fleet, limits=replace(
+            limits, price_micros_per_hour=None, rack_power_w=None))  # fmt: skip
+        eased_problem = replace(planned.problem, fleet=open_ended)
+        if _fits(_Program(replace(planned, problem=eased_problem), new, ways)):
+            return "price_limit or power_limit: without them, it fits"
+    most = _Program(planned, new, ways).most()
+    if new.asked_mrps:
+        return f"room for {most / 1000:g} of {new.asked_mrps / 1000:g} requests per second is left"
+    return f"room for {most} of {new.min_replicas} replicas is left"
+
+
+def _fits(program: "_Program") -> bool:
+    return program.solve() in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+
+
+@dataclass(slots=True)
+class _Place:
+    """So many replicas of one candidate on one room of a kind (``room`` None: whole GPUs)."""
+
+    kind: _Kind
+    candidate: Candidate
+    count: Expr
+    room: _Room | None
+
+
+@dataclass(slots=True)
+class _Fill:
+    """So many GPUs of one room filled one way."""
+
+    kind: _Kind
+    room: _Room
+    count: Expr
+    mig: Refill | None = None
+    shares: tuple[tuple[Use, int], ...] = ()
+    whole: bool = False
+
+
+class _Program:
+    def __init__(self, planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> None:
+        self.planned, self.new = planned, new
+        self.ways = [way for way in ways if not way.running_only]
+        self.model = cp_model.CpModel()
+        self.solver = cp_model.CpSolver()
+        self.places: list[_Place] = []
+        self.fills: list[_Fill] = []
+        self.pending: dict[tuple[int, int], list[Candidate]] = {}  # not seated yet
+        self.kinds = list(self._kinds())
+        for kind in self.kinds:
+            self._offer(kind)
+        self._rules()
+
+    # --- what is left
+
+    def _kinds(self) -> Iterator[_Kind]:
+        products = {way.gpu for way in self.ways}
+        by_node: dict[str, list[tuple[_Room, str]]] = defaultdict(list)
+        nodes: dict[str, Node] = {}
+        alone = _Company(self.planned, self.new)
+        for gpu in self.planned.gpus:
+            if gpu.gpu.name not in products or not cordon(gpu) or not pin(self.new, gpu):
+                continue
+            if alone.welcome_on_node(gpu.node.name):
+                room = self._room(gpu, alone)
+                if room is not None:
+                    by_node[gpu.node.name].append((room, gpu.id))
+                    nodes[gpu.node.name] = gpu.node
+        found: dict[object, _Kind] = {}
+        for name, rooms in by_node.items():
+            node = nodes[name]
+            sizes = Counter(room for room, _ in rooms)
+            key = (self._alike(node), frozenset(sizes.items()))
+            kind = found.setdefault(key, _Kind(node))
+            kind.nodes += 1
+            for room in sizes:
+                ids = [gpu for other, gpu in rooms if other == room]
+                kind.rooms.setdefault(room, []).append(ids)
+        return iter(found.values())
+
+    def _alike(self, node: Node) -> object:
+        """What tells nodes apart under the rules of this deployment."""
+        new, limits = self.new, self.planned.problem.fleet.limits
+        own = new.spread_node is not None or new.survive == "node"
+        host = new.host_cpu_millicores or new.host_memory_mib
+        pair = node.nvlink_domain == "pair"
+        rack = new.spread_rack is not None or limits.rack_power_w is not None
+        return (
+            node.name if own or host or pair else None,
+            node.rack_domain if rack or new.survive in ("rack", "zone") else None,
+            node.gpu.name,
+            self.planned.problem.fleet.price_micros(node),
+        )
+
+    def _room(self, gpu: FleetGpu, alone: "_Company") -> _Room | None:
+        here = self.planned.on_gpu.get(gpu.id, [])
+        pieces = self.planned.kept.get(gpu.id, [])
+        fixed = self.planned.fixed.get(gpu.id)
+        if any(mig is None for mig in pieces) or not alone.welcome(here, bool(pieces)):
+            return None
+        modes = tuple(m for m in gpu.node.sharing if not fixed or m is Sharing.MIG)
+        if fixed == ():
+            modes = tuple(m for m in modes if m is not Sharing.MIG)
+        if not here and not pieces:
+            return _Room(False, modes, kept=fixed or None, share=gpu.gpu.room)
+        held = [r.mig for r in here if r.mig] + [mig for mig in pieces if mig]
+        if len(held) == len(here) + len(pieces):
+            return _Room(True, (Sharing.MIG,), tuple(sorted(held)), fixed or None)
+        shares = [r.share for r in here if r.share]
+        if len(shares) < len(here):
+            return None  # held whole
+        used = sum(shares, Use())
+        whole = gpu.gpu.room
+        left = Use(
+            whole.memory_mib - used.memory_mib,
+            whole.bandwidth_mbs - used.bandwidth_mbs,
+            whole.compute_ppm - used.compute_ppm,
+        )
+        return _Room(True, (Sharing.SHARED,), share=left)
+
+    # --- how it may be filled
+
+    def _offer(self, kind: _Kind) -> None:
+        ways = [way for way in self.ways if way.gpu == kind.node.gpu.name]
+        whole = [way for way in ways if way.shape.sharing is Sharing.WHOLE]
+        for room, ids in kind.rooms.items():
+            gpus = sum(map(len, ids))
+            some: list[Expr] = []
+            if Sharing.MIG in room.modes:
+                some += self._slices(kind, room, gpus, ways)
+            if Sharing.SHARED in room.modes:
+                some += self._shares(kind, room, gpus, ways)
+            if Sharing.WHOLE in room.modes and not room.used and whole:
+                count = self.model.new_int_var(0, gpus, "whole")
+                self.fills.append(_Fill(kind, room, count, whole=True))
+                some.append(count)
+            if some:
+                self.model.add(total(some) <= gpus)
+        self._groups(kind, whole)
+
+    def _slices(self, kind: _Kind, room: _Room, gpus: int, ways: list[Candidate]) -> Iterator[Expr]:
+        table = kind.node.gpu.mig
+        cut = [w for w in ways if w.shape.sharing is Sharing.MIG]
+        profiles = tuple(sorted({w.shape.profile or "" for w in cut}))
+        if table is None or not profiles:
+            return
+        if room.kept is not None:
+            free = list(room.kept)
+            for placed in room.taken:
+                free.remove(placed)
+            patterns = [counted(p.profile for p in free if p.profile in profiles)]
+        else:
+            patterns = list(additions(table, room.taken, profiles))
+        supply: dict[str, list[Expr]] = defaultdict(list)
+        for pattern in patterns:
+            if pattern:
+                count = self.model.new_int_var(0, gpus, "cut")
+                self.fills.append(_Fill(kind, room, count, mig=Refill((), pattern, True)))
+                for profile, number in pattern:
+                    supply[profile].append(number * count)
+                yield count
+        for profile, offered in supply.items():
+            same = [w for w in cut if w.shape.profile == profile]
+            most = gpus * table.memory_slices
+            self.model.add(
+                total(self._place(kind, way, most, room) for way in same) <= total(offered)
+            )
+
+    def _shares(self, kind: _Kind, room: _Room, gpus: int, ways: list[Candidate]) -> Iterator[Expr]:
+        sizes = shares_of(ways, kind.node.gpu.name)
+        supply: dict[Use, list[Expr]] = defaultdict(list)
+        for pattern in share_patterns(room.share or Use(), sizes) or ():
+            if pattern:
+                count = self.model.new_int_var(0, gpus, "shared")
+                self.fills.append(_Fill(kind, room, count, shares=pattern))
+                for share, number in pattern:
+                    supply[share].append(number * count)
+                yield count
+        for share, offered in supply.items():
+            same = [w for w in ways if w.shape.share == share]
+            places = [self._place(kind, way, 1 << 20, room) for way in same]
+            self.model.add(total(places) <= total(offered))
+
+    def _groups(self, kind: _Kind, whole: list[Candidate]) -> None:
+        taken = [fill.count for fill in self.fills if fill.kind is kind and fill.whole]
+        if not taken:
+            return
+        empty = [
+            sum(len(ids[n]) for room, ids in kind.rooms.items() if _empty(room))
+            for n in range(kind.nodes)
+        ]
+        places = [(w, self._place(kind, w, kind.nodes * max(empty), None)) for w in whole]
+        self.model.add(total(w.shape.gpus * x for w, x in places) == total(taken))
+        for size in sorted({w.shape.gpus for w in whole} - {1}):
+            blocks = total(
+                (w.shape.gpus // size) * x for w, x in places if w.shape.gpus % size == 0
+            )
+            room_for = sum(n // size for n in empty)
+            if size == 2 and kind.node.nvlink_domain == "pair":
+                room_for = len(self._pairs(kind))
+            self.model.add(blocks <= room_for)
+
+    def _pairs(self, kind: _Kind) -> list[tuple[str, str]]:
+        free = {g for room, ids in kind.rooms.items() if _empty(room) for some in ids for g in some}
+        lows = sorted(int(gpu.rpartition("/")[2]) for gpu in free)
+        name = kind.node.name
+        return [
+            (f"{name}/{i}", f"{name}/{i + 1}")
+            for i in lows
+            if i % 2 == 0 and f"{name}/{i + 1}" in free
+        ]
+
+    def _place(self, kind: _Kind, way: Candidate, most: int, room: _Room | None) -> Expr:
+        count = self.model.new_int_var(0, most, f"{way.gpu}")
+        self.places.append(_Place(kind, way, count, room))
+        return count
+
+    # --- rules
+
+    def _rules(self) -> None:
+        new, model = self.new, self.model
+        running = total(p.count for p in self.places)
+        self.running = running
+        asked = new.asked_mrps or 0
+        self.served = total(self._rate(p) * p.count for p in self.places)
+        self.needs = [model.add(self.served >= asked).index] if asked else []
+        if new.min_replicas:
+            self.needs.append(model.add(running >= new.min_replicas).index)
+        if new.replica_limit is not None:
+            model.add(running <= new.replica_limit)
+        for kind in self.kinds:
+            here = [p.count for p in self.places if p.kind is kind]
+            if new.spread_node is not None:
+                model.add(total(here) <= new.spread_node)
+            name, node = kind.node.name, kind.node
+            if new.host_cpu_millicores and node.cpu_millicores is not None:
+                left = node.cpu_millicores - self.planned.cpu[name]
+                model.add(new.host_cpu_millicores * total(here) <= left)
+            if new.host_memory_mib and node.host_memory_mib is not None:
+                left = node.host_memory_mib - self.planned.memory[name]
+                model.add(new.host_memory_mib * total(here) <= left)
+        if new.spread_rack is not None:
+            for some in self._by("rack").values():
+                model.add(total(p.count for p in some) <= new.spread_rack)
+        if new.survive is not None and asked:
+            for some in self._by(new.survive).values():
+                lost = total(self._rate(p) * p.count for p in some)
+                self.needs.append(model.add(self.served - lost >= asked).index)
+        self._ceilings()
+
+    def _rate(self, place: _Place) -> int:
+        return min(capacity_mrps(self.new, place.candidate), self.new.asked_mrps or 0)
+
+    def _by(self, domain: str) -> dict[str, list[_Place]]:
+        found: dict[str, list[_Place]] = defaultdict(list)
+        for place in self.places:
+            found[domain_of(place.kind.node, domain)].append(place)
+        return found
+
+    def _ceilings(self) -> None:
+        fleet = self.planned.problem.fleet
+        used = {*self.planned.on_gpu, *self.planned.kept}
+        prices = {g.id: fleet.price_micros(g.node) for g in self.planned.gpus}
+        self.cost = total(
+            fleet.price_micros(fill.kind.node) * fill.count
+            for fill in self.fills
+            if not fill.room.used
+        )
+        if fleet.limits.price_micros_per_hour is not None:
+            now = sum(prices[gpu] for gpu in used)
+            self.model.add(self.cost <= fleet.limits.price_micros_per_hour - now)
+        if fleet.limits.rack_power_w is None:
+            return
+        watts = Counter[str]()
+        for gpu in self.planned.gpus:
+            if gpu.id in used:
+                watts[gpu.node.rack_domain] += gpu.gpu.tdp_w or 0
+        more: dict[str, list[Expr]] = defaultdict(list)
+        for fill in self.fills:
+            if not fill.room.used:
+                node = fill.kind.node
+                more[node.rack_domain].append((node.gpu.tdp_w or 0) * fill.count)
+        for rack, some in more.items():
+            self.model.add(total(some) <= fleet.limits.rack_power_w - watts[rack])
+
+    # --- answers
+
+    def solve(self) -> Any:
+        """The cheapest; on equal price the fewest replicas."""
+        self.solver.parameters.num_workers = 1
+        self.solver.parameters.max_deterministic_time = EFFORT
+        self.model.minimize(self.cost)
+        return self.solver.solve(self.model)
+
+    def most(self) -> int:
+        """The most that fits: thousandths of a request per second, or replicas."""
+        for index in self.needs:
+            self.model.proto.constraints[index].clear_linear()
+        self.model.clear_objective()
+        self.model.maximize(self.served if self.new.asked_mrps else self.running)
+        self.solver.parameters.num_workers = 1
+        self.solver.parameters.max_deterministic_time = EFFORT
+        if self.solver.solve(self.model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return 0
+        return round(self.solver.objective_value)
+
+    def price_micros(self) -> int:
+        """What the GPUs that it switches on cost per hour."""
+        return int(self.solver.value(self.cost))
+
+    def seats(self) -> list[Seat]:
+        """Exact GPUs and starts, surplus copies left out."""
+        found: list[Seat] = []
+        for kind in self.kinds:
+            free = {room: [list(some) for some in ids] for room, ids in kind.rooms.items()}
+            found += self._whole(kind, free)
+            for room, ids in free.items():
+                left = [gpu for some in ids for gpu in some]
+                for fill in self.fills:
+                    if fill.kind is kind and fill.room is room and not fill.whole:
+                        taken = [left.pop(0) for _ in range(self.solver.value(fill.count))]
+                        found += self._filled(kind, fill, taken)
+        return found
+
+    def _wanted(self, kind: _Kind, room: _Room | None) -> list[Candidate]:
+        return [
+            p.candidate
+            for p in self.places
+            if p.kind is kind and p.room is room
+            for _ in range(self.solver.value(p.count))
+        ]
+
+    def _whole(self, kind: _Kind, free: dict[_Room, list[list[str]]]) -> Iterator[Seat]:
+        rooms = [room for room in free if _empty(room)]
+        pairs = self._pairs(kind) if kind.node.nvlink_domain == "pair" else []
+        for way in sorted(self._wanted(kind, None), key=lambda w: -w.shape.gpus):
+            size = way.shape.gpus
+            if size == 2 and pairs:
+                chosen: list[str] = list(pairs.pop(0))
+            else:
+                n = next(
+                    n for n in range(kind.nodes) if sum(len(free[r][n]) for r in rooms) >= size
+                )
+                chosen = [gpu for room in rooms for gpu in free[room][n]][:size]
+            for ids in (some for room in rooms for some in free[room]):
+                ids[:] = [gpu for gpu in ids if gpu not in chosen]
+            yield Seat(self.new.name, way, tuple(chosen))
+
+    def _filled(self, kind: _Kind, fill: _Fill, gpus: list[str]) -> Iterator[Seat]:
+        key = (id(kind), id(fill.room))
+        if key not in self.pending:
+            self.pending[key] = self._wanted(kind, fill.room)
+        pending = self.pending[key]
+        for gpu in gpus:
+            here: list[Candidate] = []
+            slots = fill.mig.added if fill.mig else fill.shares
+            for size, number in slots:
+                for _ in range(number):
+                    fitting = [w for w in pending if size in (w.shape.profile, w.shape.share)]
+                    if fitting:
+                        pending.remove(fitting[0])
+                        here.append(fitting[0])
+            yield from self._seated(kind, fill, gpu, here)
+
+    def _seated(self, kind: _Kind, fill: _Fill, gpu: str, here: list[Candidate]) -> Iterator[Seat]:
+        if fill.mig is None:
+            yield from (Seat(self.new.name, way, (gpu,)) for way in here)
+            return
+        assert kind.node.gpu.mig is not None
+        profiles = tuple(sorted(w.shape.profile or "" for w in here))
+        standing = [p for p in fill.room.kept or () if p not in fill.room.taken]
+        starts = defaultdict(list)
+        for placed in layout(kind.node.gpu.mig, fill.room.taken, tuple(standing), profiles):
+            starts[placed.profile].append(placed)
+        for way in here:
+            yield Seat(self.new.name, way, (gpu,), starts[way.shape.profile or ""].pop(0))
+
+
+def _empty(room: _Room) -> bool:
+    return Sharing.WHOLE in room.modes and not room.used
+
+
+class _Company:
+    """Who may lie beside whom (rules isolation, anti_affinity, affinity)."""
+
+    def __init__(self, planned: Planned, new: Deployment) -> None:
+        self.planned, self.new = planned, new
+        problem = planned.problem
+        self.names = {d.name: d for d in problem.deployments}
+        both = replace(problem, deployments=(*problem.deployments, new))
+        self.apart = avoided(both).get(new.name, set())
+
+    def welcome(self, here: Sequence[Replica], kept: bool) -> bool:
+        """Whether those on a GPU bear the deployment beside them, and it bears them."""
+        if kept and self.new.isolate != "none":
+            return False
+        if here and self.new.isolate == "gpu":
+            return False
+        others = {r.deployment for r in here}
+        if others & self.apart:
+            return False
+        return all(self._bears(self.names[name], ("tenant", "node", "gpu")) for name in others)
+
+    def _bears(self, other: Deployment, kinds: tuple[str, ...]) -> bool:
+        if other.isolate == "gpu" and "gpu" in kinds:
+            return False
+        strict = other.isolate in kinds or self.new.isolate in kinds
+        return not strict or other.tenant == self.new.tenant
+
+    def welcome_on_node(self, node: str) -> bool:
+        """Whether the node holds whom it wants near, and nobody who wants the node alone."""
+        here = self.planned.on_node.get(node, set())
+        if not here.issuperset(self.new.near):
+            return False
+        if self.new.isolate == "node" and any(node_of(gpu) == node for gpu in self.planned.kept):
+            return False
+        return all(self._bears(self.names[name], ("node",)) for name in here)

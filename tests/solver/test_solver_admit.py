@@ -1,0 +1,89 @@
+"""One more deployment beside a plan: as cheap as a whole plan in which nothing else may move."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from builders import a100, candidate, deployment, fleet, node, place, problem, replica
+from optimizer.domain.outcome import Limits
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import PlacementProblem
+from optimizer.solver import solve
+from optimizer.solver.admit import Admitted, Planned, admit
+from optimizer.verify import objectives, verify
+from randomproblems import ruled_problem
+
+LIMITS = Limits(effort=10, time_limit_s=60)
+
+
+def with_it(asked: PlacementProblem, before: Placement, admitted: Admitted) -> Placement:
+    """The placement with the new replicas, instances in their way left out."""
+    cut = {gpu for r in admitted.replicas for gpu in r.gpus}
+    kept = tuple(i for i in before.instances if i.gpu not in cut)
+    fixed = {n.name for n in asked.fleet.nodes if n.layouts_fixed}
+    held = {(r.gpus[0], r.mig) for r in admitted.replicas}
+    kept += tuple(
+        i
+        for i in before.instances
+        if i.gpu in cut and i.gpu.rpartition("/")[0] in fixed and (i.gpu, i.placed) not in held
+    )
+    return replace(before, replicas=(*before.replicas, *admitted.replicas), instances=kept)
+
+
+def tried(seed: int) -> str | None:
+    """Admit the last deployment of a random problem; how that went, None where nobody is before."""
+    rules = ("fixed", "reserve", "survive")[seed % 3]
+    asked = replace(ruled_problem(seed, rules), current=None)
+    *others, new = asked.deployments
+    if new.demand is not None and seed % 2:
+        new = replace(new, demand=replace(new.demand, rate_mrps=1 + new.demand.rate_mrps // 4))
+        asked = replace(asked, deployments=(*others, new))
+    if not others or new.survive not in (None, "node"):
+        return None
+    first = replace(asked, deployments=tuple(others))
+    before = solve(first, LIMITS).incumbent
+    if before is None or any(ppm for _, ppm in objectives(first, before).unmet_ppm):
+        return None
+    admitted = admit(Planned.of(first, before), new, asked.candidates[new.name])
+    assert admitted.exact
+    held = tuple(replace(d, disturb="never") for d in others)
+    still = replace(asked, deployments=(*held, new), current=before)
+    whole = solve(still, LIMITS)
+    unserved = whole.incumbent is None or objectives(asked, whole.incumbent).unmet_ppm[-1][1]
+    unserved = unserved or any(ppm for _, ppm in objectives(asked, whole.incumbent).unmet_ppm)
+    if admitted.reason is not None:
+        assert unserved, (seed, admitted.reason)
+        return "refused"
+    after = with_it(asked, before, admitted)
+    assert verify(asked, after) == (), seed
+    assert not any(ppm for _, ppm in objectives(asked, after).unmet_ppm), seed
+    price = objectives(asked, after).price_micros
+    assert price - objectives(first, before).price_micros == admitted.marginal_micros, seed
+    assert whole.incumbent is not None
+    assert price == objectives(asked, whole.incumbent).price_micros, seed
+    return "admitted"
+
+
+def test_nothing_cheaper_exists_while_what_runs_stays() -> None:
+    told = Counter(tried(seed) for seed in range(80))
+    assert told["admitted"] >= 8
+    assert told["refused"] >= 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"pin": ("n0",)}, "pin: without it, it fits"),
+        ({"spread_node": 1, "replicas": 4}, "spread: without it, it fits"),
+        ({"replicas": 40}, "room for 13 of 40 replicas is left"),
+    ],
+)
+def test_a_refusal_names_what_binds(fields: dict, said: str) -> None:
+    machines = fleet(*(node(f"n{i}", a100()) for i in range(3)))
+    full = [replica(f"old/{i}", "n0/0", mig=f"1g.10gb@{i}") for i in range(7)]
+    old = problem(machines, [deployment("old", replicas=8)], [])
+    before = place(*full, replica("old/7", "n1/0", mig="1g.10gb@0"))
+    new = deployment("new", **{"replicas": 2, **fields})
+    admitted = admit(Planned.of(old, before), new, [candidate("new", a100(), profile="1g.10gb")])
+    assert (admitted.reason, admitted.replicas) == (said, ())
