@@ -371,8 +371,16 @@ class _Schedule:
             task.rank = rank
 
     def _length_s(self, task: _Task) -> float:
-        """From its start to the end of its old copy."""
-        return self._load_s(task.target) + HAND_OVER_S if task.target is not None else HAND_OVER_S
+        """From the cutting of its place to the end of its old copy."""
+        if task.target is None:
+            return HAND_OVER_S
+        return self._cut_s(task.target) + self._load_s(task.target) + HAND_OVER_S
+
+    def _cut_s(self, target: Replica) -> int:
+        """What cutting its place takes, where one instance gives way to it; none that stands."""
+        if target.mig is None or not self.rooms.changes_layout(target):
+            return 0
+        return SECONDS["destroy_instance"] + SECONDS["create_instance"]
 
     def _load_s(self, target: Replica) -> int:
         return START_S + ceil_div(self.matcher.load_mib(target), LOAD_MIB_PER_S)
