@@ -14,6 +14,7 @@ from optimizer.solver.formulation import Expr, Formulation, build, total
 from optimizer.solver.integer import Clock, Level, common_divisor, priorities, value_of
 from optimizer.solver.master import Bound, Master
 from optimizer.solver.measure import frail
+from optimizer.solver.repair import repaired
 from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
@@ -75,7 +76,21 @@ def solve_large(problem: PlacementProblem, clock: Clock) -> Large:
     clock.report(Progress("where"))
     found = settle(problem, deal(f, choice.values, choice.fillings))
     found = _outliving(f, found, proof[0].complete, clock)
+    found = _filled_up(problem, found)
     return Large(found, _levels(problem, found, floors), proof)
+
+
+def _filled_up(problem: PlacementProblem, found: Placement) -> Placement:
+    """Who could not be dealt gets what room is left, unless a rule looks beyond one node."""
+    served = not any(measure.unmet_ppm(problem, found).values())
+    looks_far = any(d.survive or d.near for d in problem.deployments)
+    if served or looks_far or problem.fleet.limits.price_micros_per_hour is not None:
+        return found
+    return min(found, repaired(problem, found), key=lambda p: _score(problem, p))
+
+
+def _score(problem: PlacementProblem, found: Placement) -> list[int]:
+    return [level.value for level in counted_levels(problem, found)]
 
 
 def _outliving(
