@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import FleetGpu, Sharing
 from optimizer.domain.gpu import PlacedProfile, Use
-from optimizer.domain.placement import Placement, Replica, replica_order
+from optimizer.domain.placement import Placement, Replica, node_of, replica_order
 from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
 from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
@@ -24,6 +24,7 @@ from optimizer.solver.where import Seat, layout, settled
 
 MOST_WAYS = 8  # ways of running a deployment that are tried, cheapest for what they serve first
 MOST_AT_ONCE = 200  # replicas of one way
+WHOLE_NODES = 0.1  # how often whole nodes are emptied
 
 
 def repaired(
@@ -72,6 +73,17 @@ class _Repair:
         if running is not None:
             room.stand(running)
         self._shed()
+        while lonely := self._lonely():
+            self._lift(lonely)
+
+    def _lonely(self) -> list[Seat]:
+        """Rule ``affinity``: replicas whose node lacks one that they want near."""
+        by_node, names = self.room.ground.by_node, self.room.names
+        return [
+            seat
+            for seat in self.seats
+            if not all(by_node[node_of(seat.gpus[0])][n] for n in names[seat.deployment].near)
+        ]
 
     def _add(self, seat: Seat) -> None:
         self.seats.append(seat)
@@ -101,11 +113,11 @@ class _Repair:
             if enough and mine.replicas > d.min_replicas:
                 self._lift([seat])
 
-    def fill(self) -> list[Seat]:
-        """Seats for whom is short, as far as there is room."""
+    def fill(self, dice: random.Random | None = None) -> list[Seat]:
+        """Seats for whom is short, as far as there is room; ``dice`` vary what is preferred."""
         new: list[Seat] = []
         for d in _hardest_first(self.problem, self.served):
-            found = _filled(self.problem, self.room, self.served[d.name])
+            found = _filled(self.problem, self.room, self.served[d.name], dice)
             self.seats += found
             new += found
         return new
@@ -125,19 +137,24 @@ class _Repair:
         if not used:
             return False
         before = self.score()
-        chosen = set(dice.sample(used, min(len(used), dice.choice((1, 1, 2, 2, 3, 4)))))
-        never = {d.name for d in self.problem.deployments if d.disturb == "never"}
+        new = sorted({g for s in self.seats if id(s) not in self.stays for g in s.gpus}) or used
+        number = dice.choice((1, 1, 2, 2, 3, 4))
+        chosen = {dice.choice(dice.choice((new, used))) for _ in range(number)}
+        if dice.random() < WHOLE_NODES:
+            nodes = {node_of(gpu) for gpu in chosen}
+            chosen = {gpu for gpu in used if node_of(gpu) in nodes}
+        bound = {d.name for d in self.problem.deployments if d.disturb == "never"}
+        bound |= {name for d in self.problem.deployments for name in d.near}
         out = [
             seat
             for seat in self.seats
-            if chosen.intersection(seat.gpus)
-            and not (id(seat) in self.stays and seat.deployment in never)
+            if chosen.intersection(seat.gpus) and seat.deployment not in bound
         ]
         self._lift(out)
-        new = self.fill()
+        filled = self.fill(dice)
         after = self.score()
         if (after[2], after[1], after[3]) > (before[2], before[1], before[3]):
-            self._lift(new)
+            self._lift(filled)
             for seat in out:
                 self.room.put(seat)
                 self._add(seat)
@@ -227,10 +244,18 @@ class _Room:
         node = self.held[seat.gpus[0]].gpu.node
         if not all(self._fits(self.held[g], seat) for g in seat.gpus):
             return False
-        if not self.ground.fits(self._load(seat), node):
+        if not self.ground.fits(self._load(seat), node) or self._too_dear(seat):
             return False
         self.put(seat)
         return True
+
+    def _too_dear(self, seat: Seat) -> bool:
+        """Rule ``price_limit``: whether the fleet would cost more than it may."""
+        limit = self.problem.fleet.limits.price_micros_per_hour
+        if limit is None:
+            return False
+        new = [self.held[g].gpu.node for g in seat.gpus if not self.held[g].replicas]
+        return self.price() + sum(map(self.problem.fleet.price_micros, new)) > limit
 
     def _load(self, seat: Seat) -> Load:
         return _load(seat, sum(not self.held[g].replicas for g in seat.gpus))
@@ -377,11 +402,13 @@ def _ways(problem: PlacementProblem, d: Deployment) -> list[Candidate]:
     return [w for w in problem.candidates.get(d.name, ()) if not w.running_only]
 
 
-def _filled(problem: PlacementProblem, room: _Room, served: _Served) -> list[Seat]:
+def _filled(
+    problem: PlacementProblem, room: _Room, served: _Served, dice: random.Random | None
+) -> list[Seat]:
     """Seats until the deployment is served or no way of running it finds any."""
     seats: list[Seat] = []
     while served.missing:
-        best: tuple[tuple[int, int, float], Candidate, int] | None = None
+        best: tuple[tuple[int, float, float], Candidate, int] | None = None
         for way in _cheapest_first(problem, served):
             tried = _placed(room, way, served.wanted(way))
             price = sum(room_price for _, room_price in tried)
@@ -390,10 +417,13 @@ def _filled(problem: PlacementProblem, room: _Room, served: _Served) -> list[Sea
             if tried:
                 after = _Served(served.d, served.mrps, served.replicas)
                 after.add(way, len(tried))
-                key = (after.missing, price, _listed(problem, way) * len(tried))
+                listed = _listed(problem, way) * len(tried)
+                # An empty GPU's price is also for what comes after; how much of it, nobody knows.
+                paid = price if dice is None else listed + dice.random() * max(0.0, price - listed)
+                key = (after.missing, paid, listed)
                 if best is None or key < best[0]:
                     best = (key, way, len(tried))
-                if not after.missing and not price:
+                if dice is None and not after.missing and not price:
                     break
         if best is None:
             break
