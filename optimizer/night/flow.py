@@ -120,8 +120,9 @@ class Night:
         assert made.plan is not None
         plan = made.plan
         code = Code.UNMET if plan.unmet else Code.PARTLY if plan.left else Code.DONE
+        when = rules.frozen(self.policy, self._now().date())
         if not plan.moves:
-            if not self.order.dry_run:
+            if not self.order.dry_run and when is None:
                 launching.withdraw_lost(self.order)
             return self.ending(Outcome.NOTHING, code, *summary.nothing(plan))
         self._begin(Phase.APPROVE)
@@ -129,7 +130,7 @@ class Night:
         if self.order.dry_run:
             self._end("only looked")
             return self.ending(Outcome.LOOKED, Code.CHANGED, *lines, "nothing was changed")
-        if when := rules.frozen(self.policy, self._now().date()):
+        if when is not None:
             self._end(when)
             return self.ending(Outcome.FROZEN, code, *lines, f"{when}; nothing was changed")
         if why := rules.waits_for_approval(plan, self.policy):
@@ -197,16 +198,12 @@ class Night:
         outcome = Outcome.PARTLY if done.partial else Outcome.UNDONE
         return self.finish(self.ending(outcome, Code.PARTLY, *lines))
 
-    def ask(self) -> Ending:
+    def ask(self, why: str) -> Ending:
         """Say what a person must do; the night stays cut short until somebody has done it."""
         if not launching.half_done(self.order, self.record.plan_path):
             self._unlaunch()
             return self.carry_out()
-        first = "a launch was cut short, and the policy leaves it to a person:"
-        ways_out = launching.ways_out(self.order, self.record.plan_path)
-        ending = self.ending(Outcome.PARTLY, Code.PARTLY, first, *ways_out)
-        self._tell_whom(ending)
-        return ending
+        return self._stays_half(Code.PARTLY, (f"{why}, so it is left to a person:",))
 
     # --- ends
 

@@ -77,6 +77,8 @@ class _Start:
     def carry_out(self) -> Ending:
         """The last night's rest, then tonight, unless that was tonight."""
         last = record.latest(self.order.runs)
+        if last is not None and self.order.dry_run and (stays := _stays(last)) is not None:
+            return stays
         if last is not None and last.outcome is not None and not last.reported:
             self.tell(f"{last.name} ended without its report: writing it")
             ending = self._night(last).finish(_ending(last))
@@ -121,14 +123,17 @@ class _Start:
         way = self.policy.cut_short
         if way is CutShort.RESUME and launching.goes_back(self.order):
             way = CutShort.ROLLBACK  # once begun, the way back is gone to its end
-        self.tell(f"{last.name} was cut short while it launched: {way}")
+        why = f"{last.name} was cut short while it launched"
+        if when := rules.frozen(self.policy, self.now().date()):
+            way, why = CutShort.ASK, f"{why}, and {when}"
+        self.tell(f"{why}: {way}")
         match way:
             case CutShort.RESUME:
                 return night.launch()
             case CutShort.ROLLBACK:
                 return night.roll_back()
             case CutShort.ASK:
-                return night.ask()
+                return night.ask(why)
 
     def _approved(self, last: Record) -> Ending:
         """Launch a plan that a person approved, if it is still the one, and still young."""
@@ -165,6 +170,16 @@ def approval_faults(
         if before.get(path) != documents.get(path):
             found.append(f"{path} has changed since the plan was made")
     return tuple(found)
+
+
+def _stays(last: Record) -> Ending | None:
+    """What a mere look leaves as it is: a launch cut short, a plan that waits for approval."""
+    if last.launching:
+        lines = (f"{last.name} was cut short while it launched", "without --dry-run it is taken up")
+        return Ending(Outcome.LOOKED, Code.CHANGED, lines, last.folder)
+    if last.outcome is Outcome.WAITING:
+        return Ending(Outcome.WAITING, Code.CHANGED, last.lines, last.folder)
+    return None
 
 
 def _ending(last: Record) -> Ending:

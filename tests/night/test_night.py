@@ -270,6 +270,14 @@ def test_an_approved_plan_is_launched(world, waiting, tmp_path):
     assert night(tmp_path, NOW + timedelta(days=1)).outcome is Outcome.NOTHING
 
 
+def test_a_look_leaves_what_waits(world, waiting, tmp_path):
+    approve(waiting)
+    ending = night(tmp_path, NOW + timedelta(hours=1), dry_run=True)
+    assert (ending.outcome, ending.lines) == (Outcome.WAITING, waiting.lines)
+    assert world.launches == 0
+    assert night(tmp_path, NOW + timedelta(hours=2)).outcome is Outcome.DONE
+
+
 def test_without_approval_the_next_night_plans_anew(world, waiting, tmp_path):
     ending = night(tmp_path, NOW + timedelta(days=1))
     assert ending.outcome is Outcome.WAITING
@@ -375,8 +383,8 @@ def test_killed_at_any_write_the_next_start_ends_it(world, tmp_path, monkeypatch
     assert {Phase.IMPORT, Phase.REBALANCE, Phase.VERIFY, Phase.LAUNCH} <= phases
 
 
-def cut_short(world: World, folder: Path, policy: str) -> Ending:
-    """A second night, killed in the middle of its launch."""
+def cut_short(world: World, folder: Path, policy: str, **said: object) -> Ending:
+    """A second night, killed in the middle of its launch, and the start after it."""
     put(folder, policy=policy)
     night(folder)
     put(folder, policy=policy, **MORE)
@@ -388,7 +396,32 @@ def cut_short(world: World, folder: Path, policy: str) -> Ending:
     with pytest.raises(Killed):
         night(folder, NOW + timedelta(days=1))
     world.before_end = lambda: None
-    return night(folder, NOW + timedelta(days=1, minutes=5))
+    return night(folder, NOW + timedelta(days=1, minutes=5), **said)
+
+
+def test_a_look_leaves_a_launch_cut_short(world, tmp_path):
+    ending = cut_short(world, tmp_path, "", dry_run=True)
+    assert (ending.outcome, ending.code) == (Outcome.LOOKED, Code.CHANGED)
+    assert ending.lines[1] == "without --dry-run it is taken up"
+    assert world.launches == 2
+    assert night(tmp_path, NOW + timedelta(days=1, minutes=9)).outcome is Outcome.DONE
+
+
+def test_on_a_frozen_day_a_launch_cut_short_is_left_to_a_person(world, tmp_path):
+    put(tmp_path)
+    night(tmp_path)
+    put(tmp_path, **MORE, policy='freeze: [{from: "2026-03-04"}]')
+
+    def kill() -> None:
+        raise Killed
+
+    world.before_end = kill
+    with pytest.raises(Killed):
+        night(tmp_path, NOW + timedelta(days=1))
+    ending = night(tmp_path, NOW + timedelta(days=2))
+    assert (ending.outcome, ending.code) == (Outcome.PARTLY, Code.PARTLY)
+    assert "and nothing may change on 2026-03-04, so it is left to a person" in ending.lines[0]
+    assert world.launches == 2
 
 
 def test_a_launch_cut_short_goes_on(world, tmp_path):
