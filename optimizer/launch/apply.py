@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,14 @@ def launch(
             "faults": faults,
             "log_folder": str(folder / LOGS) if run.embedded or address is None else None,
         }
+        to = _To(router or serve or host is not None, host, serve)
         half = rebalance.unfinished(journal, plan)
         if half is not None or (by_steps and not rebalance.is_done(journal, plan)):
-            return rebalance.go_on(run, journal, half, plan, said, tell, deadline_s)
+            result = rebalance.go_on(run, journal, half, plan, said, tell, deadline_s)
+            if not to.router:
+                return result
+            with session(result.address, run.token_path, ours=run.embedded) as ray:
+                return _publish(ray, run, journal, result, to)
         specs = rebalance.as_they_run(specify(plan, replicas, **said), journal)
         if engine != SIMULATED and address is None:
             cluster.check_engines_here(specs)
@@ -119,17 +124,31 @@ def launch(
                     cut(OnNodes(ray, journal), replicas, began + deadline_s)
                 work = _Launch(ray, run, specs, journal, tell, began + deadline_s)
                 result = work.carry_out(began, digest(plan))
-                wanted = router or serve or host is not None
-                how = traffic.asked(run, host) if wanted else None
-                copies = journal.live()
-                endpoint, far = traffic.publish(ray, run.fleet, run.id, copies, how)
-                if serve and how is not None:
-                    names = {copy.spec.deployment for copy in copies}
-                    run, at = applications.publish(ray, read(folder) or run, names, how)
-                    write(run)
-                    result = replace(result, serve=at)
-                missed = tuple(Failure(name, OUT_OF_REACH) for name in far)
-                return replace(result, endpoint=endpoint, failed=(*result.failed, *missed))
+                return _publish(ray, run, journal, result, to)
+
+
+@dataclass(frozen=True, slots=True)
+class _To:
+    """Where a user wants traffic to arrive."""
+
+    router: bool
+    host: str | None
+    serve: bool
+
+
+def _publish(ray: Any, run: Run, journal: Journal, result: LaunchResult, to: _To) -> LaunchResult:
+    """Send traffic to what serves, through the router that there is or is asked for."""
+    copies = journal.live()
+    how = traffic.asked(run, to.host) if to.router else None
+    endpoint, far = traffic.publish(ray, run.fleet, run.id, copies, how)
+    missed = tuple(Failure(name, OUT_OF_REACH) for name in far)
+    result = replace(result, endpoint=endpoint, failed=(*result.failed, *missed))
+    if how is None or not to.serve:
+        return result
+    names = {copy.spec.deployment for copy in copies}
+    run, at = applications.publish(ray, read(run.folder) or run, names, how)
+    write(run)
+    return replace(result, serve=at)
 
 
 @contextmanager
@@ -394,7 +413,9 @@ class _Launch:
         if row is None and replica not in self._handles:
             return "not started within the deadline: its GPU's other engines were still starting"
         if row is None:
-            return "Ray did not start its actor within the deadline"
+            nodes = next(spec.nodes for spec in self._specs if spec.id == replica)
+            away = cluster.away(self._ray, nodes)
+            return f"Ray did not start its actor within the deadline{away}"
         why = row["reason"] or row["last_end"]
         reason = f" ({why})" if why else ""
         return f"{row['state']}{reason} when the deadline passed"

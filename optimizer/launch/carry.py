@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from optimizer.domain.placement import node_of
 from optimizer.domain.words import plural
 from optimizer.launch import actor, cluster
 from optimizer.launch.acts import LAYOUT
@@ -138,6 +139,7 @@ class Steps:
     def _fail(self, act: Act, reason: str, log: Sequence[str]) -> None:
         if act.action == "start":
             self._end_failed(self._spec(act))
+        reason += cluster.away(self._ray, map(node_of, act.gpus))
         self._journal.mark(self._undertaking.id, act.id, StepState.FAILED, reason, log)
         subject = act.replica or act.gpus[0]
         self.failed.append(Failure(subject, reason, tuple(log), act.id))

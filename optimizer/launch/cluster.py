@@ -54,6 +54,14 @@ def running(
     return {name: Running(name, handle, specs.get(name)) for name, handle in handles.items()}
 
 
+def away(ray: Any, nodes: Iterable[str]) -> str:
+    """An addition to a reason: those of the plan's nodes that are not on the cluster, if any."""
+    there = {name for node in ray.nodes() if node["Alive"] for name in node["Resources"]}
+    gone = [node for node in sorted(set(nodes)) if host_resource(node) not in there]
+    are = "nodes {} are" if len(gone) > 1 else "node {} is"
+    return f"; {are.format(' and '.join(gone))} not on the cluster" if gone else ""
+
+
 def named(ray: Any) -> set[str]:
     """Names of the actors of ours that live on the cluster."""
     every = ray.util.list_named_actors(all_namespaces=True)

@@ -317,7 +317,7 @@ def node_lost(show: Show) -> Told:
         "rebalance_s": took,
         "failed": len(result.failed),
         "blocked": len(result.blocked),
-        "reasons": sorted({f.reason.split(":")[0] for f in result.failed}),
+        "why": [f"{f.step} {f.replica}: {f.reason}" for f in result.failed],
         "serving": len(serve),
         "reported_missing_or_elsewhere": len(gone),
         "left": list(stopped.left),

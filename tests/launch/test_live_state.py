@@ -1,13 +1,14 @@
 """What runs as a placement: ours, others', and what cannot be told."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from launchplans import GROUP, MIG_SLICES, SHARES, WHOLE, launch_plan
 from optimizer.domain.placement import Instance
 from optimizer.launch import LaunchRefused, State
-from optimizer.launch.cluster import absent
+from optimizer.launch.cluster import absent, away
 from optimizer.launch.live import Taken, account
 from optimizer.launch.specs import specify
 
@@ -97,3 +98,13 @@ def test_of_several_fleets_one_must_be_named():
     assert [r.id for r in live.placement.replicas] == ["big/0"]
     assert [r.gpus for r in live.foreign] == [WHOLE.gpus]
     assert list(live.by.values()) == ["other/code/0"]
+
+
+def test_a_reason_names_the_nodes_that_are_gone():
+    nodes = [
+        {"Alive": True, "Resources": {"host:n1": 1.0}},
+        {"Alive": False, "Resources": {"host:n2": 1.0}},
+    ]
+    ray = SimpleNamespace(nodes=lambda: nodes)
+    assert away(ray, ["n1", "n1"]) == ""
+    assert away(ray, ["n3", "n1", "n2"]) == "; nodes n2 and n3 are not on the cluster"
