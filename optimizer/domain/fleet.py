@@ -64,11 +64,11 @@ class Node:
 
     def open_gpus(self) -> tuple[int, ...]:
         """Indexes of the GPUs on which something new may run: those not cordoned."""
-        return (
-            ()
-            if self.cordoned
-            else tuple(i for i in range(self.gpus) if not self.device(i).cordoned)
-        )
+        if self.cordoned:
+            return ()
+        if not self.devices:
+            return tuple(range(self.gpus))
+        return tuple(i for i in range(self.gpus) if not self.device(i).cordoned)
 
 
 @dataclass(frozen=True, slots=True)
