@@ -22,6 +22,7 @@ from optimizer.solver.tighten import Goal, minimise, start
 from optimizer.solver.where import placement, settle, stranded_slices
 
 KEPT_FOR_WHERE = 0.3  # of the safety stop
+SHORTER = 0.25  # of the effort for few moves where a placement to begin with is given
 HINT_EFFORT = 0.5  # to find how GPUs are filled where all counts are given
 
 UNMET, PRICE, DISRUPTION, STRANDED = "unmet", "price_per_hour", "disruption", "stranded"
@@ -54,7 +55,7 @@ def solve(
     clock.kept_back_s = KEPT_FOR_WHERE * limits.time_limit_s
     what = _what(problem, clock, hint)
     clock.kept_back_s = 0.0
-    where, levels = _where(problem, clock, what)
+    where, levels = _where(problem, clock, what, SHORTER if hint is not None else 1.0)
     if not where.found:
         return _dealt(problem, clock, what) if what.search.found else nothing_found(clock)
     found = placement(where.f, where.values)
@@ -127,8 +128,13 @@ def counts_of(f: Formulation, hint: Placement, clock: Clock) -> list[int]:
     return run(model, clock, "hint", effort=HINT_EFFORT).values
 
 
-def _where(problem: PlacementProblem, clock: Clock, what: What) -> tuple[Search, list[Level]]:
-    """The fine answer with its levels: at the coarse values if they can be placed."""
+def _where(
+    problem: PlacementProblem, clock: Clock, what: What, part: float = 1.0
+) -> tuple[Search, list[Level]]:
+    """The fine answer with its levels: at the coarse values if they can be placed.
+
+    ``part``: of the effort for moving less than the coarse counts need.
+    """
     f = build(problem, fine_sites(problem))
     disruption = f.disruption_mib() if problem.current is not None else None
     effort = clock.limits.effort
@@ -137,7 +143,7 @@ def _where(problem: PlacementProblem, clock: Clock, what: What) -> tuple[Search,
         at_coarse = _at_coarse_values(search, what)
         answer = _placed_as_counted(search, what, disruption, effort * 0.2)
         if not search.found or disruption is not None:
-            answer = _placed_at_all(search, disruption, effort * 0.4)
+            answer = _placed_at_all(search, disruption, effort * 0.4 * part)
         if search.found:
             return search, at_coarse + search.levels
         if clock.interrupted:
