@@ -135,7 +135,7 @@ def _least(
 def _unlimited(search: Search) -> int:
     """What no plan undercuts that serves everybody, whatever it moves; 0 where demand is unmet."""
     f = search.f
-    if any(level.value for level in search.levels):
+    if any(level.name == UNMET and level.value for level in search.levels):
         return 0
     coarse = build(f.problem, coarse_sites(f.problem))
     price = coarse.price_micros()

@@ -79,6 +79,8 @@ def test_as_many_gpus_as_asked_are_freed_with_the_least_disruption() -> None:
         used = {g for r in outcome.incumbent.replicas for g in r.gpus}
         assert len(used) <= 8 - freed
         assert next(o for o in outcome.objectives if o.name == "disruption").proved
+        price = next(o for o in outcome.objectives if o.name == "price_per_hour")
+        assert 0 < price.bound <= figures(where, solve(where, LIMITS))[0]
 
 
 def test_what_no_plan_can_do_is_called_impossible() -> None:
