@@ -177,6 +177,16 @@ def test_the_page_is_no_wider_than_the_screen(opened, width):
 
 
 @pytest.mark.slow
+def test_a_dark_page_prints_light(opened):
+    page = opened(plans.small_plan(), color_scheme="dark")
+    ink = "getComputedStyle(document.body).color"
+    dark = page.evaluate(ink)
+    page.emulate_media(media="print")
+    assert page.evaluate(ink) != dark
+    assert not page.get_by_label("Search").is_visible()
+
+
+@pytest.mark.slow
 def test_search_sort_theme_and_keyboard(opened):
     plan = plans.small_plan()
     page = opened(plan, color_scheme="dark")
