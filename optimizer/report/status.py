@@ -246,4 +246,4 @@ def slos(plan: Plan) -> str:
         return ""
     first, safe = found[0], sum(p.verdict == "good" for p in found)
     closest = f"{first.deployment} {first.name.upper()} {first}"
-    return f"SLOs with room for the p90 error: {safe} of {len(found)}; closest: {closest}"
+    return f"SLOs kept even at the p90 error: {safe} of {len(found)}; closest: {closest}"

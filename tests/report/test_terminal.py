@@ -146,6 +146,18 @@ def test_moves_that_read_the_same_share_a_line() -> None:
     assert [one.before for one in told] == ["n0/0 1g.10gb", "n0/0 1g.10gb@2"]
 
 
+def test_what_stays_undone_is_said_first_and_not_counted() -> None:
+    plan = plans.rebalanced_plan()
+    first = next(m for m in plan.moves if m.kind == "move")
+    moved = sum(m.kind == "move" for m in plan.moves)
+    left = replace(plan, left=(first.replica,))
+    text = printed(lambda console, ascii: render_rebalance(left, console, ascii=ascii), 160)
+    assert "1 change has no safe order and will not be done" in text.split("\n\n")[0]
+    assert f"{moved - 1} move" in text
+    assert "; 1 change left undone" in " ".join(text.split())
+    assert "move, left" in text
+
+
 def compare(name: str, text: str) -> None:
     """Against the golden file of that name."""
     path = GOLDEN / name
