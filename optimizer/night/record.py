@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ PLAN = "plan.json"
 APPROVAL = "approval"
 INPUTS = "inputs"
 VERSION = 1
-NAME = re.compile(r"(\d{8}T\d{6})(?:-(\d+))?")
+NAME = re.compile(r"(\d{8}T\d{6}Z)(?:-(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +131,7 @@ def read(folder: Path) -> Record:
 
 def begin(runs: Path, fleet: str, now: datetime, documents: Mapping[str, str]) -> Record:
     """A folder for a new night. Raises OSError."""
-    name = now.strftime("%Y%m%dT%H%M%S")
-    taken = {p.name for p in runs.iterdir()}
-    suffixes = ("", *(f"-{n}" for n in range(2, 1000)))
-    folder = runs / next(name + s for s in suffixes if name + s not in taken)
+    folder = runs / _next_name(runs, now)
     record = Record(folder, fleet, stamp(now), os.getpid(), tuple(sorted(documents.items())))
     draft = runs / f".{folder.name}"
     draft.mkdir(mode=0o700)
@@ -145,6 +142,16 @@ def begin(runs: Path, fleet: str, now: datetime, documents: Mapping[str, str]) -
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return record
+
+
+def _next_name(runs: Path, now: datetime) -> str:
+    """A name after all others, also when clocks are set back: UTC, numbered within a second."""
+    stem, number = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"), 1
+    for folder in nights(runs)[-1:]:
+        last = NAME.fullmatch(folder.name)
+        if last is not None and last[1] >= stem:
+            stem, number = last[1], int(last[2] or 1) + 1
+    return stem if number == 1 else f"{stem}-{number}"
 
 
 def keep_inputs(record: Record) -> None:
