@@ -7,6 +7,7 @@ program grows with the variety of the fleet and not with its size. Its optimum i
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import gcd
 from typing import Any
 
 from ortools.sat.python import cp_model
@@ -16,6 +17,7 @@ from optimizer.domain.fleet import FleetGpu, Node, Sharing
 from optimizer.domain.gpu import PlacedProfile, Use
 from optimizer.domain.placement import Placement, Replica, node_of
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
+from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver.columns import (
     Refill,
@@ -32,6 +34,7 @@ from optimizer.solver.formulation import Expr, domain_of, total
 from optimizer.solver.where import Seat, layout
 
 EFFORT = 5.0  # deterministic
+MOST_REPLICAS = 100_000  # so many replicas more never outweigh a price
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +365,10 @@ class _Program:
         ]
 
     def _place(self, kind: _Kind, way: Candidate, most: int, room: _Room | None) -> Expr:
-        count = self.model.new_int_var(0, most, f"{way.gpu}")
+        rate, asked = capacity_mrps(self.new, way), self.new.asked_mrps or 0
+        enough = ceil_div(asked, rate) * (2 if self.new.survive else 1) if rate else 0
+        useful = max(self.new.min_replicas, enough)
+        count = self.model.new_int_var(0, min(most, useful), f"{way.gpu}")
         self.places.append(_Place(kind, way, count, room))
         return count
 
@@ -440,7 +446,14 @@ class _Program:
         """The cheapest; on equal price the fewest replicas."""
         self.solver.parameters.num_workers = 1
         self.solver.parameters.max_deterministic_time = EFFORT
-        self.model.minimize(self.cost)
+        prices = [self.planned.problem.fleet.price_micros(kind.node) for kind in self.kinds]
+        unit = gcd(*prices) or 1
+        on = total(
+            self.planned.problem.fleet.price_micros(fill.kind.node) // unit * fill.count
+            for fill in self.fills
+            if not fill.room.used
+        )
+        self.model.minimize(MOST_REPLICAS * on + self.running)
         return self.solver.solve(self.model)
 
     def most(self) -> int:
