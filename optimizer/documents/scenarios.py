@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import product
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ from optimizer.domain.scenario import Change, Scale, Scenario
 from optimizer.domain.units import PPM
 
 ITEM = "{item}"
-_FAMILIES = ("for_each", "scale", "random_demand")
+_FAMILIES = ("for_each", "scale", "grid", "random_demand")
 
 
 @dataclass(slots=True)
@@ -144,12 +145,10 @@ class _Reader:
             self._multiplied(name, raw, say)
 
     def _whose(self, raw: Entry, say: Say) -> list[Fault]:
-        """Names of nobody under ``scale``."""
-        scale = raw.get("scale")
-        if not isinstance(scale, dict):
-            return []
+        """Names of nobody under ``scale`` and ``grid``."""
         stage = self.world.stage(clean=True)
-        list(scaled_whom(stage, scale, below(say, "scale")))
+        for path, scale in _scales(raw):
+            list(scaled_whom(stage, scale, below(say, *path)))
         return stage.faults
 
     def _for_each(self, name: str, raw: Entry, say: Say) -> None:
@@ -177,7 +176,8 @@ class _Reader:
 
     def _multiplied(self, name: str, raw: Entry, say: Say) -> None:
         """The members of families that scale demand."""
-        made = _scaled(self.world, raw, say) if raw.get("scale") else _random(self.world, raw)
+        scaled = [_scaled(self.world, scale, below(say, *path)) for path, scale in _scales(raw)]
+        made = _grid(*scaled) if scaled else _random(self.world, raw)
         for member, changes in made:
             stage = self.world.stage(clean=True)
             self._settle(f"{name}/{member}", changes, stage, say)
@@ -245,11 +245,18 @@ def _family_faults(raw: Entry, say: Say) -> Iterator[Fault]:
             yield say(("changes",), message)
     elif "changes" in raw and given:
         yield say(("changes",), "goes with for_each only", key=True)
-    scale = raw.get("scale")
-    if isinstance(scale, dict) and scale.get("steps") == 1 and scale.get("from") != scale.get("to"):
-        yield say(
-            ("scale", "steps"), "must be at least 2 to reach from one factor to another, got 1"
-        )
+    for path, scale in _scales(raw):
+        if scale.get("steps") == 1 and scale.get("from") != scale.get("to"):
+            message = "must be at least 2 to reach from one factor to another, got 1"
+            yield say((*path, "steps"), message)
+
+
+def _scales(raw: Entry) -> list[tuple[Path, Entry]]:
+    """What a family says of factors, each with its place: one ``scale``, or those of a ``grid``."""
+    grid = raw.get("grid")
+    found: list[tuple[Path, Any]] = [(("scale",), raw.get("scale"))]
+    found += [(("grid", i), one) for i, one in enumerate(grid if isinstance(grid, list) else ())]
+    return [(path, scale) for path, scale in found if isinstance(scale, dict)]
 
 
 def _mentions(value: Any) -> bool:
@@ -292,10 +299,16 @@ def _items(world: _World, kind: str) -> list[str] | None:
 Member = tuple[str, tuple[Change, ...]]
 
 
-def _scaled(world: _World, raw: Entry, say: Say) -> Iterator[Member]:
+def _grid(*axes: Iterator[Member]) -> Iterator[Member]:
+    """Each member of one with each of the other, both changes made: ``growth/1.5,2.0``."""
+    for some in product(*axes):
+        changes = tuple(change for _, changes in some for change in changes)
+        yield ",".join(name for name, _ in some), changes
+
+
+def _scaled(world: _World, scale: Entry, say: Say) -> Iterator[Member]:
     """Factors from first to last, evenly, to a millionth: ``growth/1.5``."""
-    scale = raw["scale"]
-    whom = list(scaled_whom(world.stage(clean=True), scale, below(say, "scale")))
+    whom = list(scaled_whom(world.stage(clean=True), scale, say))
     first, last = (Fraction(str(scale[end])) for end in ("from", "to"))
     steps = scale["steps"]
     factors = [first + (last - first) * i / max(1, steps - 1) for i in range(steps)]

@@ -188,6 +188,43 @@ def test_growth(read):
     ]
 
 
+def test_grid(read):
+    acme, big = (
+        "{tenant: acme, from: 1.0, to: 2.0, steps: 2}",
+        "{deployment: big, from: 0.5, to: 1.5, steps: 3}",
+    )
+    found = read(f"families: [{{name: g, grid: [{acme}, {big}]}}]")
+    names = ["1.0,0.5", "1.0,1.0", "1.0,1.5", "2.0,0.5", "2.0,1.0", "2.0,1.5"]
+    assert [s.name for s in found.scenarios] == [f"g/{name}" for name in names]
+    assert found.scenarios[3].changes == (
+        Scale("tenant", "acme", 2_000_000),
+        Scale("deployment", "big", 500_000),
+    )
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ("[{all: true, from: 1, to: 2, steps: 3}]", "grid"),
+        (
+            "[{all: true, from: 1, to: 2, steps: 1}, {all: true, from: 1, to: 2, steps: 2}]",
+            "grid[0].steps",
+        ),
+        (
+            "[{all: true, from: 1, to: 2, steps: 2}, {tenant: nobody, from: 1, to: 2, steps: 2}]",
+            "grid[1].tenant",
+        ),
+    ],
+    ids=["one axis", "no step", "nobody"],
+)
+def test_faults_of_a_grid(read, grid, said):
+    found = read(f"families: [{{name: g, grid: {grid}}}]")
+    assert not found.scenarios
+    ((name, faults),) = found.bad_scenarios
+    assert name == "g"
+    assert [said in str(fault) for fault in faults] == [True]
+
+
 def test_random_demand(read):
     text = "families: [{name: r, random_demand: {seed: 7, count: 2000, sigma: 0.3}}]"
     found = read(text).scenarios

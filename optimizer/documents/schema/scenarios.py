@@ -96,7 +96,7 @@ class RandomDemandDoc(Strict):
 
 
 class FamilyDoc(Strict):
-    """Many scenarios in one entry: for_each with changes, scale, or random_demand."""
+    """Many scenarios in one entry: for_each with changes, scale, grid, or random_demand."""
 
     name: Text = Field(description="a name of its own")
     for_each: Items | None = Field(None, description="node, rack, zone, deployment or tenant")
@@ -104,6 +104,9 @@ class FamilyDoc(Strict):
         None, min_length=1, description='the changes, in which "{item}" is replaced'
     )
     scale: ScaleFamilyDoc | None = Field(None, description="demand, scaled step by step")
+    grid: list[ScaleFamilyDoc] | None = Field(
+        None, min_length=2, max_length=2, description="two scales, each step with each"
+    )
     random_demand: RandomDemandDoc | None = Field(None, description="seeded random demand")
 
 
