@@ -84,13 +84,14 @@ class _Case:
         limit = self.deployment.replica_limit
         if limit is not None and len(self.mine) >= limit:
             return self._capped(ways, limit)
-        open_way = next((w for w in ways if self._free(w)), None)
+        shapes = _one_a_shape(ways)
+        open_way = next((w for w in shapes if self._free(w)), None)
         if open_way is not None:
             return self._still_free(open_way), None
-        shut = self._behind_cordons(ways)
+        shut = self._behind_cordons(shapes)
         if shut is not None and shut.serves:
             return "cordon: only GPUs that are cordoned have room for it", f"uncordon {shut.names}"
-        rule = self._binding_rule(ways)
+        rule = self._binding_rule(shapes)
         if rule is not None:
             return rule, None
         also = f"; {shut.names} {shut.verb} room for some of it, but cordoned" if shut else ""
@@ -161,13 +162,8 @@ class _Case:
 
         Asked where nothing else is free, so only their own nodes need to be looked at.
         """
-        largest: dict[tuple[object, ...], Candidate] = {}
-        for way in ways:
-            kept = largest.setdefault((way.gpu, way.shape.key), way)
-            if (way.capacity_mrps or 0) > (kept.capacity_mrps or 0):
-                largest[way.gpu, way.shape.key] = way
         best: _Shut | None = None
-        for way in largest.values():
+        for way in ways:
             if way.gpu not in self.reopened:
                 continue
             count = self._count(way)
@@ -280,6 +276,16 @@ def _reopened(fleet: Fleet) -> dict[str, list[FleetGpu]]:
             devices = [replace(node.device(i), cordoned=False) for i in range(node.gpus)]
             found.setdefault(node.gpu.name, []).extend(FleetGpu(free, d) for d in devices)
     return found
+
+
+def _one_a_shape(ways: Iterable[Candidate]) -> list[Candidate]:
+    """Of the ways that need the same room the one that carries most, in the order of the first."""
+    found: dict[tuple[object, ...], Candidate] = {}
+    for way in ways:
+        kept = found.setdefault((way.gpu, way.shape.key), way)
+        if (way.capacity_mrps or 0) > (kept.capacity_mrps or 0):
+            found[way.gpu, way.shape.key] = way
+    return list(found.values())
 
 
 def _shape(way: Candidate) -> str:
