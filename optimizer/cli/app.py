@@ -43,6 +43,7 @@ for command in (
     planning.rebalance,
     whatif.whatif,
     questions.quote,
+    questions.admit,
     questions.headroom,
     questions.survive,
     questions.buy,

@@ -133,6 +133,36 @@ def quote(
 
 
 @guarded
+def admit(
+    documents: options.DocumentFiles,
+    *,
+    add: Add = None,
+    asked: Asking,
+) -> None:
+    """Place new deployments beside a plan, moving nothing, at the least price.
+
+    Exits with 3 when one does not fit, and says which rule binds or how much does. With a plan
+    as --baseline the answer takes milliseconds once all is read.
+
+    \b
+    Examples:
+      fleetslice admit clusters/lab-64.yaml workloads/prod.yaml --add customer.yaml
+    """
+    from optimizer.domain.scenario import AddDeployments
+    from optimizer.scenarios.admission import admission
+    from optimizer.scenarios.quick import quick
+
+    if not add:
+        raise Stop(Code.USAGE, "who is to be admitted? name a Workloads document with --add FILE")
+    with asked.ground(asked.read(documents, quick(add=add))) as ground:
+        new = ground.found.scenarios[-1].changes
+        deployments = [d for c in new if isinstance(c, AddDeployments) for d in c.deployments]
+        data = admission(ground.setting.inputs, ground.planned, deployments)
+    asked.show(data)
+    finish(Code.DONE if data["fits"] else Code.UNMET)
+
+
+@guarded
 def headroom(
     documents: options.DocumentFiles,
     *,

@@ -7,7 +7,6 @@ program grows with the variety of the fleet and not with its size. Its optimum i
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import gcd
 from typing import Any
 
 from ortools.sat.python import cp_model
@@ -31,10 +30,11 @@ from optimizer.solver.columns import (
     shares_of,
 )
 from optimizer.solver.formulation import Expr, domain_of, total
+from optimizer.solver.integer import value_of
 from optimizer.solver.where import Seat, layout
 
 EFFORT = 5.0  # deterministic
-MOST_REPLICAS = 100_000  # so many replicas more never outweigh a price
+SHORT_EFFORT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,7 @@ class _Program:
         self.solver = cp_model.CpSolver()
         self.places: list[_Place] = []
         self.fills: list[_Fill] = []
+        self.values: list[int] = []
         self.pending: dict[tuple[int, int], list[Candidate]] = {}  # not seated yet
         self.kinds = list(self._kinds())
         for kind in self.kinds:
@@ -443,18 +444,29 @@ class _Program:
     # --- answers
 
     def solve(self) -> Any:
-        """The cheapest; on equal price the fewest replicas."""
+        """The cheapest, proved; then at that price few replicas, as far as a short look goes."""
+        status = self._solved(self.cost, EFFORT)
+        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return status
+        cheapest = self.values
+        self.model.add(self.cost <= self.at(self.cost))
+        for index, value in enumerate(cheapest):
+            self.model.add_hint(self.model.get_int_var_from_proto_index(index), value)
+        self._solved(self.running, SHORT_EFFORT)
+        return status
+
+    def _solved(self, goal: Expr, effort: float) -> Any:
         self.solver.parameters.num_workers = 1
-        self.solver.parameters.max_deterministic_time = EFFORT
-        prices = [self.planned.problem.fleet.price_micros(kind.node) for kind in self.kinds]
-        unit = gcd(*prices) or 1
-        on = total(
-            self.planned.problem.fleet.price_micros(fill.kind.node) // unit * fill.count
-            for fill in self.fills
-            if not fill.room.used
-        )
-        self.model.minimize(MOST_REPLICAS * on + self.running)
-        return self.solver.solve(self.model)
+        self.solver.parameters.max_deterministic_time = effort
+        self.model.minimize(goal)
+        status = self.solver.solve(self.model)
+        found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+        self.values = list(self.solver.response_proto.solution) if found else self.values
+        return status
+
+    def at(self, expr: Expr) -> int:
+        """Value of an expression in the solution kept."""
+        return value_of(expr, self.values)
 
     def most(self) -> int:
         """The most that fits: thousandths of a request per second, or replicas."""
@@ -470,7 +482,7 @@ class _Program:
 
     def price_micros(self) -> int:
         """What the GPUs that it switches on cost per hour."""
-        return int(self.solver.value(self.cost))
+        return self.at(self.cost)
 
     def seats(self) -> list[Seat]:
         """Exact GPUs and starts, surplus copies left out."""
@@ -482,7 +494,7 @@ class _Program:
                 left = [gpu for some in ids for gpu in some]
                 for fill in self.fills:
                     if fill.kind is kind and fill.room is room and not fill.whole:
-                        taken = [left.pop(0) for _ in range(self.solver.value(fill.count))]
+                        taken = [left.pop(0) for _ in range(self.at(fill.count))]
                         found += self._filled(kind, fill, taken)
         return found
 
@@ -491,7 +503,7 @@ class _Program:
             p.candidate
             for p in self.places
             if p.kind is kind and p.room is room
-            for _ in range(self.solver.value(p.count))
+            for _ in range(self.at(p.count))
         ]
 
     def _whole(self, kind: _Kind, free: dict[_Room, list[list[str]]]) -> Iterator[Seat]:
@@ -579,3 +591,21 @@ class _Company:
         if self.new.isolate == "node" and any(node_of(gpu) == node for gpu in self.planned.kept):
             return False
         return all(self._bears(self.names[name], ("node",)) for name in here)
+
+
+def after(planned: Planned, admitted: Admitted) -> Placement:
+    """The placement with the new replicas; empty instances in their way are gone."""
+    before = planned.placement
+    tables = {gpu.id: gpu.gpu.mig for gpu in planned.gpus}
+    new: dict[str, list[Replica]] = defaultdict(list)
+    for replica in admitted.replicas:
+        for gpu in replica.gpus:
+            new[gpu].append(replica)
+    kept = []
+    for instance in before.instances:
+        here, table = new.get(instance.gpu, []), tables[instance.gpu]
+        slices = [r.mig for r in (*here, *planned.on_gpu.get(instance.gpu, [])) if r.mig]
+        in_way = any(r.mig is None or r.mig == instance.placed for r in here)
+        if not here or not (in_way or table is None or table.faults((*slices, instance.placed))):
+            kept.append(instance)
+    return replace(before, replicas=(*before.replicas, *admitted.replicas), instances=tuple(kept))

@@ -95,6 +95,15 @@ def test_quote(fleetslice):
     assert (data["price_per_hour"], data["price_per_month"], data["proved"]) == (2.0, 1460.0, True)
 
 
+def test_admit(fleetslice):
+    code, data, _ = fleetslice("admit", "--add", "customer.yaml")
+    assert (code, data["fits"], data["exact"], data["price_per_hour"]) == (0, True, True, 2.0)
+    assert [row["replica"] for row in data["replicas"]] == ["new/0"]
+    Path("large.yaml").write_text(CUSTOMER.replace("gpus: 1", "gpus: 4"), encoding="utf-8")
+    code, data, _ = fleetslice("admit", "--add", "large.yaml")
+    assert (code, data["fits"], data["replicas"]) == (3, False, [])
+
+
 def test_headroom(fleetslice):
     flags = ("--tenant", "acme", "--workers", "0", "--within", "0.3")
     code, data, _ = fleetslice("headroom", *flags)

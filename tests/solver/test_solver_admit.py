@@ -7,28 +7,12 @@ import pytest
 
 from builders import a100, candidate, deployment, fleet, node, place, problem, replica
 from optimizer.domain.outcome import Limits
-from optimizer.domain.placement import Placement
-from optimizer.domain.problem import PlacementProblem
 from optimizer.solver import solve
-from optimizer.solver.admit import Admitted, Planned, admit
+from optimizer.solver.admit import Planned, admit, after
 from optimizer.verify import objectives, verify
 from randomproblems import ruled_problem
 
 LIMITS = Limits(effort=10, time_limit_s=60)
-
-
-def with_it(asked: PlacementProblem, before: Placement, admitted: Admitted) -> Placement:
-    """The placement with the new replicas, instances in their way left out."""
-    cut = {gpu for r in admitted.replicas for gpu in r.gpus}
-    kept = tuple(i for i in before.instances if i.gpu not in cut)
-    fixed = {n.name for n in asked.fleet.nodes if n.layouts_fixed}
-    held = {(r.gpus[0], r.mig) for r in admitted.replicas}
-    kept += tuple(
-        i
-        for i in before.instances
-        if i.gpu in cut and i.gpu.rpartition("/")[0] in fixed and (i.gpu, i.placed) not in held
-    )
-    return replace(before, replicas=(*before.replicas, *admitted.replicas), instances=kept)
 
 
 def tried(seed: int) -> str | None:
@@ -45,7 +29,8 @@ def tried(seed: int) -> str | None:
     before = solve(first, LIMITS).incumbent
     if before is None or any(ppm for _, ppm in objectives(first, before).unmet_ppm):
         return None
-    admitted = admit(Planned.of(first, before), new, asked.candidates[new.name])
+    planned = Planned.of(first, before)
+    admitted = admit(planned, new, asked.candidates[new.name])
     assert admitted.exact
     held = tuple(replace(d, disturb="never") for d in others)
     still = replace(asked, deployments=(*held, new), current=before)
@@ -55,10 +40,10 @@ def tried(seed: int) -> str | None:
     if admitted.reason is not None:
         assert unserved, (seed, admitted.reason)
         return "refused"
-    after = with_it(asked, before, admitted)
-    assert verify(asked, after) == (), seed
-    assert not any(ppm for _, ppm in objectives(asked, after).unmet_ppm), seed
-    price = objectives(asked, after).price_micros
+    made = after(planned, admitted)
+    assert verify(asked, made) == (), seed
+    assert not any(ppm for _, ppm in objectives(asked, made).unmet_ppm), seed
+    price = objectives(asked, made).price_micros
     assert price - objectives(first, before).price_micros == admitted.marginal_micros, seed
     assert whole.incumbent is not None
     assert price == objectives(asked, whole.incumbent).price_micros, seed
