@@ -160,9 +160,8 @@ def step_model(
     flops = peak * 1e12 * device.compute * reached.compute * how.compute_factor
     if how.gemm == "fp4":
         flops *= rates.fp4_gemm
-    sixteen_bit = attention_peak * 1e12 * device.compute * reached.compute
-    head_flops = flops if scheme(precision).scope == "all" else sixteen_bit  # not packed
-    attention_flops = sixteen_bit * rates.prompt_attention * how.attention_factor
+    attention_flops = attention_peak * 1e12 * device.compute * reached.compute
+    attention_flops *= rates.prompt_attention * how.attention_factor
     bandwidth = device.bandwidth_gbs * 1e9 * reached.bandwidth
     kv_bandwidth = bandwidth * rates.kv_bandwidth
     work = _work(model, card, version, precision, kv_precision, tp, pp)
@@ -172,7 +171,7 @@ def step_model(
         memory_dense_s=work.dense_bytes / bandwidth,
         memory_experts_s=work.expert_bytes / bandwidth,
         expert_share=work.expert_share,
-        token_flop_s=2 * work.active / flops + 2 * work.head / head_flops + moe_s,
+        token_flop_s=2 * (work.active + work.head) / flops + moe_s,
         prompt_flop_s=2 * work.active / flops + moe_s,
         kv_s=tuple((width, size / kv_bandwidth) for width, size in work.kv_bytes),
         state_s=sum(size / kv_bandwidth for size in work.state_bytes),
