@@ -62,12 +62,14 @@ def few_ways(problem: PlacementProblem) -> bool:
     return not shared and len(ways) * len(coarse_sites(problem)) <= FEW_WAYS
 
 
-def solve_large(problem: PlacementProblem, clock: Clock) -> Large:
+def solve_large(
+    problem: PlacementProblem, clock: Clock, proof: tuple[Master, Bound] | None = None
+) -> Large:
     """Everybody served at the least price; else the least unmet demand by priority, then price."""
-    f = build(problem, coarse_sites(problem))
+    f = build(problem, coarse_sites(problem)) if proof is None else proof[0].f
     everybody = frozenset(priorities(f))
     floors = Floors(dict.fromkeys(everybody, 0), dict.fromkeys(everybody, 0))
-    proof = _bound(f, f.price_micros(), everybody, clock, "price_per_hour")
+    proof = proof or _bound(f, f.price_micros(), everybody, clock, "price_per_hour")
     floors.price, choice = _chosen(f.price_micros(), proof, clock)
     if choice is None:
         choice = _by_priority(f, clock, floors)

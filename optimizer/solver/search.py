@@ -34,12 +34,14 @@ def solve(
     limits: Limits,
     progress: Callable[[Progress], None] | None = None,
     hint: Placement | None = None,
+    proof: tuple[Master, Bound] | None = None,
 ) -> Outcome:
     """Place the deployments: least unmet demand, then least price, then fewest moves.
 
     The coarse view gives the counts and the bound, the fine view the GPUs. Equal problem, limits,
     seed and ``hint`` (a placement to begin with, where the fleet is not large) give an equal
-    outcome unless the safety stop or an interrupt cut the search short.
+    outcome unless the safety stop or an interrupt cut the search short. ``proof``: what bounds the
+    price of serving everybody, where it is known.
     """
     clock = Clock(limits, progress or (lambda _: None))
     if is_large(problem):
@@ -47,7 +49,7 @@ def solve(
             what = _what(problem, clock, hint)
             if what.search.found:
                 return _certified(_dealt(problem, clock, what), what.everybody)
-        large = solve_large(problem, clock)
+        large = solve_large(problem, clock, proof)
         if large.placement is None:
             return nothing_found(clock)
         outcome = outcome_of(problem, clock, large.placement, large.levels)

@@ -78,7 +78,8 @@ def solve_warm(
         hint = min(hint, _Hint(problem, again), key=lambda one: one.score)
     if hint.within(floor(bound), limits.gap):
         return outcome_of(problem, clock, hint.placement, list(hint.levels(floor(bound))))
-    outcome = better_of(problem, clock, hint, solve(problem, limits, progress, hint.placement))
+    searched = solve(problem, limits, progress, hint.placement, (master, bound))
+    outcome = better_of(problem, clock, hint, searched)
     found = outcome.incumbent
     if found is not None and any(o.name == UNMET and not o.proved for o in outcome.objectives):
         filled = _Hint(problem, repaired(problem, found, rounds=rounds, seed=limits.seed))
