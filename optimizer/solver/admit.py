@@ -201,6 +201,8 @@ class _Program:
         self.fills: list[_Fill] = []
         self.values: list[int] = []
         self.pending: dict[tuple[int, int], list[Candidate]] = {}  # not seated yet
+        host = new.host_cpu_millicores or new.host_memory_mib
+        self.by_node = bool(new.spread_node is not None or new.survive == "node" or host)
         self.kinds = list(self._kinds())
         for kind in self.kinds:
             self._offer(kind)
@@ -223,25 +225,32 @@ class _Program:
                     nodes[gpu.node.name] = gpu.node
         found: dict[object, _Kind] = {}
         for name, rooms in by_node.items():
-            node = nodes[name]
-            sizes = Counter(room for room, _ in rooms)
-            key = (self._alike(node), frozenset(sizes.items()))
-            kind = found.setdefault(key, _Kind(node))
-            kind.nodes += 1
-            for room in sizes:
-                ids = [gpu for other, gpu in rooms if other == room]
-                kind.rooms.setdefault(room, []).append(ids)
+            for some in self._parts(rooms):
+                sizes = Counter(room for room, _ in some)
+                empty = frozenset((r, n) for r, n in sizes.items() if _empty(r) or self.by_node)
+                key = (self._alike(nodes[name]), empty)
+                kind = found.setdefault(key, _Kind(nodes[name]))
+                kind.nodes += 1
+                for room in sizes:
+                    ids = [gpu for other, gpu in some if other == room]
+                    kind.rooms.setdefault(room, []).append(ids)
         return iter(found.values())
+
+    def _parts(self, rooms: list[tuple[_Room, str]]) -> list[list[tuple[_Room, str]]]:
+        """A node's GPUs together; or apart where only groups of empty ones care for the node."""
+        if self.by_node:
+            return [rooms]
+        empty = [pair for pair in rooms if _empty(pair[0])]
+        rest = [pair for pair in rooms if not _empty(pair[0])]
+        return [some for some in (empty, rest) if some]
 
     def _alike(self, node: Node) -> object:
         """What tells nodes apart under the rules of this deployment."""
         new, limits = self.new, self.planned.problem.fleet.limits
-        own = new.spread_node is not None or new.survive == "node"
-        host = new.host_cpu_millicores or new.host_memory_mib
         pair = node.nvlink_domain == "pair"
         rack = new.spread_rack is not None or limits.rack_power_w is not None
         return (
-            node.name if own or host or pair else None,
+            node.name if self.by_node or pair else None,
             node.rack_domain if rack or new.survive in ("rack", "zone") else None,
             node.gpu.name,
             self.planned.problem.fleet.price_micros(node),
