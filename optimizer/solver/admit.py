@@ -34,7 +34,7 @@ from optimizer.solver.integer import value_of
 from optimizer.solver.where import Seat, layout
 
 EFFORT = 5.0  # deterministic
-SHORT_EFFORT = 0.05
+SHORT_EFFORT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
