@@ -42,20 +42,11 @@ def carried_out(order: Order, plan: Plan, tell: Tell) -> Done:
 
     Raises PlanStale and LaunchRefused.
     """
-    result = launch(
-        plan,
-        engine=order.engine,
-        address=order.address,
-        detach=True,
-        run_dir=order.run_dir,
-        progress=_watch(tell),
-        deadline_s=order.step_s,
-        known=_known(order),
-        router=order.router,
-    )
+    result = None if _is_done(order, plan) else _launched(order, plan, tell)
     differences = drift(plan, order.run_dir)
-    lines = _failures(result)
-    broken = {f.replica for f in result.failed}
+    lines = [] if result is None else _failures(result)
+    failed = () if result is None else result.failed
+    broken = {f.replica for f in failed}
     for one in differences:
         if one.replica not in broken:
             lines.append(f"{one.replica}: {one.kind}: {one.detail}")
@@ -67,7 +58,28 @@ def carried_out(order: Order, plan: Plan, tell: Tell) -> Done:
         f"{done} of {plural(len(moved), 'move')} made",
         done,
         tuple(lines),
-        failed=_rows(result),
+        failed=() if result is None else _rows(result),
+    )
+
+
+def _is_done(order: Order, plan: Plan) -> bool:
+    """Whether that plan was carried out to its end already, and only the night cut short."""
+    latest = begun(order.run_dir)
+    is_it = latest is not None and latest.kind is Kind.REBALANCE and latest.state == DONE
+    return is_it and latest is not None and latest.plan == digest(plan)
+
+
+def _launched(order: Order, plan: Plan, tell: Tell) -> LaunchResult:
+    return launch(
+        plan,
+        engine=order.engine,
+        address=order.address,
+        detach=True,
+        run_dir=order.run_dir,
+        progress=_watch(tell),
+        deadline_s=order.step_s,
+        known=_known(order),
+        router=order.router,
     )
 
 
