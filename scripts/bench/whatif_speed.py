@@ -123,7 +123,7 @@ def measured(
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     failed = sum(answer.failed is not None for answer in answers)
     within = sum(answer.status in ("optimal", "within_gap") for answer in answers)
-    rate = (len(scenarios) - 1) / solving
+    rate = (len(scenarios) - 1) / max(solving, 1e-9)
     return answers, (
         f"{times[1] - times[0]:.1f} s to the first answer, then {solving:.1f} s, "
         f"{rate:.2f} scenarios/s, {within} within the gap, {failed} failed, "
