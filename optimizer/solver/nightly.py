@@ -6,6 +6,7 @@ where a policy prices moves, price and disruption as one sum. ``rebalance`` does
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 
 from optimizer.domain.outcome import Limits, Outcome, Progress, Termination
 from optimizer.domain.placement import Placement
@@ -14,11 +15,12 @@ from optimizer.domain.units import MIB_PER_GIB
 from optimizer.solver import linear
 from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.ear import listening
-from optimizer.solver.formulation import Expr, Formulation, build, total
+from optimizer.solver.formulation import Copies, Expr, Formulation, build, total
 from optimizer.solver.integer import Clock, Level, Search, common_divisor, priorities
 from optimizer.solver.master import Master
 from optimizer.solver.measure import disruption_mib
 from optimizer.solver.rebalance import Ask
+from optimizer.solver.reserve import reserve
 from optimizer.solver.search import DISRUPTION, PRICE, UNMET, nothing_found, outcome_of
 from optimizer.solver.tighten import rounded
 from optimizer.solver.where import placement
@@ -39,7 +41,6 @@ class Worth:
     horizon_hours: float
 
 
-@listening()
 def rebalance_within(
     problem: PlacementProblem,
     limits: Limits,
@@ -48,8 +49,19 @@ def rebalance_within(
     progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Least unmet demand, then price, then disruption, as far as ``ask`` allows."""
+    search = partial(_within, ask=ask or Ask(), worth=worth)
+    return reserve(search, problem, limits, progress)
+
+
+@listening()
+def _within(
+    problem: PlacementProblem,
+    limits: Limits,
+    progress: Callable[[Progress], None] | None,
+    ask: Ask,
+    worth: Worth | None,
+) -> Outcome:
     clock = Clock(limits, progress or (lambda _: None))
-    ask = ask or Ask()
     f = build(problem, fine_sites(problem))
     search = Search(f, clock)
     for constraint in move_limit(f, ask):
@@ -73,7 +85,7 @@ def _served(search: Search, limits: Limits) -> bool:
     f = search.f
     everything = total(f.missing.values())
     still = f.model.clone()
-    still.add(total(c.count for c in f.copies if c.stays is None) == 0)
+    still.add(total(c.count for c in _new(f)) == 0)
     seconds = max(0.1, search.clock.seconds_left / 4)
     today = linear.minimise(still, everything, (), nodes=FEW_NODES, seconds=seconds, enough=0.0)
     search.values = today.values
@@ -144,9 +156,15 @@ def _unlimited(search: Search) -> int:
     return rounded(master.solve().value * master.unit, common_divisor(price))
 
 
+def _new(f: Formulation) -> list[Copies]:
+    """The copies that would have to start; room kept free starts nothing."""
+    kept = {d.name for d in f.problem.deployments if d.reserve}
+    return [c for c in f.copies if c.stays is None and c.deployment not in kept]
+
+
 def move_limit(f: Formulation, ask: Ask) -> list[Expr]:
     """New copies and what they load stay within the limits; a stop loads nothing and is free."""
-    new = [c for c in f.copies if c.stays is None]
+    new = _new(f)
     found = []
     if ask.max_moves is not None:
         found.append(total(c.count for c in new) <= ask.max_moves)
