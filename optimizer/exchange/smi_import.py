@@ -179,7 +179,8 @@ def _node(name: str, machine: Machine, given: Input, told: _Told) -> dict[str, A
     """The entry of one node; None where its product is not known."""
     if not machine.gpus:
         why = machine.fatal or machine.troubles or ["no GPU in its captures", *machine.strange]
-        told.left_out += [f"{name}: {one}" for one in why]
+        # A node without a name of its own is called as its file, which the reason begins with.
+        told.left_out += [w if w.startswith(f"{name}:") else f"{name}: {w}" for w in why]
         return None
     told.notes += [f"{name}: {line}" for line in (*machine.fatal, *machine.troubles)]
     if machine.inside:

@@ -758,6 +758,11 @@ class _Schedule:
                 return True
         if not pending:
             return False
+        free = [t for t in pending if not self._ahead(t)]
+        if free:  # what it waited for went another way than it was told
+            for task in free:
+                self._try(task)
+            return True
         if self._exchange(pending):
             return True
         circles = self._circles(pending)

@@ -198,8 +198,7 @@ def _about_fleet(problem: PlacementProblem) -> Iterator[Part]:
 def _changed(name: str, d: Deployment, fields: dict[str, Any]) -> Part:
     def without(problem: PlacementProblem) -> PlacementProblem:
         some = tuple(
-            replace(one, **fields) if one.name == d.name else one
-            for one in problem.deployments
+            replace(one, **fields) if one.name == d.name else one for one in problem.deployments
         )
         return replace(problem, deployments=some)
 
