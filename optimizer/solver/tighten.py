@@ -48,24 +48,25 @@ def minimise(
     if proof is None and not (search.found and _good_enough(search.at(goal.expr), floor, goal.gap)):
         _incumbent(search, goal, master, bound, floor)
     _tell(search, goal, floor)
-    while search.found and not _good_enough(search.at(goal.expr), floor, goal.gap):
-        if search.clock.interrupted or search.clock.seconds_left <= 0:
-            break
-        value = search.at(goal.expr)
-        answer = _better(search, goal, master, bound, value - step, floor)
-        if answer.impossible:
-            floor = value
-        else:
-            floor = max(floor, min(value, answer.bound))
-        if answer.found:
-            search.values = answer.values
-        if not answer.found or answer.status == cp_model.OPTIMAL:
-            floor = search.at(goal.expr) if answer.found else floor
-            break
+    over = search.clock.interrupted or search.clock.seconds_left <= 0
+    if search.found and not over and not _good_enough(search.at(goal.expr), floor, goal.gap):
+        floor = _improved(search, goal, master, bound, floor)
         _tell(search, goal, floor)
-        if answer.found:
-            break
     search.record(goal.name, goal.expr, floor, goal.priority)
+
+
+def _improved(search: Search, goal: Goal, master: Master, bound: Bound, floor: int) -> int:
+    """Take a solution that is better by more than the gap, if there is one; returns the floor."""
+    step, value = common_divisor(goal.expr), search.at(goal.expr)
+    target = min(value - step, int(value * (1 - goal.gap)) // step * step)
+    answer = _better(search, goal, master, bound, target, floor)
+    if answer.found:
+        search.values = answer.values
+        if answer.status == cp_model.OPTIMAL and goal.gap == 0:
+            return search.at(goal.expr)
+    # Nothing is known of what lies between the target and the value.
+    proved = target + step if answer.impossible else ceil_div(answer.bound, step) * step
+    return max(floor, min(target + step, proved))
 
 
 def _tell(search: Search, goal: Goal, floor: int) -> None:
