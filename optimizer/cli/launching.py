@@ -1,5 +1,6 @@
 """Commands that carry a plan out on a Ray cluster, look at it and take it down."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from optimizer.cli import inputs, options
 from optimizer.cli.codes import Code
+from optimizer.cli.groups import DATA
 from optimizer.cli.options import Output
 from optimizer.cli.terminal import (
     Stop,
@@ -44,9 +46,10 @@ Only = Annotated[
 ]
 
 
-@guarded
-def launch(
-    plan: options.MaybePlanFile = None,
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Where and how a launch runs, be it a person's or a night's."""
+
     engine: Annotated[
         str,
         typer.Option(
@@ -54,17 +57,28 @@ def launch(
             metavar="auto|simulated",
             help="auto runs the plan's engines; simulated answers as they are predicted to.",
         ),
-    ] = "auto",
-    only: Only = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps, do nothing.")] = False,
-    node_setup: Annotated[
-        bool, typer.Option("--node-setup", help="Print the ray start line of each node.")
-    ] = False,
+    ] = "auto"
+    address: options.Address = None
+    run_dir: RunDir = None
     router: Annotated[
         bool,
         typer.Option("--router", help="Give each deployment one address that stays as it moves."),
-    ] = False,
+    ] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")
+    ] = False
+    deadline: Annotated[
+        float,
+        typer.Option(
+            "--deadline", min=1.0, metavar="SECONDS", help="Until all must serve; of each step."
+        ),
+    ] = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """How clients reach what was launched, beyond loopback and by Ray Serve."""
+
     host: Annotated[
         str | None,
         typer.Option(
@@ -74,10 +88,37 @@ def launch(
             "address is named, and then clients must bear a token.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     serve: Annotated[
         bool,
         typer.Option("--serve", help="Also a Ray Serve application for each deployment."),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What need not be asked or refused."""
+
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+    changed_inputs: Annotated[
+        bool,
+        typer.Option(
+            "--changed-inputs",
+            help="Launch although a document has changed since: to go on with a launch cut short.",
+        ),
+    ] = False
+
+
+@guarded
+def launch(
+    plan: options.MaybePlanFile = None,
+    *,
+    only: Only = None,
+    running: Running,
+    publishing: Publishing,
+    consent: Consent,
+    node_setup: Annotated[
+        bool, typer.Option("--node-setup", help="Print the ray start line of each node.")
     ] = False,
     rollback: Annotated[
         bool,
@@ -87,21 +128,6 @@ def launch(
         bool,
         typer.Option("--foreground", help="Stay, and take everything down on Ctrl-C."),
     ] = False,
-    address: options.Address = None,
-    run_dir: RunDir = None,
-    changed_inputs: Annotated[
-        bool,
-        typer.Option(
-            "--changed-inputs",
-            help="Launch although a document has changed since: to go on with a launch cut short.",
-        ),
-    ] = False,
-    deadline: Annotated[
-        float,
-        typer.Option(
-            "--deadline", min=1.0, metavar="SECONDS", help="Until all must serve; of a step."
-        ),
-    ] = 600.0,
     documents: options.With = None,
     output: options.Shown = Output.TABLE,
 ) -> None:
@@ -121,52 +147,72 @@ def launch(
     from optimizer import launch as launching
     from optimizer.documents import read_plan
 
-    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
+    refuse_output(output, *DATA)
     if rollback:
-        _roll_back(plan, yes, run_dir, address, deadline, output)
+        _roll_back(plan, running, consent, output)
         return
     if plan is None:
         raise Stop(Code.USAGE, "name the plan to launch, or say --rollback")
     found = read_plan(plan)
     if node_setup:
-        print("\n".join(launching.node_setup(found, address or "HEAD:6379")))
+        print("\n".join(launching.node_setup(found, running.address or "HEAD:6379")))
         return
-    if (stale := inputs.changed(found)) and not changed_inputs:
+    if not consent.changed_inputs:
+        _refuse_stale(found)
+    _check_only(only, found)
+    known = _known(plan, documents) if running.engine != launching.SIMULATED else None
+    steps = launching.preview(found, only, engine=running.engine, known=known)
+    if running.dry_run or not consent.yes:
+        print("\n".join(steps))
+    if running.dry_run:
+        return
+    if not consent.yes:
+        _ask(f"Carry out these {len(steps)} steps?")
+    result = _carried_out(found, only, running, publishing, known, detach=not foreground)
+    _show_result(result, output)
+    if foreground:
+        launching.attend(result.run_dir)
+    finish(Code.PARTLY if result.partial else Code.DONE)
+
+
+def _refuse_stale(plan: "Plan") -> None:
+    """A plan whose documents have changed is launched by nobody. Raises Stop."""
+    if stale := inputs.changed(plan):
         lines = [f"{path} has changed since the plan was made from it" for path in stale]
         way_out = (
             "plan again, or launch it all the same with --changed-inputs; nothing was launched"
         )
         raise Stop(Code.DRIFTED, *lines, way_out)
-    _check_only(only, found)
-    known = _known(plan, documents) if engine != launching.SIMULATED else None
-    steps = launching.preview(found, only, engine=engine, known=known)
-    if dry_run or not yes:
-        print("\n".join(steps))
-    if dry_run:
-        return
-    if not yes:
-        _ask(f"Carry out these {len(steps)} steps?")
+
+
+def _carried_out(
+    plan: "Plan",
+    only: str | None,
+    running: Running,
+    publishing: Publishing,
+    known: "Known | None",
+    *,
+    detach: bool,
+) -> "LaunchResult":
+    from optimizer import launch as launching
+
     try:
-        result = launching.launch(
-            found,
-            engine=engine,
-            address=address,
+        return launching.launch(
+            plan,
+            engine=running.engine,
+            address=running.address,
             only=only,
-            detach=not foreground,
-            run_dir=run_dir,
+            detach=detach,
+            run_dir=running.run_dir,
             progress=_tell,
-            deadline_s=deadline,
+            deadline_s=running.deadline,
             known=known,
-            router=router,
-            host=host,
-            serve=serve,
+            router=running.router,
+            host=publishing.host,
+            serve=publishing.serve,
         )
     except launching.PlanStale as differs:
         raise Stop(Code.DRIFTED, *str(differs).splitlines()) from differs
-    _show_result(result, output)
-    if foreground:
-        launching.attend(result.run_dir)
-    finish(Code.PARTLY if result.partial else Code.DONE)
 
 
 @guarded
@@ -184,7 +230,7 @@ def status(
     """
     from optimizer import launch as launching
 
-    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
+    refuse_output(output, *DATA)
     rows = launching.status(run_dir, address)
     if not rows and output is Output.TABLE:
         print("Nothing is launched.")
@@ -219,7 +265,7 @@ def drift(
     from optimizer import launch as launching
     from optimizer.documents import read_plan
 
-    refuse_output(output, Output.TABLE, Output.JSON, Output.YAML)
+    refuse_output(output, *DATA)
     made = read_plan(plan)
     _check_only(only, made)
     found = launching.drift(made, run_dir, address, only)
@@ -258,24 +304,20 @@ def _check_only(only: str | None, plan: "Plan") -> None:
         raise Stop(Code.USAGE, f"--only: {unknown('tenant or deployment', only, known)}")
 
 
-def _roll_back(
-    plan: Path | None,
-    yes: bool,
-    run_dir: Path | None,
-    address: str | None,
-    deadline: float,
-    output: Output,
-) -> None:
+def _roll_back(plan: Path | None, running: Running, consent: Consent, output: Output) -> None:
     """Back to the last good placement; of the plan's fleet when one is named."""
     from optimizer import launch as launching
     from optimizer.documents import read_plan
     from optimizer.launch.run import folder_of
 
+    run_dir = running.run_dir
     if plan is not None and run_dir is None:
         run_dir = folder_of(read_plan(plan).fleet)
-    if not yes:
+    if not consent.yes:
         _ask("Return to the placement before the last rebalance?")
-    result = launching.rollback(run_dir, address, progress=_tell, deadline_s=deadline)
+    result = launching.rollback(
+        run_dir, running.address, progress=_tell, deadline_s=running.deadline
+    )
     _show_result(result, output)
     finish(Code.PARTLY if result.partial else Code.DONE)
 

@@ -8,7 +8,7 @@ import typer
 from optimizer.cli import inputs, options
 from optimizer.cli.codes import Code
 from optimizer.cli.groups import DATA, Limiting
-from optimizer.cli.launching import RunDir
+from optimizer.cli.launching import Running
 from optimizer.cli.options import Output
 from optimizer.cli.terminal import Stop, finish, guarded, refuse_output, say, show_data
 
@@ -33,30 +33,11 @@ def nightly(
             show_default=False,
         ),
     ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            "--engine",
-            metavar="auto|simulated",
-            help="auto runs the plan's engines; simulated answers as they are predicted to.",
-        ),
-    ] = "auto",
-    address: options.Address = None,
-    run_dir: RunDir = None,
-    router: Annotated[
-        bool,
-        typer.Option("--router", help="Give each deployment one address that stays as it moves."),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Plan and report, and change nothing.")
-    ] = False,
+    running: Running,
     hours: Annotated[
         float,
         typer.Option("--hours", min=0.01, help="Of traffic that is replayed, where a Trace is."),
     ] = 1.0,
-    deadline: Annotated[
-        float, typer.Option("--deadline", min=1.0, metavar="SECONDS", help="Of each step.")
-    ] = 600.0,
     output: options.Shown = Output.TABLE,
     limiting: Limiting,
 ) -> None:
@@ -78,24 +59,24 @@ def nightly(
     from optimizer.night import nightly as carry_out
 
     refuse_output(output, *DATA)
-    if engine not in ENGINES:
-        raise Stop(Code.USAGE, f"--engine {engine}: choose {' or '.join(ENGINES)}")
+    if running.engine not in ENGINES:
+        raise Stop(Code.USAGE, f"--engine {running.engine}: choose {' or '.join(ENGINES)}")
     found = load(documents, need=("Policy", "Fleet", "Workloads"))
     inputs.tell_notes(found)
     _check(found)
     assert found.fleet is not None
-    folder = (run_dir or folder_of(found.fleet.name)).resolve()
+    folder = (running.run_dir or folder_of(found.fleet.name)).resolve()
     order = Order(
         documents=found,
         limits=limiting.limits(),
         runs=(runs or folder / "nights").resolve(),
         run_dir=folder,
-        address=address,
-        engine=engine,
-        router=router,
-        dry_run=dry_run,
+        address=running.address,
+        engine=running.engine,
+        router=running.router,
+        dry_run=running.dry_run,
         hours=hours,
-        step_s=deadline,
+        step_s=running.deadline,
         version=inputs.version(),
     )
     try:
