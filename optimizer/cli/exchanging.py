@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,78 @@ if TYPE_CHECKING:
     from optimizer.exchange import Artifact, Export, File, Import, Imported, Input, Source
 
 
+OutDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--out-dir",
+        metavar="FOLDER",
+        help="Write the files there; without it all go to stdout.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """What manifests say beyond the plan."""
+
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            metavar="ENGINE=IMAGE",
+            help="Container image of an engine; may be repeated.",
+            show_default=False,
+        ),
+    ] = None
+    namespace: Annotated[str, typer.Option("--namespace", help="Kubernetes namespace.")] = "default"
+    pods: Annotated[
+        Path | None,
+        typer.Option(
+            "--pods",
+            metavar="FILE",
+            help="What runs now (kubectl get nodes,pods -A -o json): pods that no engine of ours "
+            "serves are written as they are, on the plan's nodes and devices.",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaid:
+    """What files may leave unsaid."""
+
+    name: Annotated[str, typer.Option("--name", help="Name of the documents.")] = "imported"
+    node: Annotated[
+        str | None,
+        typer.Option("--node", help="The node that all files are of.", show_default=False),
+    ] = None
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu",
+            metavar="PRODUCT",
+            help="The GPU product, where the files do not say it.",
+            show_default=False,
+        ),
+    ] = None
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus",
+            min=1,
+            help="GPUs of a node, where the files do not say it.",
+            show_default=False,
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """What cannot be a name in a document. Raises Stop."""
+        for flag, word in (("--name", self.name), ("--node", self.node)):
+            if word is not None and not _NAME.fullmatch(word):
+                raise Stop(Code.USAGE, f'{flag} "{word}": letters, digits and . _ - + : @ only')
+
+
 @guarded
 def export(
     to: Annotated[
@@ -35,37 +107,9 @@ def export(
         ),
     ],
     plan: options.PlanFile,
-    out_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--out-dir",
-            metavar="FOLDER",
-            help="Write the files there; without it all go to stdout.",
-            show_default=False,
-        ),
-    ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--image",
-            metavar="ENGINE=IMAGE",
-            help="Container image of an engine; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    namespace: Annotated[
-        str, typer.Option("--namespace", help="Kubernetes namespace.")
-    ] = "default",
-    pods: Annotated[
-        Path | None,
-        typer.Option(
-            "--pods",
-            metavar="FILE",
-            help="What runs now (kubectl get nodes,pods -A -o json): pods that no engine of ours "
-            "serves are written as they are, on the plan's nodes and devices.",
-            show_default=False,
-        ),
-    ] = None,
+    *,
+    out_dir: OutDir = None,
+    said: Manifests,
     documents: options.With = None,
 ) -> None:
     """Write a plan in other people's formats.
@@ -82,9 +126,9 @@ def export(
 
     if to not in EXPORTERS:
         raise Stop(Code.USAGE, unknown("format", to, EXPORTERS))
-    source = _source(plan, documents, image or [], namespace)
-    if pods is not None:
-        source = replace(source, pods=_running(pods))
+    source = _source(plan, documents, said)
+    if said.pods is not None:
+        source = replace(source, pods=_running(said.pods))
     try:
         found = EXPORTERS[to](source)
     except CannotExport as refusal:
@@ -93,7 +137,7 @@ def export(
     say(*(f"note: {note}" for note in found.notes))
 
 
-def _source(plan: Path, documents: list[Path] | None, image: list[str], namespace: str) -> "Source":
+def _source(plan: Path, documents: list[Path] | None, said: Manifests) -> "Source":
     from optimizer.engines import Known
     from optimizer.exchange import Source
 
@@ -101,12 +145,12 @@ def _source(plan: Path, documents: list[Path] | None, image: list[str], namespac
     gpus = {gpu.name: gpu for gpu in given.fleet.products()}
     known = Known.of(given.workloads.deployments, given.engines, gpus)
     images = {}
-    for one in image:
+    for one in said.image or []:
         engine, _, name = one.partition("=")
         if not name:
             raise Stop(Code.USAGE, f"--image {one}: write ENGINE=IMAGE, as vllm=my/vllm:1")
         images[engine] = name
-    return Source(found, given.fleet, known, images, namespace)
+    return Source(found, given.fleet, known, images, said.namespace)
 
 
 def _running(pods: Path) -> "Mapping[str, Any]":
@@ -167,38 +211,9 @@ def import_(
             show_default=False,
         ),
     ] = None,
-    out_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--out-dir",
-            metavar="FOLDER",
-            help="Write the documents there; without it all go to stdout.",
-            show_default=False,
-        ),
-    ] = None,
-    name: Annotated[str, typer.Option("--name", help="Name of the documents.")] = "imported",
-    node: Annotated[
-        str | None,
-        typer.Option("--node", help="The node that all files are of.", show_default=False),
-    ] = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option(
-            "--gpu",
-            metavar="PRODUCT",
-            help="The GPU product, where the files do not say it.",
-            show_default=False,
-        ),
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(
-            "--gpus",
-            min=1,
-            help="GPUs of a node, where the files do not say it.",
-            show_default=False,
-        ),
-    ] = None,
+    *,
+    out_dir: OutDir = None,
+    unsaid: Unsaid,
     address: Annotated[
         str | None,
         typer.Option(
@@ -229,9 +244,7 @@ def import_(
 
     if from_ not in IMPORTERS:
         raise Stop(Code.USAGE, unknown("format", from_, IMPORTERS))
-    for flag, said in (("--name", name), ("--node", node)):
-        if said is not None and not _NAME.fullmatch(said):
-            raise Stop(Code.USAGE, f'{flag} "{said}": letters, digits and . _ - + : @ only')
+    unsaid.check()
     if not files and from_ not in (*ASKS, RAY):
         raise Stop(Code.USAGE, f"import {from_}: name a file, or - for stdin")
     asked = (asked_of_ray(address),) if from_ == RAY and not files else ()
@@ -239,10 +252,10 @@ def import_(
         files=asked or tuple(_given(files or [])),
         gpus=_products(files or []),
         parse=_parsed,
-        name=name,
-        node=node,
-        gpu=gpu,
-        count=count,
+        name=unsaid.name,
+        node=unsaid.node,
+        gpu=unsaid.gpu,
+        count=unsaid.gpus,
     )
     try:
         found = IMPORTERS[from_](given) if given.files else _asked_here(from_, given)

@@ -84,6 +84,32 @@ def plan(documents: options.DocumentFiles, *, shown: PlanShowing, limiting: Limi
     finish(_code(made))
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Price against disruption, in place of a plan."""
+
+    frontier: Annotated[
+        bool,
+        typer.Option(
+            "--frontier",
+            help="Show price against disruption as a curve, in place of a plan.",
+            rich_help_panel=CURVE,
+        ),
+    ] = False
+    points: Annotated[
+        int, typer.Option("--points", min=2, max=200, help="Of the curve.", rich_help_panel=CURVE)
+    ] = 10
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            min=0,
+            help="Ray workers for the curve; 0 works in this process, without Ray.",
+            rich_help_panel=CURVE,
+        ),
+    ] = 0
+
+
 @guarded
 def rebalance(
     documents: options.DocumentFiles,
@@ -101,26 +127,7 @@ def rebalance(
         bool, typer.Option("--detailed-exitcode", help="Exit with 10 when something would move.")
     ] = False,
     wishes: Wishes,
-    frontier: Annotated[
-        bool,
-        typer.Option(
-            "--frontier",
-            help="Show price against disruption as a curve, in place of a plan.",
-            rich_help_panel=CURVE,
-        ),
-    ] = False,
-    points: Annotated[
-        int, typer.Option("--points", min=2, max=200, help="Of the curve.", rich_help_panel=CURVE)
-    ] = 10,
-    workers: Annotated[
-        int,
-        typer.Option(
-            "--workers",
-            min=0,
-            help="Ray workers for the curve; 0 works in this process, without Ray.",
-            rich_help_panel=CURVE,
-        ),
-    ] = 0,
+    curve: Curve,
     shown: PlanShowing,
     limiting: Limiting,
 ) -> None:
@@ -137,12 +144,12 @@ def rebalance(
     """
     from optimizer.documents import load
 
-    shown.check(*((*DATA, Output.HTML) if frontier else Output))
+    shown.check(*((*DATA, Output.HTML) if curve.frontier else Output))
     found = load(documents, need=("Fleet", "Workloads", "State"), state_path=state)
     tell_notes(found)
     asked_of = wishes.drained(inputs.inputs_of(found, with_state=True))
-    if frontier:
-        _show_frontier(asked_of, limiting, points, workers, shown)
+    if curve.frontier:
+        _show_frontier(asked_of, limiting, curve, shown)
         finish(Code.DONE)
     asked = inputs.settings(command="rebalance", **limiting.said(), **wishes.said())
     search, pace = wishes.search(found.policy), wishes.pace(found.policy)
@@ -176,7 +183,7 @@ def _optimized(
 
 
 def _show_frontier(
-    asked_of: "Inputs", limiting: Limiting, points: int, workers: int, shown: PlanShowing
+    asked_of: "Inputs", limiting: Limiting, curve: Curve, shown: PlanShowing
 ) -> None:
     """The curve on stdout in the form asked for, and as JSON in the file."""
     from optimizer.optimize import pose
@@ -185,7 +192,7 @@ def _show_frontier(
     from optimizer.scenarios.curve import frontier
 
     problem, _ = pose(asked_of)
-    found = frontier(problem, limiting.limits(), points, workers=workers)
+    found = frontier(problem, limiting.limits(), curve.points, workers=curve.workers)
     data = frontier_data(found, asked_of.fleet.unit)
     if shown.output is Output.HTML:
         print(render_frontier_html(data, asked_of.fleet.name), end="")

@@ -17,7 +17,7 @@ from jsonschema import Draft7Validator
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from optimizer.cli.exchanging import _parsed, _source, _text
+from optimizer.cli.exchanging import Manifests, _parsed, _source, _text
 from optimizer.documents import catalogue
 from optimizer.exchange import (
     EXPORTERS,
@@ -46,7 +46,7 @@ def source(tmp_path_factory):
     command = [sys.executable, "-m", "optimizer", "plan", str(DATA / "exports" / "lab.yaml")]
     command += ["--out", str(plan)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return _source(plan, None, IMAGES, "serving")
+    return _source(plan, None, Manifests(IMAGES, "serving"))
 
 
 def files(source, name: str) -> dict[str, str]:
