@@ -3,11 +3,11 @@
 import random
 
 import pytest
+from agreement import disagreement
 
 from bruteforce import brute_force
-from optimizer.domain.outcome import Limits, Termination
+from optimizer.domain.outcome import Limits
 from optimizer.solver import solve
-from optimizer.verify import check_outcome, objectives, verify
 from randomproblems import ruled_problem
 
 LIMITS = Limits(effort=20, time_limit_s=60, workers=1)
@@ -28,24 +28,9 @@ def rules_of(seed: int, rules: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dice.sample(rules, dice.choice((2, 2, 3, 4))))
 
 
-def disagreement(seed: int, rules: tuple[str, ...]) -> str | None:
-    """What the solver says otherwise than brute force or the judge; None when all agree."""
+def fault_of(seed: int, rules: tuple[str, ...]) -> str | None:
     problem = ruled_problem(seed, *rules_of(seed, rules))
-    truth, outcome = brute_force(problem), solve(problem, LIMITS)
-    if truth is None:
-        ok = outcome.termination is Termination.INFEASIBLE
-        return None if ok else f"{outcome.termination}, brute force finds it infeasible"
-    if outcome.incumbent is None:
-        return f"no plan ({outcome.termination}); brute force has {truth.score.levels}"
-    broken = [*verify(problem, outcome.incumbent), *check_outcome(problem, outcome)]
-    if broken:
-        return f"{broken[0]} and {len(broken) - 1} more"
-    found = objectives(problem, outcome.incumbent).levels
-    if outcome.termination is Termination.OPTIMAL and found != truth.score.levels:
-        return f"calls {found} optimal, brute force has {truth.score.levels}"
-    if found < truth.score.levels:
-        return f"has {found}, better than everything: {truth.score.levels}"
-    return None
+    return disagreement(problem, solve(problem, LIMITS), brute_force(problem))
 
 
 # Brute force takes minutes for these: GPUs shared by many small replicas.
@@ -56,7 +41,7 @@ FEW, MANY = range(3), range(3, 120)
 def wrong(rules: tuple[str, ...], seeds: range) -> dict[int, str]:
     """Faults by seed."""
     tried = (seed for seed in seeds if seed not in SLOW_SEEDS)
-    return {seed: fault for seed in tried if (fault := disagreement(seed, rules))}
+    return {seed: fault for seed in tried if (fault := fault_of(seed, rules))}
 
 
 @pytest.mark.parametrize("rules", EACH.values(), ids=EACH)
