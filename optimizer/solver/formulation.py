@@ -695,7 +695,7 @@ def survive(f: Formulation) -> Iterator[Expr]:
         parts = [(c, min(asked, capacity_mrps(d, c.candidate))) for c in f.of(d.name)]
         served = total(rate * c.count for c, rate in parts)
         yield served >= asked
-        apart = _domains(f.sites, d.survive)
+        apart = domains_apart(f.sites, d.survive)
         for among, number in apart:
             inside = total(rate * c.count for c, rate in parts if c.site in among)
             yield number * served - inside >= number * asked
@@ -706,7 +706,7 @@ def survive(f: Formulation) -> Iterator[Expr]:
 
 
 def _racks(sites: tuple[Site, ...]) -> list[tuple[list[int], int]]:
-    return _domains(sites, "rack")
+    return domains_apart(sites, "rack")
 
 
 def domain_of(node: Node, kind: str) -> str:
@@ -716,7 +716,7 @@ def domain_of(node: Node, kind: str) -> str:
     return node.rack_domain if kind == "rack" else node.zone_domain
 
 
-def _domains(sites: tuple[Site, ...], kind: str) -> list[tuple[list[int], int]]:
+def domains_apart(sites: tuple[Site, ...], kind: str) -> list[tuple[list[int], int]]:
     """Sets of sites that share domains with no other set, each with how many domains that is."""
     found: list[tuple[set[int], set[str]]] = []
     for s, site in enumerate(sites):
