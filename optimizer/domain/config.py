@@ -35,19 +35,28 @@ SETTINGS = tuple(field.name for field in fields(ReplicaConfig))
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The room a replica takes: one MIG instance, ``gpus`` whole GPUs, or a share of one GPU."""
+    """The room a replica takes: one MIG instance, ``gpus`` whole GPUs, or a share of one GPU.
+
+    Whole GPUs lie in one node, or with several ``stages`` each stage's equal block of them does.
+    """
 
     sharing: Sharing
     gpus: int = 1
     profile: str | None = None
     share: Use | None = None
+    stages: int = 1
 
     @property
-    def key(self) -> tuple[str, int, str, tuple[int, int, int]]:
+    def block(self) -> int:
+        """GPUs that must lie together: those of one stage."""
+        return self.gpus // self.stages
+
+    @property
+    def key(self) -> tuple[str, int, str, tuple[int, int, int], int]:
         """A sortable name of the shape."""
         share = self.share or Use()
         triple = (share.memory_mib, share.bandwidth_mbs, share.compute_ppm)
-        return (self.sharing.value, self.gpus, self.profile or "", triple)
+        return (self.sharing.value, self.gpus, self.profile or "", triple, self.stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,9 @@ class Candidate:
     """One way to run one deployment on one product, found to fit.
 
     ``use`` is per GPU; ``capacity_mrps`` the rate one replica serves inside the SLO (None: counted
-    in replicas, not in requests); ``load_mib`` the weights that a start must load, over all GPUs.
+    in replicas, not in requests); ``load_mib`` the weights that a start must load, over all GPUs;
+    ``network_mbs`` what each of its nodes' links carries, in each direction, where its stages lie
+    in several nodes.
     """
 
     deployment: str
@@ -78,6 +89,7 @@ class Candidate:
     config: ReplicaConfig = ReplicaConfig()
     capacity_mrps: int | None = None
     load_mib: int = 0
+    network_mbs: int = 0
     predicted: Prediction | None = None
     reasons: tuple[str, ...] = ()
     running_only: bool = False  # kept because a replica runs so today; not offered to new ones

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from optimizer.domain.gpu import Gpu, PlacedProfile
+from optimizer.domain.units import scaled_down
 
 
 class Sharing(StrEnum):
@@ -55,6 +56,11 @@ class Node:
     def zone_domain(self) -> str:
         """The zone, or the rack's domain where it names none."""
         return self.zone if self.zone is not None else f"rack:{self.rack_domain}"
+
+    @property
+    def network_mbs(self) -> int | None:
+        """MB/s that its link carries in each direction, rounded down."""
+        return None if self.network_gbs is None else scaled_down(self.network_gbs, 1000)
 
     def device(self, index: int) -> Device:
         """What is special about that GPU, or a plain device."""

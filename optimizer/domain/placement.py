@@ -33,7 +33,8 @@ class Replica:
             return Shape(Sharing.MIG, 1, self.mig.profile)
         if self.share is not None:
             return Shape(Sharing.SHARED, 1, None, self.share)
-        return Shape(Sharing.WHOLE, len(self.gpus))
+        gpus, stages = len(self.gpus), self.config.pipeline_parallel
+        return Shape(Sharing.WHOLE, gpus, stages=stages if gpus % stages == 0 else 1)
 
     @property
     def nodes(self) -> tuple[str, ...]:

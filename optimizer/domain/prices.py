@@ -48,8 +48,7 @@ def may_hold(node: Node, candidate: Candidate, pin: Collection[str] = ()) -> boo
     allowed = [
         g for g in node.open_gpus() if not pin or node.name in pin or f"{node.name}/{g}" in pin
     ]
-    stages = max(1, candidate.config.pipeline_parallel or 1)
-    return len(allowed) * stages >= candidate.shape.gpus
+    return len(allowed) >= candidate.shape.block
 
 
 def room_price_micros(fleet: Fleet, candidate: Candidate, pin: Collection[str] = ()) -> int | None:

@@ -119,9 +119,11 @@ def config(candidate: Candidate) -> str:
 
 
 def settings(config: ReplicaConfig) -> str:
-    """``fp8 kv fp8 vllm``: weights, cache where it is not 16 bit, engine."""
+    """``fp8 kv fp8 pp2 vllm``: weights, cache where it is not 16 bit, stages, engine."""
     parts = [config.precision or ""]
     if config.kv_precision not in (None, "bf16", "fp16", "auto"):
         parts.append(f"kv {config.kv_precision}")
+    if config.pipeline_parallel > 1:
+        parts.append(f"pp{config.pipeline_parallel}")
     parts.append(config.engine or "")
     return " ".join(part for part in parts if part)

@@ -205,7 +205,9 @@ class Batching:
         """TTFT, seconds: the mean, and at the load's percentile.
 
         Front end + pm + chunks s + what is under way + the line + those that share its last step +
-        the wait for a place. Each is unlucky apart: excesses over means add up as squares.
+        the wait for a place. Each is unlucky apart: excesses over means add up as squares. A chunk
+        passes the stages of a pipeline one after the other, so the last comes (stages - 1)/chunks
+        of pm later.
         """
         load, cv, rate = self.load, self.load.arrival_cv, line.rate
         met = line.waits + line.under_way + prompt * (self.chunks - 1)
@@ -219,7 +221,8 @@ class Batching:
         taken = min(batch, _BUSIEST * self.batch_limit)
         push = 1 / (1 - min(_BUSIEST, rate * prompt))
         place, full = queueing.place_wait(self.batch_limit, taken, rate, self.full_rate, wide, push)
-        mean = self.front_end_s + prompt + self.chunks * step + line.under_way + line.waits
+        through = prompt * (1 + (self.step.stages - 1) / self.chunks)
+        mean = self.front_end_s + through + self.chunks * step + line.under_way + line.waits
         mean += after + place
         luck = self.luck
         if luck <= 0:
@@ -265,7 +268,8 @@ class Batching:
         rate = batch / (load.output_tokens * step + batch * prompt)
         tpot = step / (1 - rate * prompt)
         line = self._line(rate, step, prompt)
-        ttft = self.front_end_s + prompt + step + line.under_way + line.waits
+        through = prompt * (1 + (self.step.stages - 1) / self.chunks)
+        ttft = self.front_end_s + through + step + line.under_way + line.waits
         return Outlook(rate, batch, tpot * 1e3, ttft * 1e3, rate * load.output_tokens)
 
     def _whole_batches(self, batch: float) -> Outlook:
@@ -284,6 +288,7 @@ class Batching:
         """Seconds to the first tokens of one batch, to its end, and of one of its steps."""
         step = self.step.decode(batch, self.sequence_s)
         prompts = self.step.products(0.0, batch * self.new_tokens) + batch * self.attention_s
+        prompts *= self.step.stages  # the batch is in one stage at a time
         return (
             self.front_end_s + prompts + step,
             prompts + (self.load.output_tokens + 1) * step,
@@ -560,6 +565,7 @@ def prompts_only(
     """The batching of an embedding model: a full step is a chunk, or all places taken."""
     length = max(1.0, load.input_tokens)
     tokens = max(length, min(chunk, batch_limit * length))
-    full, alone = step.prefill_batch(tokens, length), step.prefill_batch(length, length)
+    full = step.prefill_batch(tokens, length)
+    alone = step.prefill_batch(length, length) * step.stages
     rate = tokens / length / full
     return Embedding(step, load, batch_limit, chunk, front_end_s, tokens, full, rate, alone)

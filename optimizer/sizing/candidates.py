@@ -1,5 +1,6 @@
 """Which ways to run each deployment are worth offering to placement, and why the rest is not."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from optimizer.domain.units import MIB, ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.sizing import fixed
 from optimizer.sizing.compatibility import weight_support
+from optimizer.sizing.performance import handed_over
 from optimizer.sizing.precision import SIXTEEN_BIT, known, scheme
 from optimizer.sizing.replica import (
     Ready,
@@ -145,13 +147,13 @@ def _on_product(
     dropped: list[Dropped],
 ) -> Iterator[Evaluated]:
     """Every way that fits in each room of a product, sized so far that the best is known."""
-    known_ways: dict[tuple[int, str], list[tuple[Way, Ready | Refusal]]] = {}
+    known_ways: dict[tuple[int, int, str], list[tuple[Way, Ready | Refusal]]] = {}
     for room in _rooms_for(deployment, product):
-        gpus, most = room.shape.gpus, 0
+        shape, most = room.shape, 0
         for card in cards:
-            key = (gpus, card.name)
+            key = (shape.gpus, shape.stages, card.name)
             if key not in known_ways:  # the same in every room of so many GPUs
-                known_ways[key] = list(_ready(deployment, model, product.gpu, gpus, card, dropped))
+                known_ways[key] = list(_ready(deployment, model, room, card, dropped))
             for way, ready in known_ways[key]:
                 found = _evaluate(deployment, model, room, card, way, ready, dropped, most / 1000)
                 if found is not None:
@@ -162,14 +164,13 @@ def _on_product(
 def _ready(
     deployment: Deployment,
     model: ServedModel,
-    gpu: Gpu,
-    gpus: int,
+    room: Room,
     card: EngineCard,
     dropped: list[Dropped],
 ) -> Iterator[tuple[Way, Ready | Refusal]]:
-    for way in ways(deployment, model, gpu, gpus, card, dropped):
+    for way in ways(deployment, model, room, card, dropped):
         kernels = deployment.allow.attention
-        yield way, on_product(model, card, gpu, way, deployment.demand, kernels)
+        yield way, on_product(model, card, room.gpu, way, deployment.demand, kernels)
 
 
 def _lengths_known(deployment: Deployment, model: ServedModel) -> bool:
@@ -200,27 +201,25 @@ def _cards(
 
 def _rooms_for(deployment: Deployment, product: Product) -> Iterable[Room]:
     allow = deployment.allow
-    sizes = {tp * pp for tp in allow.tensor_parallel for pp in allow.pipeline_parallel}
+    sizes = {(tp, pp) for tp in allow.tensor_parallel for pp in allow.pipeline_parallel}
     return rooms(product, allow.sharing, sizes)
 
 
 def ways(
     deployment: Deployment,
     model: ServedModel,
-    gpu: Gpu,
-    gpus: int,
+    room: Room,
     card: EngineCard,
     dropped: list[Dropped],
 ) -> Iterable[Way]:
-    """Every way worth trying on so many GPUs: parallel sizes that fill them, formats."""
-    allow = deployment.allow
-    splits = [
-        (tp, pp)
-        for tp in allow.tensor_parallel
-        for pp in allow.pipeline_parallel
-        if tp * pp == gpus
-    ]
-    for precision in precisions(deployment, model, gpu, card):
+    """Every way worth trying in a room: the parallel sizes that fill it, formats.
+
+    A replica that runs in a room that is not allowed runs in no way.
+    """
+    allow, tp, pp = deployment.allow, room.shape.block, room.shape.stages
+    if tp not in allow.tensor_parallel or pp not in allow.pipeline_parallel:
+        return
+    for precision in precisions(deployment, model, room.gpu, card):
         if ("precision", precision) in allow.forbidden:
             dropped.append(Dropped(deployment.name, precision, "forbidden by the scenario"))
             continue
@@ -228,8 +227,7 @@ def ways(
             dropped.append(Dropped(deployment.name, precision, "no such precision can be sized"))
             continue
         for kv in allow.kv_precisions or ("bf16",):
-            for tp, pp in splits:
-                yield Way(card.name, card.default_version, precision, kv, tp=tp, pp=pp)
+            yield Way(card.name, card.default_version, precision, kv, tp=tp, pp=pp)
 
 
 def precisions(
@@ -280,8 +278,7 @@ def _evaluate(
 
 def _label(room: Room, way: Way) -> str:
     kv = "" if way.kv_precision == "bf16" else f" kv {way.kv_precision}"
-    pp = "" if way.pp == 1 else f" pp{way.pp}"
-    return f"{room.name} {way.precision}{kv}{pp} {way.engine}"
+    return f"{room.name} {way.precision}{kv} {way.engine}"
 
 
 def _undominated(
@@ -289,8 +286,9 @@ def _undominated(
 ) -> list[Evaluated]:
     """The best way of each room, less rooms that a smaller one of the same product beats.
 
-    Shares and groups of whole GPUs: a smaller one leaves more to others wherever it fits. MIG
-    profiles stay side by side: which one is free depends on the layout.
+    Shares and groups of whole GPUs: a smaller one leaves more to others wherever it fits, as do as
+    many GPUs in smaller blocks. MIG profiles stay side by side: which one is free depends on the
+    layout.
     """
     best: dict[tuple[object, ...], Evaluated] = {}
     for e in evaluated:
@@ -326,9 +324,9 @@ def _served(e: Evaluated) -> str:
     return "one replica" if capacity is None else f"{capacity / 1000:g} requests/s"
 
 
-def _size_order(e: Evaluated) -> tuple[str, str, int, int]:
+def _size_order(e: Evaluated) -> tuple[str, str, int, int, int]:
     shape = e.room.shape
-    return (e.room.gpu.name, shape.sharing.value, shape.gpus, e.room.use.memory_mib)
+    return (e.room.gpu.name, shape.sharing.value, shape.gpus, e.room.use.memory_mib, shape.block)
 
 
 def _smaller_is_enough(smaller: Evaluated, larger: Evaluated) -> bool:
@@ -338,6 +336,8 @@ def _smaller_is_enough(smaller: Evaluated, larger: Evaluated) -> bool:
         return False
     if smaller.room.shape.sharing is Sharing.MIG:
         return False
+    if smaller.room.shape.block > larger.room.shape.block:
+        return False  # it may find no node where the other does
     return (smaller.capacity_mrps or 0) >= (larger.capacity_mrps or 0)
 
 
@@ -359,9 +359,27 @@ def _candidate(deployment: Deployment, model: ServedModel, e: Evaluated) -> Cand
         config=config_of(way),
         capacity_mrps=e.capacity_mrps,
         load_mib=ceil_div(int(total) + 1, MIB),
+        network_mbs=network_mbs(deployment, model, way.pp, e.capacity_mrps),
         predicted=predicted(e.card, model, e.sized),
         reasons=reasons(model, e.sized, e.room, deployment.slo),
     )
+
+
+def network_mbs(
+    deployment: Deployment, model: ServedModel, stages: int, capacity_mrps: int | None
+) -> int:
+    """MB/s that one stage hands to the next when the replica is as busy as it may get.
+
+    tokens/s x bytes a token (``performance.handed_over``): each token of a prompt that the prefix
+    cache lacks and each token of output passes every boundary once. No more requests come than are
+    asked; without a demand nobody knows how many, and nothing is counted.
+    """
+    demand = deployment.demand
+    if stages == 1 or demand is None or capacity_mrps is None:
+        return 0
+    new = (demand.input_tokens or 0) * (1 - demand.prefix_hit_rate)
+    tokens = min(capacity_mrps, demand.peak_mrps) / 1000 * (new + (demand.output_tokens or 0))
+    return math.ceil(tokens * handed_over(model) / 1e6)
 
 
 def config_of(way: Way) -> ReplicaConfig:
@@ -445,7 +463,7 @@ def _as_run(
     for card in _cards(deployment, engines, []):
         if said.engine not in (None, card.name):
             continue
-        for way in ways(deployment, model, room.gpu, room.shape.gpus, card, []):
+        for way in ways(deployment, model, room, card, []):
             way = _completed(way, said)
             if not config_of(way).agrees_with(said):
                 continue
@@ -476,7 +494,8 @@ def _room_of(product: Product, replica: Replica) -> Room | None:
         return mig_room(product.gpu, replica.mig.profile)
     if replica.share is not None:
         return share_room(product.gpu, replica.share)
-    return whole_room(product, len(replica.gpus))
+    shape = replica.shape
+    return whole_room(product, shape.block, shape.stages)
 
 
 def _mode_allowed(deployment: Deployment, room: Room) -> bool:

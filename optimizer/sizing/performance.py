@@ -1,7 +1,8 @@
 """How long one forward step of a replica takes.
 
     t_lin  = ((W/BW)^p + (2 A T/F)^p)^(1/p)     weights against bandwidth, flops against peak
-    t_attn = KV read against bandwidth;  t_comm = two all-reduces a layer;  t_host = launches
+    t_attn = KV read against bandwidth;  t_comm = two all-reduces a layer, and one hand-over a stage
+    t_host = launches
     step   = t_lin + t_attn + t_comm + t_host
 
 Constants are the engine card's, fitted on published measurements. Seconds throughout.
@@ -21,6 +22,7 @@ from optimizer.sizing.precision import KV_BYTES, scheme
 from optimizer.sizing.weights import Parameters, moe_layers, parameters, position_bytes, weights
 
 PCIE_GBS = {3: 15.75, 4: 31.5, 5: 63.0, 6: 126.0}  # 16 lanes, one direction (PCI-SIG)
+HAND_OVER_US = 50.0  # assumed: a message between hosts over Ethernet; InfiniBand takes a few
 _TILE = 128
 
 
@@ -33,6 +35,7 @@ class Device:
     compute: float = 1.0  # part of the GPU's SMs
     link_gbs: float = 0.0  # one direction, between the GPUs of a tensor-parallel group
     nvlink: bool = True
+    between_gbs: float = PCIE_GBS[4]  # one direction, between the stages of a pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,14 +311,28 @@ def _attention_work(
 def _communication(
     model: ServedModel, device: Device, rates: Rates, tp: int, pp: int
 ) -> tuple[float, float]:
-    """Two all-reduces a layer: a fixed part, and seconds per token."""
+    """Two all-reduces a layer, one hand-over a stage: a fixed part, and seconds per token."""
+    base = token = 0.0
+    if pp > 1:
+        base = HAND_OVER_US / 1e6
+        token = handed_over(model) / (device.between_gbs * 1e9 * rates.pcie_efficiency)
     if tp == 1:
-        return 0.0, 0.0
+        return base, token
     latency = rates.nvlink_latency_us if device.nvlink else rates.pcie_latency_us
     reached = rates.nvlink_efficiency if device.nvlink else rates.pcie_efficiency
     layers = 2 * model.layers / pp
     ring = 2 * (tp - 1) / tp * model.hidden_size * 2 / (device.link_gbs * 1e9 * reached)
-    return layers * latency / 1e6, layers * ring
+    return base + layers * latency / 1e6, token + layers * ring
+
+
+def handed_over(model: ServedModel) -> int:
+    """Bytes that one stage hands to the next for a token: hidden state and residual, 16 bit each.
+
+    Tensor-parallel ranks share the sending (vllm/distributed/parallel_state.py: send_tensor_dict
+    with its all_gather_group); what models hand over: IntermediateTensors of
+    vllm/model_executor/models/llama.py. Engines that add the two before sending take half.
+    """
+    return 2 * 2 * model.hidden_size
 
 
 def _host_seconds(model: ServedModel, host: HostRule, layers: int) -> float:

@@ -22,6 +22,7 @@ Serving = Batching | Embedding
 
 LENGTH_STEP = 1024
 LEAST_LENGTH = 4096
+WITHOUT_STAGES = ("tgi",)  # its launcher only shards: --num-shard
 SEQUENCES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SPARE_SEQUENCES = 1.25  # max_num_seqs over the batch at capacity: bursts should not be cut off
 
@@ -153,6 +154,8 @@ def on_product(
         return Refusal(how.refusal)
     length = way.max_model_len or context_length(model, demand)
     fault = shape_fault(model, way.precision, way.tp, way.pp) or context_fault(model, length)
+    if way.pp > 1 and card.name in WITHOUT_STAGES:
+        fault = f"{card.name} has no pipeline parallelism"
     if fault is not None:
         return Refusal(fault, how=how)
     return Ready(replace(way, max_model_len=length, attention=how.attention), how)

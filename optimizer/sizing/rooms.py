@@ -24,12 +24,17 @@ class Room:
 
     @property
     def name(self) -> str:
-        """As people write it: ``h100-80gb-sxm 1g.10gb``, ``l40s 2 GPUs``, ``l40s 25 % share``."""
+        """As people write it: ``h100-80gb-sxm 1g.10gb``, ``l40s 2 GPUs``, ``l40s 25 % share``.
+
+        Stages of a pipeline: ``h100-80gb-sxm 2 x 8 GPUs``.
+        """
         if self.shape.sharing is Sharing.MIG:
             return f"{self.gpu.name} {self.shape.profile}"
         if self.shape.sharing is Sharing.SHARED:
             return f"{self.gpu.name} {self.use.compute_ppm / 10_000:g} % share"
-        return f"{self.gpu.name} {self.shape.gpus} GPU{'s' if self.shape.gpus > 1 else ''}"
+        gpus = f"{self.shape.block} GPU{'s' if self.shape.block > 1 else ''}"
+        stages = f"{self.shape.stages} x " if self.shape.stages > 1 else ""
+        return f"{self.gpu.name} {stages}{gpus}"
 
     @property
     def total_mib(self) -> int:
@@ -52,6 +57,10 @@ class Product:
     def largest_group(self, mode: Sharing = Sharing.WHOLE) -> int:
         """GPUs of the largest node that gives them out so."""
         return max((n.gpus for n in self.nodes if mode in n.sharing), default=0)
+
+    def blocks(self, size: int) -> int:
+        """How many blocks of so many whole GPUs its nodes hold, each in one node."""
+        return sum(n.gpus // size for n in self.nodes if Sharing.WHOLE in n.sharing)
 
 
 def products(fleet: Fleet, pin: Iterable[str] = ()) -> tuple[Product, ...]:
@@ -87,18 +96,22 @@ def share_room(gpu: Gpu, share: Use) -> Room:
     return Room(gpu, Shape(Sharing.SHARED, 1, None, share), share, device)
 
 
-def whole_room(product: Product, gpus: int) -> Room:
-    """So many whole GPUs of one node, joined by the slowest link that any fitting node has.
+def whole_room(product: Product, block: int, stages: int = 1) -> Room:
+    """``stages`` blocks of so many whole GPUs, each in one node, joined by the slowest links.
 
-    A candidate names a product, not a node, so it may promise only what every node keeps.
+    A candidate names a product, not a node, so it may promise only what every fitting node keeps.
+    Stages may lie in any nodes, so they talk over the slowest network; where it is unknown, over
+    the PCIe slot that its card would sit in.
     """
     gpu = product.gpu
-    fitting = [n for n in product.nodes if Sharing.WHOLE in n.sharing and n.gpus >= gpus]
-    slow = gpus > 1 and any(not _nvlink(n, gpus) for n in fitting)
+    fitting = [n for n in product.nodes if Sharing.WHOLE in n.sharing and n.gpus >= block]
+    slow = block > 1 and any(not _nvlink(n, block) for n in fitting)
     pcie = PCIE_GBS.get(gpu.pcie_gen or 4, PCIE_GBS[4])
     link = pcie if slow else (gpu.nvlink_gbs or 2 * pcie) / 2
-    device = Device(gpu, gpu.memory_bandwidth_gbs, 1.0, link, nvlink=not slow)
-    return Room(gpu, Shape(Sharing.WHOLE, gpus), gpu.room, device, slow)
+    between = min([pcie, *(n.network_gbs for n in fitting if n.network_gbs is not None)])
+    device = Device(gpu, gpu.memory_bandwidth_gbs, 1.0, link, nvlink=not slow, between_gbs=between)
+    shape = Shape(Sharing.WHOLE, block * stages, stages=stages)
+    return Room(gpu, shape, gpu.room, device, slow)
 
 
 def _nvlink(node: Node, gpus: int) -> bool:
@@ -108,9 +121,12 @@ def _nvlink(node: Node, gpus: int) -> bool:
 
 
 def rooms(
-    product: Product, modes: Iterable[str] | None, group_sizes: Iterable[int]
+    product: Product, modes: Iterable[str] | None, groups: Iterable[tuple[int, int]]
 ) -> Iterator[Room]:
-    """Every room of a product that the modes allow; groups of more than one GPU are whole."""
+    """Every room of a product that the modes allow; groups of more than one GPU are whole.
+
+    ``groups``: GPUs of a stage, and how many stages.
+    """
     allowed = [m for m in product.sharing if modes is None or m.value in set(modes)]
     if Sharing.MIG in allowed:
         yield from mig_rooms(product.gpu)
@@ -118,6 +134,6 @@ def rooms(
         for ppm in SHARES_PPM:
             yield share_room(product.gpu, product.gpu.fraction(ppm))
     if Sharing.WHOLE in allowed:
-        for gpus in sorted(set(group_sizes)):
-            if gpus <= product.largest_group():
-                yield whole_room(product, gpus)
+        for block, stages in sorted(set(groups)):
+            if block <= product.largest_group() and stages <= product.blocks(block):
+                yield whole_room(product, block, stages)

@@ -200,8 +200,8 @@ def _rooms(gpu: Gpu, options: SizeOptions) -> Iterator[tuple[Room, int, int]]:
             yield room, 1, 1
     product = Product(gpu, (Node("any", gpu, GPUS_PER_NODE, nvlink_domain=gpu.nvlink_domain),))
     for tp in [options.tensor_parallel] if options.tensor_parallel else TENSOR_PARALLEL:
-        if options.tensor_parallel or tp * pp <= GPUS_PER_NODE:
-            yield whole_room(product, tp * pp), tp, pp
+        if options.tensor_parallel or tp <= GPUS_PER_NODE:
+            yield whole_room(product, tp, pp), tp, pp
 
 
 def _unknown_slice(gpu: Gpu, profile: str) -> Room:

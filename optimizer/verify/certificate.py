@@ -82,7 +82,8 @@ def proved_micros(problem: PlacementProblem, certificate: Mapping[str, Any]) -> 
             most = kind.offers(d.pin) if d.pin else anywhere[key]
             for way in problem.candidates.get(d.name, ()):
                 shape = way.shape
-                if way.gpu == kind.gpu.name and shape.gpus <= most.get(shape.sharing, 0):
+                # Stages may lie on several kinds: their worth is between those of all on one.
+                if way.gpu == kind.gpu.name and shape.block <= most.get(shape.sharing, 0):
                     worths += _worth(way, kind.gpu, values.get(key), shares[key])
         mixes += _cheapest(d, worths)
     return max(0.0, mixes - above)

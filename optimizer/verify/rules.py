@@ -166,8 +166,25 @@ def _on_host(
             yield Violation(rule, name, said)
 
 
+def network_bandwidth(facts: Facts) -> Iterator[Violation]:
+    """What pipelines that lie in several nodes hand over is at most each node's network.
+
+    Stages follow each other from node to node, so in each direction a node's link carries one
+    boundary of such a replica: its tokens per second times what a token's activations take.
+    """
+    for name, running in facts.on_node.items():
+        room = facts.ground.nodes[name].network_mbs
+        across = [r.candidate.network_mbs for r in running if r.candidate and len(r.nodes) > 1]
+        if room is not None and sum(across) > room:
+            said = f"{len(across)} pipelines hand over {sum(across)} MB/s, its network has {room}"
+            yield Violation("network_bandwidth", name, said)
+
+
 def interconnect(facts: Facts) -> Iterator[Violation]:
-    """A tensor-parallel group lies in one node, and in one bridged pair where it fits in one."""
+    """A tensor-parallel group lies in one node, and in one bridged pair where it fits in one.
+
+    The stages of a pipeline lie evenly over its nodes: engines start as many ranks on each.
+    """
     for one in facts.running:
         gpus = len(one.devices)
         if gpus < 2:
@@ -176,16 +193,19 @@ def interconnect(facts: Facts) -> Iterator[Violation]:
         # Where the settings do not say how the GPUs are grouped, they are one group.
         staged = config.tensor_parallel * config.pipeline_parallel == gpus
         group = config.tensor_parallel if staged else gpus
-        if group == 1:
-            continue
         parts: Counter[str] = Counter()
         for device in one.devices:
             pair = device.node.nvlink_domain == "pair" and group == 2
             inside = f"{device.node.name}/pair {device.device.index // 2}" if pair else ""
             parts[inside or device.node.name] += 1
         torn = sorted(part for part, count in parts.items() if count % group)
+        each = Counter(device.node.name for device in one.devices)
+        said = ""
         if torn:
             said = f"a group of {group} GPUs is torn: {', '.join(one.replica.gpus)}"
+        elif len(set(each.values())) > 1:
+            said = f"its stages lie unevenly over nodes: {', '.join(one.replica.gpus)}"
+        if said:
             yield Violation("interconnect", one.replica.id, said)
 
 
