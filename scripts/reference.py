@@ -13,7 +13,6 @@ import typer
 
 from optimizer.cli.app import app
 from optimizer.documents.schema import KINDS, schema_of
-from optimizer.documents.supported import KINDS_NOT_SUPPORTED_YET
 from optimizer.domain import prices
 from optimizer.sizing import batching, kvcache, memory, performance, weights
 from optimizer.verify import RULES
@@ -47,8 +46,6 @@ def _command(name: str, command: Any, parent: Any) -> Iterator[str]:
 def documents() -> Iterator[str]:
     """A section per kind, a table per part of it."""
     for kind in KINDS:
-        if kind in KINDS_NOT_SUPPORTED_YET:
-            continue
         schema = schema_of(kind).model_json_schema()
         yield f"## {kind}"
         yield from _part(schema, schema)

@@ -1,5 +1,6 @@
 """Commands that ask a question of many scenarios and give a short answer."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from optimizer.cli.whatif import Add, Baseline, ScaleDemand, baseline_of, progre
 
 if TYPE_CHECKING:
     from optimizer.documents import Documents
+    from optimizer.domain.offer import Offer
     from optimizer.domain.scenario import Scenario
     from optimizer.optimize import Planned
-    from optimizer.scenarios.buy import Offer
     from optimizer.scenarios.evaluate import Setting
     from optimizer.scenarios.questions import Ask
 
@@ -302,11 +303,18 @@ def buy(
         typer.Option(
             "--offer",
             metavar="NxGPU=PRICE",
-            help="Nodes of N GPUs at this price an hour each: 8xh200-141gb-sxm=27.20.",
+            help="Nodes of N GPUs at this price an hour each: 8xh200-141gb-sxm=27.20; beside those "
+            "of a Prices document.",
             show_default=False,
         ),
     ] = None,
-    most: Annotated[int, typer.Option("--most", min=1, help="Nodes of each offer at most.")] = 4,
+    most: Annotated[int, typer.Option("--most", min=1, help="Nodes of each --offer at most.")] = 4,
+    months: Annotated[
+        int,
+        typer.Option(
+            "--months", min=0, help="For how long they are needed: commitments up to that apply."
+        ),
+    ] = 0,
     scenario: Annotated[
         str | None,
         typer.Option(
@@ -320,10 +328,13 @@ def buy(
 ) -> None:
     """Find the cheapest new nodes with which everybody is served.
 
-    Today's demand, or a scenario's. Exits with 3 when all that is offered does not do.
+    Today's demand, or a scenario's, and nodes of a Prices document or of --offer. Exits with 3
+    when all that is offered does not do.
 
     \b
     Examples:
+      fleetslice buy clusters/lab-64.yaml workloads/prod.yaml clusters/offers.prices.yaml \\
+          --scale-demand 1.5 --months 12
       fleetslice buy clusters/lab-64.yaml workloads/prod.yaml --scale-demand 1.5 \\
           --offer 8xh200-141gb-sxm=27.20 --offer 8xl40s=6.80
     """
@@ -335,7 +346,7 @@ def buy(
     flags = quick(scale=[scaling(text) for text in scale_demand or ()], add=add or ())
     found = asked.read(documents, flags)
     wanted = _wanted(found, scenario, with_flags=flags is not None)
-    offers = _offers(found, offer or (), most)
+    offers = _offers(found, offer or (), most, months)
     with asked.ground(found, working) as ground:
         planner = Planner(ground.setting)
         data = _answered(
@@ -371,32 +382,39 @@ def _wanted(found: "Documents", name: str | None, *, with_flags: bool) -> "Scena
     )
 
 
-def _offers(found: "Documents", texts: Sequence[str], most: int) -> "list[Offer]":
-    """Nodes that can be had. Raises Stop."""
+def _offers(found: "Documents", texts: Sequence[str], most: int, months: int) -> "list[Offer]":
+    """Nodes that can be had, of the Prices document and then of flags. Raises Stop."""
+    offers = [o.kept_for(months) for o in found.prices.offers] if found.prices else []
+    offers += [_offer(found, text, most) for text in texts]
+    if not offers:
+        what = "what can be had? name a Prices document, or say --offer 8xh200-141gb-sxm=27.20"
+        raise Stop(Code.USAGE, what)
+    for name, count in Counter(o.name for o in offers).items():
+        if count > 1:
+            raise Stop(Code.USAGE, f"--offer: {name} is offered twice; keep one of the two")
+    return offers
+
+
+def _offer(found: "Documents", text: str, most: int) -> "Offer":
+    """``8xh200-141gb-sxm=27.20``. Raises Stop."""
     from optimizer.documents.faults import unknown
     from optimizer.domain.fleet import Node, Sharing
+    from optimizer.domain.offer import Offer
     from optimizer.domain.units import MICROS, scaled
-    from optimizer.scenarios.buy import Offer
 
-    if not texts:
-        raise Stop(Code.USAGE, "what can be had? say --offer 8xh200-141gb-sxm=27.20")
-    offers = []
-    for text in texts:
-        what, _, price = text.partition("=")
-        count, _, product = what.partition("x")
-        try:
-            gpus, micros = int(count), scaled(float(price), MICROS)
-        except ValueError:
-            gpus, micros = 0, 0
-        if gpus < 1 or micros <= 0:
-            raise Stop(Code.USAGE, f'--offer "{text}": must read NxGPU=PRICE, as 8xl40s=6.80')
-        gpu = found.catalogue.gpu(product)
-        if gpu is None:
-            told = unknown("GPU product", product, found.catalogue.gpus.names())
-            raise Stop(Code.USAGE, f"--offer: {told}")
-        modes = (Sharing.MIG, Sharing.WHOLE) if gpu.mig else (Sharing.WHOLE, Sharing.SHARED)
-        like = Node(
-            f"new-{gpus}x{product}", gpu, gpus, sharing=modes, nvlink_domain=gpu.nvlink_domain
-        )
-        offers.append(Offer(like, micros, most))
-    return offers
+    what, _, price = text.partition("=")
+    count, _, product = what.partition("x")
+    try:
+        gpus, micros = int(count), scaled(float(price), MICROS)
+    except (ValueError, ArithmeticError):
+        gpus, micros = 0, 0
+    if gpus < 1 or micros <= 0:
+        raise Stop(Code.USAGE, f'--offer "{text}": must read NxGPU=PRICE, as 8xl40s=6.80')
+    gpu = found.catalogue.gpu(product)
+    if gpu is None:
+        told = unknown("GPU product", product, found.catalogue.gpus.names())
+        raise Stop(Code.USAGE, f"--offer: {told}")
+    modes = (Sharing.MIG, Sharing.WHOLE) if gpu.mig else (Sharing.WHOLE, Sharing.SHARED)
+    name = f"new-{gpus}x{gpu.name}"
+    like = Node(name, gpu, gpus, sharing=modes, nvlink_domain=gpu.nvlink_domain)
+    return Offer(like, micros, most)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optimizer.documents.catalogue import Catalogue
 from optimizer.documents.deployments import WorkloadsReading, read_workloads
@@ -14,10 +14,10 @@ from optimizer.documents.plan_read import plan_of
 from optimizer.documents.policies import read_policy
 from optimizer.documents.reading import RawDocument, Reading, read
 from optimizer.documents.states import StateReading, read_plan_as_state, read_state
-from optimizer.documents.supported import KINDS_NOT_SUPPORTED_YET
 from optimizer.documents.traffic import read_calibration, read_trace
 from optimizer.domain.fleet import Fleet
 from optimizer.domain.gpu import Gpu
+from optimizer.domain.offer import PriceList
 from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Plan, PlanInput
 from optimizer.domain.policy import Policy
@@ -53,7 +53,7 @@ class Documents:
     scenario_names: tuple[str, ...] = ()  # of all, in document order
     policy: Policy | None = None
     traces: tuple[Trace, ...] = ()
-    prices: dict[str, Any] | None = None
+    prices: PriceList | None = None
     plan: Plan | None = None
     inputs: tuple[PlanInput, ...] = ()
     catalogue: Catalogue = field(default_factory=Catalogue)
@@ -97,8 +97,9 @@ class _Loader:
     def load(self) -> Documents:
         """The documents. Raises DocumentFaults."""
         self._give_cards()
-        self._refuse_kinds()
-        fleet = self._fleet()
+        priced = self._one("Prices", self.reading)
+        fleet = self._fleet(priced)
+        prices = self._prices(priced, fleet)
         workloads = self._workloads(fleet)
         state = self._state(fleet, workloads)
         scenarios = self._scenarios(fleet, workloads)
@@ -121,6 +122,7 @@ class _Loader:
             plan=plan,
             policy=policy,
             traces=traces,
+            prices=prices,
             inputs=self._inputs(),
             catalogue=self.catalogue,
             gpus=self._gpus(fleet, workloads),
@@ -131,12 +133,6 @@ class _Loader:
         for shelf in self.catalogue.shelves:
             for document in self.reading.of(shelf.kind):
                 shelf.give(document)
-
-    def _refuse_kinds(self) -> None:
-        for kind in KINDS_NOT_SUPPORTED_YET:
-            for document in self.reading.of(kind):
-                message = f"not supported yet: documents of kind {kind}; leave it out"
-                self.faults.append(document.fault(("kind",), message))
 
     def _one(self, kind: str, reading: Reading) -> RawDocument | None:
         """The only document of a kind; more are a fault."""
@@ -150,13 +146,28 @@ class _Loader:
             self.faults.append(other.fault(("kind",), message))
         return found[0] if found else None
 
-    def _fleet(self) -> FleetReading | None:
+    def _fleet(self, prices: RawDocument | None) -> FleetReading | None:
         document = self._one("Fleet", self.reading)
         if document is None:
             return None
+        if prices is not None:
+            from optimizer.documents.pricelists import repriced
+
+            document = repriced(document, prices, self.catalogue)
         found = read_fleet(document, self.catalogue)
         self.faults += found.faults
         return found
+
+    def _prices(self, document: RawDocument | None, fleet: FleetReading | None) -> PriceList | None:
+        if document is None:
+            return None
+        from optimizer.documents.pricelists import read_prices, told  # here: few commands do
+
+        prices, faults = read_prices(document, self.catalogue, fleet)
+        self.faults += faults
+        if prices is not None:
+            self.notes += told(prices, document.file, fleet)
+        return prices
 
     def _workloads(self, fleet: FleetReading | None) -> WorkloadsReading | None:
         documents = self.reading.of("Workloads")

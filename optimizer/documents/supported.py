@@ -22,7 +22,6 @@ class _But:
 NOT_SUPPORTED_YET: tuple[tuple[str, str, Any, str], ...] = (
     ("Deployment", "allow.pipeline_parallel[]", _But(1), "pipeline parallelism"),
 )
-KINDS_NOT_SUPPORTED_YET = ("Prices",)
 
 
 def unsupported(thing: str, raw: Any, say: Callable[..., Fault]) -> Iterator[Fault]:

@@ -6,8 +6,9 @@ from heapq import heappop, heappush
 from itertools import islice
 
 from optimizer.domain.fleet import Node
+from optimizer.domain.offer import Offer
 from optimizer.domain.placement import node_of
-from optimizer.domain.scenario import AddNodes, Scenario
+from optimizer.domain.scenario import AddNodes, Assign, Change, Scenario
 from optimizer.scenarios.answer import Answer, summary
 from optimizer.scenarios.evaluate import Planner
 from optimizer.scenarios.questions import Ask, Unanswered
@@ -18,20 +19,11 @@ Mix = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A node that can be had, up to ``most`` times, for ``price_micros`` an hour each."""
-
-    node: Node
-    price_micros: int
-    most: int = 4
-
-
-@dataclass(frozen=True, slots=True)
 class Purchase:
     """The mix found: how many of each offer, and what the plan is then.
 
-    ``counts`` None: not even all offers together would do (``answer`` says who is short).
-    ``at_least_micros``: no mix that does costs less an hour.
+    ``counts`` None: no plan serves all even with all that is offered (``answer`` says who is
+    short, and whether that is proved). ``at_least_micros``: no mix that does costs less an hour.
     """
 
     counts: Mix | None
@@ -66,7 +58,8 @@ def buy(
         return _mixed(scenario, offers, mix, _words(offers, mix), priced=priced)
 
     every = tuple(offer.most for offer in offers)
-    mixed = _mixed(scenario, offers, every, "all offers")
+    free = Scenario(scenario.name, tuple(map(_for_nothing, scenario.changes)))
+    mixed = _mixed(free, offers, every, "all offers", relaxed=True)
     plan = _relaxed(planner).plan(mixed).plan
     answer = summary(plan, mixed.name).answer
     if answer.status == "nothing_found":
@@ -74,7 +67,7 @@ def buy(
     if not answer.planned or answer.unmet:
         return Purchase(None, 0, 0, answer, 1)
     used = {node_of(gpu.id) for gpu in plan.gpus if gpu.mode != "empty"}
-    best = tuple(sum(node.name in used for node in _nodes(o, o.most)) for o in offers)
+    best = tuple(_enough(o, sum(n.name in used for n in _nodes(o, o.most, 0))) for o in offers)
     floor, sure, tried = answer.bound_micros or 0, True, 1
     for batch in _batches(_between(offers, floor, _price(offers, best))):
         if tried + len(batch) > tries:
@@ -114,23 +107,47 @@ def _relaxed(planner: Planner) -> Planner:
     return Planner(replace(s, inputs=free))
 
 
+def _for_nothing(change: Change) -> Change:
+    """The change as it is where the fleet's own nodes, and those the scenario adds, are free."""
+    if isinstance(change, AddNodes):
+        return AddNodes(tuple(replace(n, price_micros_per_gpu_hour=0) for n in change.nodes))
+    if isinstance(change, Assign) and change.path == ("price_micros_per_gpu_hour",):
+        return replace(change, value=0)
+    return change
+
+
 def _mixed(
-    scenario: Scenario, offers: Sequence[Offer], mix: Mix, name: str, *, priced: bool = True
+    scenario: Scenario,
+    offers: Sequence[Offer],
+    mix: Mix,
+    name: str,
+    *,
+    priced: bool = True,
+    relaxed: bool = False,
 ) -> Scenario:
-    """The scenario with these nodes added."""
-    nodes = [n for o, count in zip(offers, mix, strict=True) for n in _nodes(o, count, priced)]
+    """The scenario with these nodes added; ``relaxed``: at the least that each could cost."""
+    nodes: list[Node] = []
+    for offer, count in zip(offers, mix, strict=True):
+        if not count:
+            continue
+        each = offer.cheapest_micros if relaxed else offer.total_micros(count) // count
+        nodes += _nodes(offer, count, each // offer.node.gpus if priced else None)
     return Scenario(name, (*scenario.changes, AddNodes(tuple(nodes))))
 
 
-def _nodes(offer: Offer, count: int, priced: bool = True) -> list[Node]:
-    """So many nodes of an offer, each GPU at its part of the node's price, rounded down."""
-    price = offer.price_micros // offer.node.gpus if priced else None
-    like = replace(offer.node, price_micros_per_gpu_hour=price)
+def _nodes(offer: Offer, count: int, price_micros: int | None) -> list[Node]:
+    """So many nodes of an offer, at a price of each GPU, which is rounded down."""
+    like = replace(offer.node, price_micros_per_gpu_hour=price_micros)
     return [replace(like, name=f"{like.name}-{n}") for n in range(1, count + 1)]
 
 
+def _enough(offer: Offer, count: int) -> int:
+    """As few as can be taken, so many or more."""
+    return max(count, offer.least) if count else 0
+
+
 def _price(offers: Sequence[Offer], mix: Mix) -> int:
-    return sum(o.price_micros * count for o, count in zip(offers, mix, strict=True))
+    return sum(o.total_micros(count) for o, count in zip(offers, mix, strict=True))
 
 
 def _words(offers: Sequence[Offer], mix: Mix) -> str:
@@ -140,19 +157,24 @@ def _words(offers: Sequence[Offer], mix: Mix) -> str:
 
 
 def _between(offers: Sequence[Offer], floor: int, ceiling: int) -> Iterator[Mix]:
-    """Every mix from ``floor`` to under ``ceiling``, in order of price."""
-    nothing = (0,) * len(offers)
-    heap: list[tuple[int, Mix, int]] = [(0, nothing, 0)]
+    """Every mix from ``floor`` to under ``ceiling``, in order of price.
+
+    More of an offer never cost less, so the heap holds only next steps.
+    """
+    steps = [(0, *o.counts) for o in offers]
+    start = (0,) * len(offers)
+    heap: list[tuple[int, Mix, int]] = [(0, start, 0)]
     while heap:
-        price, mix, first = heappop(heap)
+        price, at, first = heappop(heap)
         if price >= ceiling:
             return
         if price >= floor:
-            yield mix
+            yield tuple(step[i] for step, i in zip(steps, at, strict=True))
         for i in range(first, len(offers)):  # only onwards, so that no mix comes twice
-            if mix[i] < offers[i].most:
-                more = (*mix[:i], mix[i] + 1, *mix[i + 1 :])
-                heappush(heap, (price + offers[i].price_micros, more, i))
+            if at[i] + 1 < len(steps[i]):
+                more = (*at[:i], at[i] + 1, *at[i + 1 :])
+                mix = tuple(step[j] for step, j in zip(steps, more, strict=True))
+                heappush(heap, (_price(offers, mix), more, i))
 
 
 def _batches(mixes: Iterator[Mix]) -> Iterator[list[Mix]]:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from optimizer.domain import words
+from optimizer.domain.offer import Offer
 from optimizer.domain.plan import Unmet
 from optimizer.domain.units import PPM, money, rps
 from optimizer.scenarios.answer import Answer, Json, entry, unmet_rows
-from optimizer.scenarios.buy import Offer, Purchase
+from optimizer.scenarios.buy import Purchase
 from optimizer.scenarios.compare import missing
 from optimizer.scenarios.questions import Headroom, Loss, Quote, Retired, RulePrice, Short
 
@@ -140,33 +141,51 @@ def buy_data(found: Purchase, offers: Sequence[Offer], unit: str) -> Json:
     """``buy -o json``."""
     counts = found.counts or tuple(0 for _ in offers)
     bought = [(o, n) for o, n in zip(offers, counts, strict=True) if n]
-    if found.counts is None:
-        says = ["All that is offered together does not do:"]
-        says += [_short_of(one) for one in found.answer.unmet] or [_outcome(found.answer)]
-    elif not bought:
-        says = ["Nothing need be bought: all is served."]
-    else:
-        mix = " and ".join(f"{n} x {o.node.name}" for o, n in bought)
-        says = [
-            f"Buy {mix}: {words.price(found.price_micros, unit)}{_month(found.price_micros, unit)}."
-        ]
-        says.append(
-            "No cheaper mix of the offers does."
-            if found.proved
-            else f"Any mix that does costs {words.price(found.at_least_micros, unit)} at least."
-        )
     return {
         "question": "buy",
         "unit": unit,
-        "says": says,
+        "says": _bought_says(found, bought, unit),
         "serves": found.counts is not None,
-        "nodes": {o.node.name: n for o, n in bought},
+        "nodes": {o.name: n for o, n in bought},
         "price_per_hour": money(found.price_micros),
+        "price_per_month": money(found.price_micros * HOURS_A_MONTH),
         "price_per_hour_at_least": money(found.at_least_micros),
         "proved": found.proved,
         "mixes_tried": found.tried,
         "plan": entry(found.answer),
-        "rows": [],
+        "rows": [_bought_row(offer, count, unit) for offer, count in bought],
+    }
+
+
+def _bought_says(found: Purchase, bought: Sequence[tuple[Offer, int]], unit: str) -> list[str]:
+    if found.counts is None:
+        answer = found.answer
+        if answer.unmet_proved or answer.status == "infeasible":
+            says = ["All that is offered together does not do:"]
+        else:
+            says = ["No plan was found that serves all, even with all that is offered:"]
+        return says + ([_short_of(one) for one in answer.unmet] or [_outcome(answer)])
+    if not bought:
+        return ["Nothing need be bought: all is served."]
+    mix = " and ".join(f"{n} x {o.name}" for o, n in bought)
+    price = f"{words.price(found.price_micros, unit)}{_month(found.price_micros, unit)}"
+    proof = (
+        "No cheaper mix of the offers does."
+        if found.proved
+        else f"Any mix that does costs {words.price(found.at_least_micros, unit)} at least."
+    )
+    return [f"Buy {mix}: {price}.", proof]
+
+
+def _bought_row(offer: Offer, count: int, unit: str) -> Json:
+    term = words.plural(offer.term_months, "month") if offer.term_months else "as long as you like"
+    return {
+        "offer": offer.name,
+        "nodes": count,
+        "what": f"{offer.node.gpus} x {offer.node.gpu.name}",
+        "each": words.price(offer.total_micros(count) // count, unit),
+        "together": words.price(offer.total_micros(count), unit),
+        "kept for": term,
     }
 
 

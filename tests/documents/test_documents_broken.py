@@ -19,6 +19,7 @@ BESIDE = {
     "workloads": ("fleet",),
     "state": ("fleet", "workloads"),
     "scenarios": ("fleet", "workloads"),
+    "prices": ("fleet", "workloads"),
     "plan": (),
 }
 NEED = {"files": ("Fleet",), "plan": ("Plan",)}

@@ -1,16 +1,18 @@
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import pytest
 
 import worlds
 from builders import a100, deployment, gpu, node
+from optimizer.domain.offer import Commitment, Discount, Offer
 from optimizer.domain.placement import node_of
-from optimizer.domain.scenario import Lose, Scale, Scenario
+from optimizer.domain.scenario import AddNodes, Lose, Scale, Scenario
 from optimizer.domain.workload import MeasuredOption, Needs
 from optimizer.optimize import Inputs, optimize
 from optimizer.scenarios import questions
-from optimizer.scenarios.buy import Offer, buy
+from optimizer.scenarios.buy import buy
 from optimizer.scenarios.evaluate import Planner, Setting, evaluate, setting
 
 SMALL = gpu("small", memory_gib=24)
@@ -147,25 +149,65 @@ def test_retired_nodes_leave_nobody_short_and_no_more_can_go(base, planned, ask)
 # --- buy ------------------------------------------------------------------------------------------
 
 
-def test_the_cheapest_mix_is_bought(base, ask):
-    offers = [
-        Offer(node("a100-4", a100(), 4), 8_000_000, 2),
-        Offer(node("a100-1", a100(), 1), 3_000_000, 3),
-    ]
+FOUR, ONE = node("a100-4", a100(), 4), node("a100-1", a100(), 1)
+
+
+@pytest.mark.parametrize(
+    "offers",
+    [
+        (Offer(FOUR, 8_000_000, 2), Offer(ONE, 3_000_000, 3)),
+        (Offer(FOUR, 8_000_000, 2), Offer(ONE, 3_000_000, 3, discounts=(Discount(2, 400_000),))),
+        (Offer(FOUR, 8_000_000, 2, least=2), Offer(ONE, 3_000_000, 5, least=4)),
+    ],
+    ids=["plain", "cheaper from two on", "not fewer than"],
+)
+def test_the_cheapest_mix_is_bought(base, ask, offers):
     grown = Scenario("grown", (Scale("deployment", "batch", 5_000_000),))  # ten 3g.40gb: five GPUs
     found = buy(Planner(base), ask, offers, grown)
     assert found.proved
     assert found.answer.unmet == ()
-    assert found.counts == brute_force(ask, offers, grown)
+    assert found.price_micros == brute_force(ask, offers, grown)
+
+
+def test_what_a_scenario_adds_itself_is_not_bought(base, ask):
+    """Its nodes cost nothing more, so they must not lift the bound."""
+    own = replace(node("own", a100(), 4), price_micros_per_gpu_hour=9_000_000)
+    grown = Scenario("grown", (AddNodes((own,)), Scale("deployment", "batch", 7_000_000)))
+    offers = (Offer(FOUR, 8_000_000, 1), Offer(ONE, 3_000_000, 3))
+    found = buy(Planner(base), ask, offers, grown)
+    assert (found.price_micros, found.proved) == (brute_force(ask, offers, grown), True)
 
 
 def brute_force(ask, offers, scenario):
-    from optimizer.scenarios.buy import _mixed, _price
+    """The price of the cheapest mix that does, all of them tried."""
+    mixes = list(product(*((0, *offer.counts) for offer in offers)))
+    answers = ask([with_nodes(scenario, offers, mix) for mix in mixes])
+    priced = [sum(o.total_micros(n) for o, n in zip(offers, mix, strict=True)) for mix in mixes]
+    return min(p for p, a in zip(priced, answers, strict=True) if a.planned and not a.unmet)
 
-    mixes = [(i, j) for i in range(offers[0].most + 1) for j in range(offers[1].most + 1)]
-    answers = ask([_mixed(scenario, offers, mix, str(mix)) for mix in mixes])
-    good = [m for m, a in zip(mixes, answers, strict=True) if a.planned and not a.unmet]
-    return min(good, key=lambda mix: _price(offers, mix))
+
+def with_nodes(scenario, offers, mix):
+    nodes = tuple(
+        replace(offer.node, name=f"{offer.name}-{i}", price_micros_per_gpu_hour=0)
+        for offer, count in zip(offers, mix, strict=True)
+        for i in range(count)
+    )
+    return Scenario(str(mix), (*scenario.changes, AddNodes(nodes)))
+
+
+@pytest.mark.parametrize(
+    ("count", "months", "total"),
+    [(1, 0, 10.0), (3, 0, 30.0), (4, 0, 36.0), (9, 0, 72.0), (1, 11, 10.0), (4, 12, 27.0)],
+)
+def test_the_price_of_an_offer(count, months, total):
+    offer = Offer(
+        ONE,
+        10_000_000,
+        discounts=(Discount(4, 100_000), Discount(9, 200_000)),
+        commitments=(Commitment(12, 250_000), Commitment(36, 500_000)),
+    )
+    assert offer.kept_for(months).total_micros(count) == round(total * 1_000_000)
+    assert offer.cheapest_micros == 8_000_000
 
 
 def test_nothing_is_bought_where_all_fits(base, ask):

@@ -55,7 +55,8 @@ def fleetslice(tmp_path, monkeypatch, capsys):
         Path(f"{name}.yaml").write_text(text, encoding="utf-8")
 
     def called(command: str, *flags: str, output: str = "json"):
-        argv = [command, "fleet.yaml", "workloads.yaml", *flags, "--effort", "5", "-o", output]
+        effort = () if command == "verify" else ("--effort", "5")
+        argv = [command, "fleet.yaml", "workloads.yaml", *flags, *effort, "-o", output]
         monkeypatch.setattr(sys, "argv", ["fleetslice", *argv])
         code = run()
         said = capsys.readouterr()
@@ -142,6 +143,38 @@ def test_buy(fleetslice):
     assert code == 0
     assert (data["nodes"], data["price_per_hour"]) == ({"new-1xa100-80gb-sxm": 1}, 3.0)
     assert data["proved"]
+
+
+PRICES = """\
+kind: Prices
+version: 1
+offers:
+  - {name: a100-1, gpu: a100-80gb-sxm, gpus: 1, price_per_gpu_hour: 3,
+     commitments: [{months: 12, percent: 50}]}
+  - {name: a100-4, gpu: a100-80gb-sxm, gpus: 4, price_per_node_hour: 7, nodes: {max: 1}}
+gpus: {l40s: 0.25, h100-80gb-sxm: 2}
+"""
+
+
+def test_buy_of_a_price_list(fleetslice):
+    """Slices for six GPUs, of which the fleet has four: two nodes of one, or one of four."""
+    Path("prices.yaml").write_text(PRICES, encoding="utf-8")
+    flags = ("prices.yaml", "--scale-demand", "tenant:acme=6", "--workers", "0")
+    code, data, told = fleetslice("buy", *flags)
+    assert (code, data["nodes"], data["price_per_hour"]) == (0, {"a100-1": 2}, 6.0)
+    assert data["proved"]
+    assert "the prices of l40s are those of prices.yaml" in told
+    assert "has prices of h100-80gb-sxm, of which the fleet has none" in told
+    code, data, _ = fleetslice("buy", *flags, "--months", "12")
+    assert (code, data["nodes"], data["price_per_hour"]) == (0, {"a100-1": 2}, 3.0)
+
+
+def test_a_price_list_stands_in_for_the_prices_of_the_fleet(fleetslice):
+    Path("prices.yaml").write_text(PRICES, encoding="utf-8")
+    code, plan, _ = fleetslice("plan", "prices.yaml", "--out", "plan.json")
+    assert (code, plan["price_per_hour"]) == (0, 2.25)
+    assert fleetslice("verify", "prices.yaml", "plan.json")[0] == 0
+    assert fleetslice("verify", "plan.json")[0] == 7  # by the fleet's own prices it costs more
 
 
 @pytest.mark.parametrize("offer", ["a100-80gb-sxm=3", "1xa100-80gb=3", "1xa100-80gb-sxm=free"])

@@ -9,6 +9,7 @@ _HOMES = {
     "Workloads": ("workloads", "WorkloadsDoc"),
     "Scenarios": ("scenarios", "ScenariosDoc"),
     "Policy": ("policy", "PolicyDoc"),
+    "Prices": ("prices", "PricesDoc"),
     "Plan": ("plan", "PlanDoc"),
     "Gpu": ("cards", "GpuDoc"),
     "Model": ("cards", "ModelDoc"),
@@ -16,11 +17,11 @@ _HOMES = {
     "Calibration": ("traffic", "CalibrationDoc"),
     "Trace": ("traffic", "TraceDoc"),
 }
-KINDS = (*_HOMES, "Prices")  # the last is refused yet
+KINDS = tuple(_HOMES)
 
 
 def schema_of(kind: str) -> Any:
-    """The model class of a kind. Raises KeyError where none is read yet."""
+    """The model class of a kind. Raises KeyError where there is none."""
     module, name = _HOMES[kind]
     if kind == "Engine":
         return import_module("optimizer.documents.engine_card").EngineDocument
