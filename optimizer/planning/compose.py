@@ -27,7 +27,7 @@ from optimizer.domain.workload import Deployment
 from optimizer.planning.layout import layouts_after, slices_of
 from optimizer.planning.match import Matcher
 from optimizer.planning.moves import moves, repartitions
-from optimizer.planning.order import DEFAULT_PACE, Pace, order
+from optimizer.planning.order import DEFAULT_PACE, Ordered, Pace, order
 from optimizer.planning.reasons import host_notes, reasons
 from optimizer.planning.unmet import unmet
 
@@ -46,8 +46,11 @@ def compose(
     version: str = "",
     predict: Predict | None = None,
     pace: Pace = DEFAULT_PACE,
+    brief: bool = False,
 ) -> Plan:
     """The plan of an outcome; without an incumbent an empty one that says what is known.
+
+    A ``brief`` one, for whoever only compares, has neither steps nor reasons.
 
     ``predict`` answers for a replica at its actual load; without it a deployment shows what
     sizing predicted at full capacity, which is never better.
@@ -56,7 +59,7 @@ def compose(
     placement = _sorted(outcome.incumbent or Placement())
     sheet = _Sheet(problem, placement)
     changes = moves(problem, placement) if found else ()
-    ordered = order(problem, placement, changes, pace)
+    ordered = Ordered() if brief else order(problem, placement, changes, pace)
     prices = sheet.deployment_prices()
     return Plan(
         inputs=inputs,
@@ -68,7 +71,7 @@ def compose(
         run=run,
         placement=placement,
         deployments=tuple(
-            sheet.deployment(d, prices, dropped.get(d.name, ()), predict)
+            sheet.deployment(d, prices, None if brief else dropped.get(d.name, ()), predict)
             for d in problem.deployments
         ),
         gpus=tuple(sheet.gpu(g) for g in problem.fleet.gpus()),
@@ -186,10 +189,10 @@ class _Sheet:
         self,
         deployment: Deployment,
         prices: Mapping[str, _Price],
-        dropped: tuple[Dropped, ...],
+        dropped: tuple[Dropped, ...] | None,
         predict: Predict | None,
     ) -> DeploymentPlan:
-        """That deployment's part of the plan."""
+        """That deployment's part of the plan; its reasons where it is told what was dropped."""
         replicas = self.replicas[deployment.name]
         asked = deployment.asked_mrps
         capacity = sum(self.matcher.capacity_mrps(r) for r in replicas)
@@ -202,7 +205,7 @@ class _Sheet:
             capacity_mrps=None if asked is None else capacity,
             predicted=self._predicted(deployment, replicas, capacity, predict),
             price_micros=prices[deployment.name].paid,
-            reasons=reasons(self.problem, deployment, replicas, dropped),
+            reasons=() if dropped is None else reasons(self.problem, deployment, replicas, dropped),
             slo=deployment.slo,
         )
 

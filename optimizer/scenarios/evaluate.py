@@ -90,7 +90,7 @@ class Planner:
     def answer(self, scenario: Scenario) -> Answer:
         """The scenario's answer; one that cannot be made or planned says why in ``failed``."""
         try:
-            plan = self.plan(scenario).plan
+            plan = self.plan(scenario, brief=True).plan
         except ScenarioFault as fault:
             return Answer(scenario.name, failed=str(fault))
         except Exception as error:  # whatever one scenario meets, the rest must finish
@@ -100,8 +100,11 @@ class Planner:
             raise KeyboardInterrupt
         return compared(self.setting.before, summary(plan, scenario.name))
 
-    def plan(self, scenario: Scenario) -> Planned:
-        """The scenario's whole plan. Raises ScenarioFault, BrokenPlan."""
+    def plan(self, scenario: Scenario, *, brief: bool = False) -> Planned:
+        """The scenario's plan, without steps and reasons if ``brief``.
+
+        Raises ScenarioFault, BrokenPlan.
+        """
         from optimizer.planning import compose
 
         world = self.world(scenario)
@@ -111,7 +114,13 @@ class Planner:
         # Only what differs between two runs on the same input is left open.
         run = PlanRun(0.0, self.setting.limits.workers, "", outcome.stopped_by)
         plan: Plan = compose(
-            problem, outcome, inputs=(), options={}, run=run, dropped=sizing.dropped
+            problem,
+            outcome,
+            inputs=(),
+            options={},
+            run=run,
+            dropped=sizing.dropped,
+            brief=brief,
         )
         return Planned(plan, problem, sizing)
 
