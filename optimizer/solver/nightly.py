@@ -20,6 +20,7 @@ from optimizer.solver.integer import Clock, Level, Search, common_divisor, prior
 from optimizer.solver.master import Master
 from optimizer.solver.measure import disruption_mib
 from optimizer.solver.rebalance import Ask
+from optimizer.solver.relocation import only_places, relocate, told_apart
 from optimizer.solver.reserve import reserve
 from optimizer.solver.search import DISRUPTION, PRICE, UNMET, nothing_found, outcome_of
 from optimizer.solver.tighten import rounded
@@ -49,6 +50,10 @@ def rebalance_within(
     progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Least unmet demand, then price, then disruption, as far as ``ask`` allows."""
+    if worth is None and not told_apart(problem) and only_places(problem):
+        outcome = relocate(problem, limits, ask)
+        if outcome.incumbent is not None:
+            return outcome
     search = partial(_within, ask=ask or Ask(), worth=worth)
     return reserve(search, problem, limits, progress)
 
