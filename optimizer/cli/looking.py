@@ -27,6 +27,9 @@ from optimizer.cli.terminal import (
 if TYPE_CHECKING:
     from optimizer.documents import Documents
     from optimizer.domain.plan import Plan
+    from optimizer.optimize import Planned
+
+DEAREST = 5  # deployments whose marginal prices an explanation of a whole plan shows
 
 
 @guarded
@@ -169,12 +172,32 @@ def explain(
         told = report.explain(known.plan, known.problem, known.sizing.dropped, subject)
     except report.UnknownSubject as error:
         raise Stop(Code.USAGE, str(error)) from None
+    prices, more = _marginal(known, subject)
     if output is not Output.TABLE:
-        show_data({"subject": subject, "sentences": list(told)}, output)
+        data = {"subject": subject, "sentences": [*told, *more], "marginal_prices": prices}
+        show_data(data, output)
         return
     console = stdout()
-    for sentence in told:
+    for sentence in (*told, *more):
         console.print(sentence, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+
+def _marginal(known: "Planned", subject: str | None) -> tuple[dict[str, Any] | None, list[str]]:
+    """Marginal prices as data and sentences: of a deployment, a GPU, or what costs most."""
+    from optimizer import report
+    from optimizer.solver.marginal import marginal_prices
+
+    plan = known.plan
+    dear = sorted(plan.deployments, key=lambda d: (-d.price_micros, d.name))
+    asked = {d.name for d in dear[:DEAREST]} if subject is None else {subject}
+    node = subject.rpartition("/")[0] if subject in {g.id for g in plan.gpus} else None
+    if subject is not None and node is None and subject not in {d.name for d in dear}:
+        return None, []  # a replica: its deployment has a price
+    found = marginal_prices(known.problem, asked)
+    if found is None:
+        return None, []
+    told = report.marginal_sentences(found, plan.unit, gpu_node=node)
+    return report.marginal_data(found, plan.unit), list(told)
 
 
 @guarded

@@ -13,6 +13,7 @@ from optimizer.report.lists import (
     render_profiles,
     render_violations,
 )
+from optimizer.report.marginal import marginal_data, marginal_sentences
 from optimizer.report.running import render_status
 from optimizer.report.simulated import render_simulated
 from optimizer.report.sizes import render_size
@@ -28,6 +29,8 @@ __all__ = [
     "engine_rows",
     "explain",
     "gpu_rows",
+    "marginal_data",
+    "marginal_sentences",
     "markdown",
     "model_rows",
     "profile_rows",

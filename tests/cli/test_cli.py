@@ -224,6 +224,9 @@ def test_plan_is_written_judged_explained_and_reported(starter):
     assert "chat (acme) runs" in why.out
     told = json.loads(fleetslice("explain", "a.json", "chat", "-o", "json").out)
     assert told["sentences"] == why.out.splitlines()
+    (price,) = told["marginal_prices"]["requests_per_second"]
+    assert price["deployment"] == "chat"
+    assert 0 <= price["low"] <= price["high"]
     again = fleetslice("rebalance", *starter, "--state", "a.json", "--detailed-exitcode")
     assert again.code == 0
     assert "Nothing to move" in again.out
