@@ -5,15 +5,16 @@ node that an earlier change adds may be lost by a later one.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from optimizer.documents import look
 from optimizer.documents.catalogue import Catalogue
 from optimizer.documents.deployments import (
     ENGINES,
     Surroundings,
+    WorkloadsReading,
     build_deployment,
     deployment_faults,
     engine_name,
@@ -79,6 +80,24 @@ class Stage:
         for fault in faults:
             self.fault(fault)
 
+    @classmethod
+    def nowhere(cls) -> "Stage":
+        """Of no documents: to judge what does not depend on any."""
+        return cls(Catalogue(), None, {}, deployments_sure=False, sound=False, clean=False)
+
+    def copy(self) -> "Stage":
+        """The same by now, to go on from apart."""
+        f = self.fleet
+        return replace(
+            self,
+            fleet=None if f is None else FleetReading(f.document, [], dict(f.nodes), f.sure),
+            deployments=dict(self.deployments),
+            faults=list(self.faults),
+            gone=set(self.gone),
+            dirty=set(self.dirty),
+            priced_at=list(self.priced_at),
+        )
+
     @property
     def fleet_sure(self) -> bool:
         """Whether every node there is could be told."""
@@ -108,6 +127,31 @@ class Stage:
         return Surroundings(self.catalogue, self.fleet, names, self.deployments_sure)
 
 
+class World(NamedTuple):
+    """What scenarios change."""
+
+    catalogue: Catalogue
+    fleet: FleetReading | None
+    workloads: WorkloadsReading | None
+
+    def stage(self, *, clean: bool) -> Stage:
+        """The start of one scenario."""
+        fleet, workloads = self.fleet, self.workloads
+        known = fleet is not None and fleet.fleet is not None
+        known &= workloads is not None and workloads.workloads is not None
+        return Stage(
+            catalogue=self.catalogue,
+            fleet=FleetReading(fleet.document, [], dict(fleet.nodes), fleet.sure)
+            if fleet
+            else None,
+            deployments={n: raw for n, (_, _, raw) in workloads.raw.items()} if workloads else {},
+            deployments_sure=workloads is not None and workloads.sure,
+            sound=known,
+            clean=clean and known,
+            base_products=lambda: fleet.products if fleet else (),
+        )
+
+
 def below(say: Say, *base: str | int) -> Say:
     """``say`` of what stands below ``base``."""
 
@@ -124,7 +168,13 @@ def only(stage: Stage, raw: Entry, fields: tuple[str, ...], say: Say) -> str | N
         nulls = [f for f in fields if f in raw]
         if nulls:
             stage.fault(say((nulls[0],), "is empty; give a value"))
-        elif set(raw) <= {"by", "from", "to", "steps"}:  # else a field is unknown, and told to be
+        elif set(raw) <= {
+            "by",
+            "from",
+            "to",
+            "steps",
+            "values",
+        }:  # else a field is unknown, and told to be
             stage.fault(say((), f"says nothing; give one of {either(list(fields))}"))
         return None
     for more in given[1:]:

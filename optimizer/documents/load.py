@@ -102,10 +102,10 @@ class _Loader:
         prices = self._prices(priced, fleet)
         workloads = self._workloads(fleet)
         state = self._state(fleet, workloads)
-        scenarios = self._scenarios(fleet, workloads)
+        traces = self._traces()
+        scenarios = self._scenarios(fleet, workloads, traces)
         plan = self._plan()
         policy = self._policy(fleet, workloads)
-        traces = self._traces()
         self._calibrate()
         self._missing()
         self.faults += self.catalogue.faults
@@ -210,7 +210,10 @@ class _Loader:
         return found
 
     def _scenarios(
-        self, fleet: FleetReading | None, workloads: WorkloadsReading | None
+        self,
+        fleet: FleetReading | None,
+        workloads: WorkloadsReading | None,
+        traces: tuple[Trace, ...],
     ) -> "ScenariosReading | None":
         """Every scenario; one that is faulty is a fault of the load only where that is asked."""
         documents = self.reading.of("Scenarios")
@@ -218,7 +221,7 @@ class _Loader:
             return None
         from optimizer.documents.scenarios import read_scenarios  # here: few commands read them
 
-        found = read_scenarios(documents, self.catalogue, fleet, workloads)
+        found = read_scenarios(documents, self.catalogue, fleet, workloads, traces)
         self.faults += found.told() if self.strict_scenarios else found.faults
         return found
 

@@ -202,27 +202,130 @@ def test_grid(read):
     )
 
 
-@pytest.mark.parametrize(
-    ("grid", "said"),
-    [
-        ("[{all: true, from: 1, to: 2, steps: 3}]", "grid"),
-        (
-            "[{all: true, from: 1, to: 2, steps: 1}, {all: true, from: 1, to: 2, steps: 2}]",
-            "grid[0].steps",
-        ),
-        (
-            "[{all: true, from: 1, to: 2, steps: 2}, {tenant: nobody, from: 1, to: 2, steps: 2}]",
-            "grid[1].tenant",
-        ),
-    ],
-    ids=["one axis", "no step", "nobody"],
-)
-def test_faults_of_a_grid(read, grid, said):
-    found = read(f"families: [{{name: g, grid: {grid}}}]")
+def test_grid_of_a_price_and_a_field(read):
+    price = "{price: l40s, values: [0.5, 1]}"
+    tpot = "{set: deployments.chat.slo.tpot_ms, from: 30, to: 40, steps: 3}"
+    found = read(f"families: [{{name: g, grid: [{price}, {tpot}]}}]").scenarios
+    names = ["0.5,30", "0.5,35", "0.5,40", "1.0,30", "1.0,35", "1.0,40"]
+    assert [s.name for s in found] == [f"g/{name}" for name in names]
+    assert found[1].changes == (
+        PriceChange("l40s", 500_000),
+        Assign("deployment", "chat", ("slo", "tpot_ms"), 35.0),
+    )
+
+
+def test_values_that_are_no_numbers(read):
+    text = """families:
+  - name: g
+    grid: [{set: deployments.chat.allow.precisions, values: [[bf16], [bf16, fp8]]},
+           {set: deployments.chat.isolate, values: [none, gpu]}]"""
+    found = read(text).scenarios
+    assert [s.name for s in found] == [
+        'g/["bf16"],none',
+        'g/["bf16"],gpu',
+        'g/["bf16","fp8"],none',
+        'g/["bf16","fp8"],gpu',
+    ]
+    assert [c.value for c in found[3].changes] == [("bf16", "fp8"), "gpu"]
+
+
+def test_families_are_composed(read):
+    """Each rack lost, for each size of a customer who comes, at random demand of all."""
+    text = """families:
+  - name: f
+    for_each: rack
+    changes:
+      - {add_deployments: [{name: new, tenant: "on-{item}", needs: {gpus: 1}}]}
+      - {lose: {rack: "{item}"}}
+    scale: {tenant: "on-{item}", from: 1, to: 2, steps: 2}
+    random_demand: {seed: 1, count: 2, sigma: 0.1}"""
+    found = read(text)
+    labels = ["r1,1.0,1", "r1,1.0,2", "r1,2.0,1", "r1,2.0,2", "r2,1.0,1"]
+    assert [s.name for s in found.scenarios[:5]] == [f"f/{label}" for label in labels]
+    assert len(found.scenarios) == 8
+    added, lost, scaled, *drawn = found.scenarios[3].changes
+    assert added.deployments[0].tenant == "on-r1"
+    assert (lost, scaled) == (Lose("rack", "r1"), Scale("tenant", "on-r1", 2_000_000))
+    assert [c.name for c in drawn] == ["chat", "big"]
+    world = apply(found.scenarios[3], found.fleet, found.workloads)
+    assert {n.rack for n in world.fleet.nodes} == {"r2"}
+
+
+def test_a_customer_comes_and_a_rack_is_lost_in_one_scenario(changes_of):
+    added, lost = changes_of(
+        "{add_deployments: [{name: globex-chat, needs: {gpus: 1}}]}", "{lose: {rack: r2}}"
+    )
+    assert isinstance(added, AddDeployments)
+    assert lost == Lose("rack", "r2")
+
+
+def test_a_fault_of_every_member_is_told_once(read):
+    found = read("families: [{name: g, grid: [{tenant: nobody, from: 1, to: 2, steps: 9}]}]")
     assert not found.scenarios
-    ((name, faults),) = found.bad_scenarios
-    assert name == "g"
-    assert [said in str(fault) for fault in faults] == [True]
+    assert [name for name, _ in found.bad_scenarios] == ["g"]
+
+
+def test_a_value_that_is_wrong_fails_alone(read):
+    grid = "[{set: deployments.chat.slo.tpot_ms, values: [40, -1]}]"
+    found = read(f"families: [{{name: g, grid: {grid}}}]")
+    assert [s.name for s in found.scenarios] == ["g/40"]
+    ((name, (fault,)),) = found.bad_scenarios
+    assert (name, fault.path) == ("g/-1", "families[0].grid[0].values[1]")
+
+
+# Ten minutes: four requests in the first half, two in each quarter after it.
+TRACE = """kind: Trace
+version: 1
+name: day
+seconds: 600
+requests: |
+  at_s,input_tokens,output_tokens,deployment
+  10,9,9,chat
+  20,9,9,chat
+  30,9,9,big
+  140,9,9,chat
+  310,9,9,chat
+  320,9,9,big
+  460,9,9,big
+  590,9,9,big
+"""
+
+
+def test_random_demand_from_the_windows_of_a_trace(read, tmp_path):
+    (tmp_path / "day.yaml").write_text(TRACE, "utf-8")
+    drawn = "random_demand: {seed: 7, count: 200, trace: day.yaml, window_seconds: 300}"
+    found = read(f"families: [{{name: r, {drawn}}}]").scenarios
+    assert len(found) == 200
+    factors = {
+        name: [c.by_ppm for s in found for c in s.changes if c.name == name]
+        for name in ("chat", "big")
+    }
+    # Chat had three requests, then one; big one, then three: over means of two.
+    assert set(factors["chat"]) == set(factors["big"]) == {1_500_000, 500_000}
+    assert 60 < factors["chat"].count(1_500_000) < 140
+    assert len(set(zip(*factors.values(), strict=True))) == 4  # each draws for itself
+    together = drawn.replace("seed", "together: true, seed")
+    found = read(f"families: [{{name: r, {together}}}]").scenarios
+    pairs = {tuple(c.by_ppm for c in s.changes) for s in found}
+    assert pairs == {(1_500_000, 500_000), (500_000, 1_500_000)}
+
+
+def test_a_trace_of_rates_among_the_documents(tmp_path):
+    """Rates of 1 and then 4, changing in the middle of the second of three windows."""
+    trace = tmp_path / "rates.yaml"
+    trace.write_text(
+        "kind: Trace\nversion: 1\nname: rates\nseconds: 310\nwindows:\n"
+        "  - {at_s: 0, requests_per_second: 1, input_tokens: 9, output_tokens: 9}\n"
+        "  - {at_s: 150, requests_per_second: 4, input_tokens: 9, output_tokens: 9}\n"
+    )
+    asked = tmp_path / "scenarios.yaml"
+    drawn = "{seed: 1, count: 50, trace: rates, window_seconds: 100}"
+    asked.write_text(
+        f"kind: Scenarios\nversion: 1\nfamilies: [{{name: r, random_demand: {drawn}}}]\n"
+    )
+    found = load([GOOD / "fleet.yaml", GOOD / "workloads.yaml", trace, asked])
+    factors = {c.by_ppm for s in found.scenarios for c in s.changes}
+    assert factors == {400_000, 1_000_000, 1_600_000}
 
 
 def test_random_demand(read):

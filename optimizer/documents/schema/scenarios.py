@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from optimizer.documents.schema.base import Choice, Head, Name, Precision, Strict, Text
+from optimizer.documents.schema.base import Choice, Head, Name, Positive, Precision, Strict, Text
 from optimizer.documents.schema.fleet import NodeDoc
 from optimizer.documents.schema.workloads import DeploymentDoc
 
@@ -85,27 +85,58 @@ class ScaleFamilyDoc(WhoseDoc):
     steps: Steps = Field(description="how many scenarios")
 
 
+class AxisDoc(WhoseDoc):
+    """One parameter of a grid, from one value to another or through a list of values.
+
+    Of deployment, tenant, all (their demand), price and set, one.
+    """
+
+    price: Text | None = Field(None, description="a GPU product, whose price is multiplied")
+    set: Text | None = Field(
+        None, description="a field such as deployments.chat.slo.tpot_ms, which gets the values"
+    )
+    from_: float | None = Field(None, alias="from", description="the first factor or value")
+    to: float | None = Field(None, description="the last one")
+    steps: Steps | None = Field(None, description="how many, evenly")
+    values: list[Any] | None = Field(
+        None, min_length=1, max_length=MOST_SCENARIOS, description="factors or values, one by one"
+    )
+
+
 class RandomDemandDoc(Strict):
-    """Each deployment's demand times a random factor of its own."""
+    """Each deployment's demand times a random factor: lognormal, or a trace's rate over its mean.
+
+    Of sigma and trace, one.
+    """
 
     seed: Annotated[int, Field(ge=0, le=2**63)] = Field(description="a whole number")
     count: Steps = Field(description="how many scenarios")
-    sigma: Annotated[float, Field(gt=0, le=3)] = Field(
-        description="the standard deviation of the factor's logarithm, such as 0.3"
+    sigma: Annotated[float, Field(gt=0, le=3)] | None = Field(
+        None, description="the standard deviation of the factor's logarithm, such as 0.3"
+    )
+    trace: Text | None = Field(
+        None, description="a Trace document: its name among the documents, or its file"
+    )
+    window_seconds: Positive = Field(300.0, description="length of the trace's windows")
+    together: bool = Field(
+        False, description="true: one draw for all deployments; false: one for each"
     )
 
 
 class FamilyDoc(Strict):
-    """Many scenarios in one entry: for_each with changes, scale, grid, or random_demand."""
+    """Many scenarios in one entry: for_each, scale, grid, random_demand, or several of them.
+
+    Of several, each step of one goes with each of the others; changes are made to all.
+    """
 
     name: Text = Field(description="a name of its own")
     for_each: Items | None = Field(None, description="node, rack, zone, deployment or tenant")
     changes: list[ChangeDoc] | None = Field(
-        None, min_length=1, description='the changes, in which "{item}" is replaced'
+        None, min_length=1, description='made first to all; "{item}" is replaced'
     )
     scale: ScaleFamilyDoc | None = Field(None, description="demand, scaled step by step")
-    grid: list[ScaleFamilyDoc] | None = Field(
-        None, min_length=2, max_length=2, description="two scales, each step with each"
+    grid: list[AxisDoc] | None = Field(
+        None, min_length=1, max_length=3, description="parameters, each step with each"
     )
     random_demand: RandomDemandDoc | None = Field(None, description="seeded random demand")
 
