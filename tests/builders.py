@@ -176,7 +176,7 @@ def candidate(
     elif share is not None:
         shape = Shape(Sharing.SHARED, 1, None, share)
     else:
-        shape = Shape(Sharing.WHOLE, gpus or 1)
+        shape = Shape(Sharing.WHOLE, gpus or 1, stages=config.pipeline_parallel if config else 1)
     return Candidate(
         deployment=name,
         gpu=product.name,

@@ -24,12 +24,13 @@ from optimizer.solver.columns import (
     avoided,
     cordon,
     counted,
+    domain_of,
     fixed_layout,
     pin,
     share_patterns,
     shares_of,
 )
-from optimizer.solver.formulation import Expr, domain_of, total
+from optimizer.solver.formulation import Expr, total
 from optimizer.solver.integer import value_of
 from optimizer.solver.where import Seat, layout
 

@@ -39,9 +39,10 @@ def certificate(master: Master, bound: Bound) -> Mapping[str, Any]:
     }
 
 
-def _kind(master: Master, c: Copies) -> Kind:
-    site = master.f.sites[c.site]
-    return (site.gpu.name, site.price_micros)
+def _kinds(master: Master, c: Copies) -> list[Kind]:
+    """The kinds of GPU that it may lie on: several only for a pipeline."""
+    sites = [master.f.sites[s] for s in sorted({site for site, _ in c.lies})]
+    return list(dict.fromkeys((site.gpu.name, site.price_micros) for site in sites))
 
 
 def _shape(c: Copies) -> object:
@@ -58,9 +59,9 @@ def _values(master: Master, bound: Bound, pick: Callable[[float, float], float])
     for c in master.f.copies:
         if c.stays is None:
             value = float(prices[c.count.index]) / c.candidate.shape.gpus
-            kind, shape = _kind(master, c), _shape(c)
-            value = floor(value * 1000) / 1000
-            found[kind][shape] = pick(value, found[kind].get(shape, value))
+            shape, value = _shape(c), floor(value * 1000) / 1000
+            for kind in _kinds(master, c):
+                found[kind][shape] = pick(value, found[kind].get(shape, value))
     return found
 
 
@@ -69,7 +70,9 @@ def _mixes(master: Master, values: Values) -> float:
     places: dict[str, list[Item]] = defaultdict(list)
     for c in master.f.copies:  # those that stay too: they may run as no new one may
         d = master.names[c.deployment]
-        worth = values[_kind(master, c)].get(_shape(c), 0.0) * c.candidate.shape.gpus
+        # On several kinds a pipeline is worth something between what it is on each alone.
+        worth = min(values[kind].get(_shape(c), 0.0) for kind in _kinds(master, c))
+        worth *= c.candidate.shape.gpus
         rate = min(capacity_mrps(d, c.candidate), d.asked_mrps or 0)
         places[c.deployment].append(Item(worth, rate, c.count.index))
     total = 0.0

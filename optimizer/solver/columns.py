@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from optimizer.domain.config import Candidate
+from optimizer.domain.config import Candidate, Shape
 from optimizer.domain.fleet import Fleet, FleetGpu, Node, Sharing
 from optimizer.domain.gpu import Gpu, MigTable, PlacedProfile, Use
 from optimizer.domain.placement import Placement, Replica
@@ -126,6 +126,13 @@ def pin(deployment: Deployment, gpu: FleetGpu) -> bool:
 def cordon(gpu: FleetGpu) -> bool:
     """Nothing runs on a cordoned GPU or node."""
     return not gpu.cordoned
+
+
+def domain_of(node: Node, kind: str) -> str:
+    """The node, rack or zone that a node is in."""
+    if kind == "node":
+        return node.name
+    return node.rack_domain if kind == "rack" else node.zone_domain
 
 
 def coarse_sites(problem: PlacementProblem) -> tuple[Site, ...]:
@@ -296,22 +303,35 @@ def may_stay(
         return None
     if any(replica.shape.sharing not in g.node.sharing for g in here):
         return None
-    if len({g.node.name for g in here}) != 1 or not _joined(here):
+    if not _joined(here, replica.shape):
         return None
     matching = [
         c
         for c in problem.candidates.get(deployment.name, ())
-        if replica.runs_as(c, here[0].gpu.name)
+        if replica.runs_as(c, here[0].gpu.name) and _linked(here, c)
     ]
     return min(matching, key=lambda c: c.key) if matching else None
 
 
-def _joined(group: list[FleetGpu]) -> bool:
-    """Two GPUs of a node with bridged pairs form a group only as a pair."""
-    if len(group) != 2 or group[0].node.nvlink_domain != "pair":
+def _linked(group: list[FleetGpu], candidate: Candidate) -> bool:
+    """Whether the links of its nodes carry what the stages of one replica hand over."""
+    nodes = {gpu.node.name: gpu.node for gpu in group}.values()
+    links = [node.network_mbs for node in nodes if node.network_mbs is not None]
+    return len(nodes) == 1 or candidate.network_mbs <= min(links, default=candidate.network_mbs)
+
+
+def _joined(group: list[FleetGpu], shape: Shape) -> bool:
+    """A group lies in one node, the blocks of a pipeline evenly in several; two GPUs on a pair."""
+    by_node: dict[str, set[int]] = {}
+    for gpu in group:
+        by_node.setdefault(gpu.node.name, set()).add(gpu.device.index)
+    each = {len(indexes) for indexes in by_node.values()}
+    if len(each) != 1 or each.pop() % shape.block:
+        return False
+    paired = shape.block == 2 and shape.sharing is Sharing.WHOLE
+    if not paired or group[0].node.nvlink_domain != "pair":
         return True
-    low, high = sorted(g.device.index for g in group)
-    return low % 2 == 0 and high == low + 1
+    return all(2 * len(pairs(indexes)) == len(indexes) for indexes in by_node.values())
 
 
 def colours(problem: PlacementProblem, *, exact: bool = True) -> dict[str, tuple[str, ...]]:

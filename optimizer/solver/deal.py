@@ -18,8 +18,8 @@ from optimizer.domain.placement import node_of
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.domain.workload import Deployment
 from optimizer.solver.bulk import Filled
-from optimizer.solver.columns import Site, avoided
-from optimizer.solver.formulation import Copies, Formulation, domain_of
+from optimizer.solver.columns import Site, avoided, domain_of
+from optimizer.solver.formulation import Copies, Formulation
 from optimizer.solver.where import Seat, layout
 
 Counted = list[tuple[Copies, int]]

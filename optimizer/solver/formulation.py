@@ -13,7 +13,7 @@ from typing import Any
 from ortools.sat.python import cp_model
 
 from optimizer.domain.config import Candidate
-from optimizer.domain.fleet import Node, Sharing
+from optimizer.domain.fleet import Sharing
 from optimizer.domain.gpu import Use
 from optimizer.domain.placement import Replica
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
@@ -27,12 +27,21 @@ from optimizer.solver.columns import (
     Zone,
     colours,
     counted,
+    domain_of,
     mig_patterns,
     profiles_of,
     refills,
     restored,
     share_patterns,
     shares_of,
+)
+from optimizer.solver.pipelines import (
+    Part,
+    blocks_of,
+    inside,
+    new_parts,
+    parts_today,
+    staged_affinity,
 )
 
 Expr = Any  # cp_model.LinearExprT: an int, a variable or a sum of them
@@ -44,7 +53,8 @@ class Copies:
     """How many replicas of one candidate lie in one place.
 
     ``stays`` names the running replica when this is the question whether that one stays.
-    ``cell`` is set where the place is one GPU, ``colour`` where the GPU is MIG or shared.
+    ``cell`` is set where the place is one GPU, ``colour`` where the GPU is MIG or shared. A
+    pipeline may lie in several sites: its ``parts`` say where, and ``site`` is only the first.
     """
 
     deployment: str
@@ -55,6 +65,14 @@ class Copies:
     cell: int | None = None
     colour: str | None = None
     stays: Replica | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def lies(self) -> tuple[tuple[int, Expr], ...]:
+        """The sites it may lie in, each with how many nodes' worth of replicas do."""
+        if not self.parts:
+            return ((self.site, self.count),)
+        return tuple((part.site, part.count) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,8 +115,10 @@ class Formulation:
     missing: dict[str, Expr] = field(default_factory=dict)  # ppm by deployment
     colours: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pools: list[Pool] = field(default_factory=list)
+    touched: dict[object, Expr] = field(default_factory=dict)  # domains that pipelines lie in
     _indexed: list[Copies] = field(default_factory=list)
     _by_name: dict[str, list[Copies]] = field(default_factory=dict)
+    _by_site: dict[int, list[tuple[Copies, Expr]]] = field(default_factory=dict)
 
     def cells(self) -> Iterator[tuple[CellKey, Site, Zone, Cell]]:
         """Every cell with where it belongs."""
@@ -113,12 +133,24 @@ class Formulation:
 
     def of(self, deployment: str) -> list[Copies]:
         """The places of the deployment's replicas."""
-        if len(self._indexed) != len(self.copies):
-            self._indexed[:] = self.copies
-            self._by_name.clear()
-            for c in self.copies:
-                self._by_name.setdefault(c.deployment, []).append(c)
+        self._index()
         return self._by_name.get(deployment, [])
+
+    def at(self, site: int) -> list[tuple[Copies, Expr]]:
+        """Whose replicas may touch the nodes of a site, each with how often they do."""
+        self._index()
+        return self._by_site.get(site, [])
+
+    def _index(self) -> None:
+        if len(self._indexed) == len(self.copies):
+            return
+        self._indexed[:] = self.copies
+        self._by_name.clear()
+        self._by_site.clear()
+        for c in self.copies:
+            self._by_name.setdefault(c.deployment, []).append(c)
+            for site, count in c.lies:
+                self._by_site.setdefault(site, []).append((c, count))
 
     def used(self, at: CellKey) -> Expr:
         """How many GPUs of the cell hold a replica."""
@@ -183,6 +215,7 @@ def build(
     coarse = any(len(site.nodes) > 1 for site in sites)
     f = Formulation(problem, sites, colours=colours(problem, exact=not coarse))
     _running(f)
+    _pipelines(f, exact=not coarse)
     for s in range(len(sites)):
         _whole(f, s)
         _mig(f, s)
@@ -214,6 +247,7 @@ def _running(f: Formulation) -> None:
                     z if at is not None else None,
                     at,
                     stays=replica,
+                    parts=parts_today(f, replica, asked[replica.id]),
                 )
             )
 
@@ -243,25 +277,66 @@ def _most(deployment: Deployment, candidate: Candidate, room: int) -> int:
     return max(0, min(useful, room))
 
 
+def _pipelines(f: Formulation, *, exact: bool) -> None:
+    """Replicas whose stages may lie in several sites; one by one where nodes are told apart."""
+    usable: dict[tuple[str, object], list[int]] = defaultdict(list)
+    for s, site in enumerate(f.sites):
+        for deployment, candidate in _offered(f, site, Sharing.WHOLE):
+            if candidate.shape.stages > 1 and not all(z.bars(deployment.name) for z in site.zones):
+                usable[deployment.name, candidate.key].append(s)
+    for deployment in f.problem.deployments:
+        for candidate in f.problem.candidates.get(deployment.name, ()):
+            sites = usable.get((deployment.name, candidate.key))
+            if not sites:
+                continue
+            room = blocks_of(f.sites, sites, candidate) // candidate.shape.stages
+            most, name = _most(deployment, candidate, room), f"{deployment.name} stages"
+            before = None
+            for number in range(most if exact else min(1, most)):
+                each = 1 if exact else most
+                count, parts = new_parts(f, sites, candidate, each, f"{name} {number}")
+                f.copies.append(Copies(deployment.name, candidate, sites[0], count, parts=parts))
+                if before is not None:
+                    f.model.add_implication(count, before)
+                before = count
+
+
 def _whole(f: Formulation, s: int) -> None:
     """Whole GPUs and groups of them in one node."""
     site = f.sites[s]
-    takers: list[tuple[Deployment, Copies]] = []
+    takers = [
+        _Taker(c.deployment, c.candidate.shape.block, part.gpus, part.count)
+        for c in f.copies
+        if c.stays is None
+        for part in c.parts
+        if part.site == s
+    ]
     room: dict[int, int] = {}
     for deployment, candidate in _offered(f, site, Sharing.WHOLE):
         size = candidate.shape.gpus
+        if candidate.shape.stages > 1:
+            continue
         if size not in room:
             room[size] = site.groups(size)
         most = _most(deployment, candidate, room[size])
         if most and not all(zone.bars(deployment.name) for zone in site.zones):
             count = f.model.new_int_var(0, most, f"{deployment.name} whole {size} @{site.name}")
-            copies = Copies(deployment.name, candidate, s, count)
-            f.copies.append(copies)
-            takers.append((deployment, copies))
+            f.copies.append(Copies(deployment.name, candidate, s, count))
+            takers.append(_Taker(deployment.name, size, size, count))
     _take_gpus(f, s, takers)
 
 
-def _take_gpus(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]]) -> None:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Taker:
+    """New replicas, or parts of pipelines: ``gpus`` of one node each, in blocks."""
+
+    deployment: str
+    block: int
+    gpus: int
+    count: Expr
+
+
+def _take_gpus(f: Formulation, s: int, takers: list[_Taker]) -> None:
     """Which cells the GPUs of new whole replicas come from."""
     site = f.sites[s]
     barring = sorted({name for zone in site.zones for name in zone.barred})
@@ -275,12 +350,12 @@ def _take_gpus(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]]) 
                 and cell.gpus[0] in c.stays.gpus
             ]
             f.taken_whole[at] = kept
-    paired = {id(copies) for copies in _take_pairs(f, s, takers)}
+    paired = {id(taker) for taker in _take_pairs(f, s, takers)}
     groups: dict[str | None, list[Expr]] = defaultdict(list)
-    for deployment, copies in takers:
-        if id(copies) not in paired:
-            owner = deployment.name if deployment.name in barring else None
-            groups[owner].append(copies.candidate.shape.gpus * copies.count)
+    for taker in takers:
+        if id(taker) not in paired:
+            owner = taker.deployment if taker.deployment in barring else None
+            groups[owner].append(taker.gpus * taker.count)
     for owner, wanted in sorted(groups.items(), key=lambda item: item[0] or ""):
         takes = []
         for at, _, zone, cell in f.cells():
@@ -291,11 +366,11 @@ def _take_gpus(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]]) 
         f.model.add(total(takes) == total(wanted))
 
 
-def _take_pairs(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]]) -> list[Copies]:
+def _take_pairs(f: Formulation, s: int, takers: list[_Taker]) -> list[_Taker]:
     """Groups of two on bridged pairs, in the fine view where each GPU is a cell of its own."""
     site = f.sites[s]
     node = site.nodes[0]
-    twos = [(d, c) for d, c in takers if c.candidate.shape.gpus == 2]
+    twos = [taker for taker in takers if taker.block == 2]
     if node.nvlink_domain != "pair" or len(site.nodes) != 1 or not twos:
         return []
     where = {
@@ -306,7 +381,7 @@ def _take_pairs(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]])
     }
     if any(len(f.sites[s].zones[z].cells[c].gpus) > 1 for (_, z, c), _ in where.values()):
         return []
-    owners = sorted({d.name for d, _ in twos})
+    owners = sorted({taker.deployment for taker in twos})
     chosen: dict[str, list[Expr]] = {name: [] for name in owners}
     for low in sorted(where):
         if low % 2 or low + 1 not in where:
@@ -321,8 +396,9 @@ def _take_pairs(f: Formulation, s: int, takers: list[tuple[Deployment, Copies]])
             for at, _ in ends:
                 f.taken_whole[at].append((f"pair:{name}:{low}", pair))
     for name in owners:
-        f.model.add(total(chosen[name]) == total(c.count for d, c in twos if d.name == name))
-    return [c for _, c in twos]
+        wanted = total(t.gpus // 2 * t.count for t in twos if t.deployment == name)
+        f.model.add(total(chosen[name]) == wanted)
+    return twos
 
 
 def _mig(f: Formulation, s: int) -> None:
@@ -600,20 +676,46 @@ def _open_shares(f: Formulation) -> Iterator[Expr]:
 
 
 def interconnect(f: Formulation) -> Iterator[Expr]:
-    """A group of whole GPUs lies in one node, and a group of two on a bridged pair."""
+    """A group of whole GPUs lies in one node, and a group of two on a bridged pair.
+
+    So does what a pipeline has in one node, block by block.
+    """
     for s, site in enumerate(f.sites):
         if len(site.nodes) == 1 and site.nodes[0].nvlink_domain != "pair":
             continue
-        groups = [c for c in f.copies if c.site == s and c.candidate.shape.sharing is Sharing.WHOLE]
-        for size in sorted({c.candidate.shape.gpus for c in groups} - {1}):
+        groups = [
+            (c.candidate.shape.block, gpus, count)
+            for c in f.copies
+            if c.stays is None and c.candidate.shape.sharing is Sharing.WHOLE
+            for gpus, count in _groups_at(c, s)
+        ]
+        for size in sorted({n for block, gpus, _ in groups for n in (block, gpus)} - {1}):
             blocks = [
-                (c.candidate.shape.gpus // size) * c.count
-                for c in groups
-                if c.candidate.shape.gpus % size == 0
-                and (size != 2 or c.candidate.shape.gpus == 2 or not _paired(site))
-                and c.stays is None
+                gpus // size * count
+                for block, gpus, count in groups
+                if gpus % size == 0 and (size != 2 or block == 2 or not _paired(site))
             ]
             yield total(blocks) <= site.groups(size)
+
+
+def _groups_at(c: Copies, s: int) -> list[tuple[int, Expr]]:
+    """GPUs of one node that its replicas take in a site, each with how many times."""
+    if c.parts:
+        return [(part.gpus, part.count) for part in c.parts if part.site == s]
+    return [(c.candidate.shape.gpus, c.count)] if c.site == s else []
+
+
+def network_bandwidth(f: Formulation) -> Iterator[Expr]:
+    """What pipelines that lie in several nodes hand over is at most each node's network."""
+    load: dict[int, list[Expr]] = defaultdict(list)
+    for c in f.copies:
+        for part in c.parts if c.candidate.network_mbs else ():
+            if part.of > 1:
+                load[part.site].append(c.candidate.network_mbs * part.count)
+    for s, handed in sorted(load.items()):
+        room = f.sites[s].nodes[0].network_mbs
+        if room is not None:
+            yield total(handed) <= room * len(f.sites[s].nodes)
 
 
 def _paired(site: Site) -> bool:
@@ -638,7 +740,7 @@ def host_memory(f: Formulation) -> Iterator[Expr]:
 
 def _host(f: Formulation, s: int, need: Callable[[Deployment], int]) -> Expr:
     needs = {d.name: need(d) for d in f.problem.deployments}
-    return total(needs[c.deployment] * c.count for c in f.copies if c.site == s)
+    return total(needs[c.deployment] * count for c, count in f.at(s))
 
 
 def demand_met(f: Formulation) -> Iterator[Expr]:
@@ -668,7 +770,8 @@ def spread(f: Formulation) -> Iterator[Expr]:
     """A node, and a rack, holds at most so many replicas of a deployment."""
     by_place: dict[tuple[str, int], list[Expr]] = defaultdict(list)
     for c in f.copies:
-        by_place[c.deployment, c.site].append(c.count)
+        for s, count in c.lies:
+            by_place[c.deployment, s].append(count)
     racks = _racks(f.sites)
     for d in f.problem.deployments:
         if d.spread_node is not None:
@@ -677,7 +780,7 @@ def spread(f: Formulation) -> Iterator[Expr]:
                     yield total(by_place[d.name, s]) <= d.spread_node * len(site.nodes)
         if d.spread_rack is not None:
             for among, number in racks:
-                held = [x for s in among for x in by_place[d.name, s]]
+                held = [x for c in f.of(d.name) for x in inside(f, c, among, "rack")]
                 if held:
                     yield total(held) <= d.spread_rack * number
 
@@ -697,8 +800,8 @@ def survive(f: Formulation) -> Iterator[Expr]:
         yield served >= asked
         apart = domains_apart(f.sites, d.survive)
         for among, number in apart:
-            inside = total(rate * c.count for c, rate in parts if c.site in among)
-            yield number * served - inside >= number * asked
+            gone = total(rate * x for c, rate in parts for x in inside(f, c, among, d.survive))
+            yield number * served - gone >= number * asked
         for c, rate in parts if any(number > 1 for _, number in apart) else ():
             used = f.model.new_bool_var(f"{d.name} uses {c.count}")
             f.model.add(c.count == 0).only_enforce_if(~used)
@@ -707,13 +810,6 @@ def survive(f: Formulation) -> Iterator[Expr]:
 
 def _racks(sites: tuple[Site, ...]) -> list[tuple[list[int], int]]:
     return domains_apart(sites, "rack")
-
-
-def domain_of(node: Node, kind: str) -> str:
-    """The node, rack or zone that a node is in."""
-    if kind == "node":
-        return node.name
-    return node.rack_domain if kind == "rack" else node.zone_domain
 
 
 def domains_apart(sites: tuple[Site, ...], kind: str) -> list[tuple[list[int], int]]:
@@ -736,14 +832,14 @@ def isolation(f: Formulation) -> Iterator[Expr]:
     for s, site in enumerate(f.sites):
         if len(site.nodes) > 1:
             continue
-        here = [c for c in f.copies if c.site == s]
-        for tenant in sorted({tenants[c.deployment] for c in here if c.deployment in alone}):
+        here = f.at(s)
+        for tenant in sorted({tenants[c.deployment] for c, _ in here if c.deployment in alone}):
             own = f.model.new_bool_var(f"{site.name} belongs to {tenant}")
-            for c in here:
+            for c, count in here:
                 if tenants[c.deployment] != tenant:
-                    f.model.add(c.count == 0).only_enforce_if(own)
+                    f.model.add(count == 0).only_enforce_if(own)
                 elif c.deployment in alone:
-                    f.model.add(c.count == 0).only_enforce_if(~own)
+                    f.model.add(count == 0).only_enforce_if(~own)
     yield from ()
 
 
@@ -751,9 +847,10 @@ def affinity(f: Formulation) -> Iterator[Expr]:
     """A node of a replica holds at least one replica of each deployment it wants near."""
     for d in f.problem.deployments:
         for wanted in d.near:
+            yield from staged_affinity(f, d, wanted)
             for s, site in enumerate(f.sites):
-                here = [c.count for c in f.of(d.name) if c.site == s]
-                near = [c.count for c in f.of(wanted) if c.site == s]
+                here = [c.count for c in f.of(d.name) if c.site == s and not c.parts]
+                near = [count for c, count in f.at(s) if c.deployment == wanted]
                 most = sum(_highest(count) for count in here)
                 if most and len(site.nodes) == 1:
                     yield total(here) <= most * total(near)
@@ -804,6 +901,7 @@ RULES: tuple[Rule, ...] = (
     slot_legality,
     device_shares,
     interconnect,
+    network_bandwidth,
     host_cpu,
     host_memory,
     spread,

@@ -9,7 +9,7 @@ from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.placement import Placement, Replica, node_of
 from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
 from optimizer.domain.units import MIB_PER_GIB
-from optimizer.solver.formulation import domain_of
+from optimizer.solver.columns import domain_of
 
 
 def unmet_ppm(problem: PlacementProblem, found: Placement) -> dict[int, int]:

@@ -108,17 +108,19 @@ def counts_of(f: Formulation, hint: Placement, clock: Clock) -> list[int]:
     """The values of a coarse view that stand for a placement; empty where there are none."""
     site_of = {node.name: s for s, site in enumerate(f.sites) for node in site.nodes}
     product = {node.name: node.gpu.name for node in f.problem.fleet.nodes}
-    wanted: Counter[tuple[int, str, object]] = Counter()
+    wanted: Counter[tuple[int | None, str, object]] = Counter()
     for replica in hint.replicas:
         node = node_of(replica.gpus[0])
         offered = f.problem.candidates.get(replica.deployment, ())
         keys = [way.key for way in offered if replica.runs_as(way, product[node])]
         if keys:
-            wanted[site_of[node], replica.deployment, min(keys)] += 1
+            site = site_of[node] if replica.shape.stages == 1 else None  # may lie in several
+            wanted[site, replica.deployment, min(keys)] += 1
     model = f.model.clone()
-    held: dict[tuple[int, str, object], list[Expr]] = defaultdict(list)
+    held: dict[tuple[int | None, str, object], list[Expr]] = defaultdict(list)
     for c in f.copies:
-        held[c.site, c.deployment, c.candidate.key].append(c.count)
+        site = None if c.parts else c.site
+        held[site, c.deployment, c.candidate.key].append(c.count)
     for key, counts in held.items():
         model.add(total(counts) == wanted[key])
     levels = counted_levels(f.problem, hint)
@@ -147,6 +149,7 @@ def _where(
         if not search.found or disruption is not None:
             answer = _placed_at_all(search, disruption, effort * 0.4 * part)
         if search.found:
+            _together(search, effort * 0.1)
             return search, at_coarse + search.levels
         if clock.interrupted:
             return search, []
@@ -157,7 +160,23 @@ def _where(
     _from_scratch(search, what, effort)
     if disruption is not None and search.found:
         search.minimise(DISRUPTION, f.disruption_mib(), effort=effort * 0.3)
+    if search.found:
+        _together(search, effort * 0.1)
     return search, search.levels
+
+
+def _together(search: Search, effort: float) -> None:
+    """Among placements as good: one whose new pipelines lie in fewer nodes, if one is found."""
+    parts = [part for c in search.f.copies if c.stays is None for part in c.parts]
+    apart = total(part.count for part in parts if part.of > 1)
+    if not parts or not search.at(apart) or search.clock.interrupted:
+        return
+    model = search.f.model.clone()
+    search.hint(model)
+    model.minimize(apart)
+    answer = run(model, search.clock, "where", effort=effort)
+    if answer.found:
+        search.values = answer.values
 
 
 def _at_coarse_values(search: Search, what: What) -> list[Level]:
@@ -175,14 +194,16 @@ def _placed_as_counted(
 ) -> Answer:
     """Try to place exactly the coarse counts; on success keep that as a start."""
     model = search.f.model.clone()
-    fine: dict[tuple[int, object], list[Expr]] = defaultdict(list)
+    fine: dict[tuple[int | None, object], list[Expr]] = defaultdict(list)
     class_of = {node.name: s for s, site in enumerate(what.search.f.sites) for node in site.nodes}
     for c in search.f.copies:
-        s = class_of[search.f.sites[c.site].nodes[0].name]
+        s = None if c.parts else class_of[search.f.sites[c.site].nodes[0].name]
         fine[s, (c.deployment, c.candidate.key)].append(c.count)
-    coarse: dict[tuple[int, object], int] = defaultdict(int)
+    coarse: dict[tuple[int | None, object], int] = defaultdict(int)
     for c in what.search.f.copies:
-        coarse[c.site, (c.deployment, c.candidate.key)] += what.search.at(c.count)
+        coarse[None if c.parts else c.site, (c.deployment, c.candidate.key)] += what.search.at(
+            c.count
+        )
     for key, counts in fine.items():
         model.add(total(counts) == coarse[key])
     if disruption is not None:

@@ -40,6 +40,7 @@ def placement(f: Formulation, values: list[int]) -> Placement:
     )
     kept_as = {c.stays.id: c.candidate for c in f.copies if c.stays is not None}
     seats = [seat for s in range(len(f.sites)) for seat in decoder.site(s)]
+    seats += decoder.pipelines()
     stays, seats = _without_surplus(f.problem, stays, kept_as, seats)
     return _named(f.problem, stays, seats)
 
@@ -53,6 +54,7 @@ class _Decoder:
             if c.stays is not None and value_of(c.count, values) and c.stays.mig is None
             for gpu in c.stays.gpus
         }
+        self.parts: dict[int, tuple[Copies, list[str]]] = {}  # of pipelines, by identity
 
     def count(self, expr: object) -> int:
         return value_of(expr, self.values)
@@ -72,6 +74,7 @@ class _Decoder:
             for c in self.f.copies
             if c.site == s
             and c.stays is None
+            and not c.parts
             and c.candidate.shape.sharing is sharing
             and self.count(c.count)
         ]
@@ -84,18 +87,41 @@ class _Decoder:
                 taken[owner].extend(gpus[:number])
                 del gpus[:number]
         new = sorted(
-            self._new(s, Sharing.WHOLE),
-            key=lambda item: (-item[0].candidate.shape.gpus, item[0].deployment),
+            self._groups(s), key=lambda g: (-g[0].candidate.shape.block, -g[1], g[0].deployment)
         )
         seats = []
-        for c, number in new:
-            size = c.candidate.shape.gpus
+        for c, size, number in new:
             for _ in range(number):
-                pool = self._pool(taken, c.deployment, size)
-                pool.sort(key=_gpu_order)
-                seats.append(Seat(c.deployment, c.candidate, tuple(pool[:size])))
-                del pool[:size]
+                held: list[str] = []
+                for _ in range(size // c.candidate.shape.block):
+                    pool = self._pool(taken, c.deployment, c.candidate.shape.block)
+                    pool.sort(key=_gpu_order)
+                    held += pool[: c.candidate.shape.block]
+                    del pool[: c.candidate.shape.block]
+                if c.parts:
+                    self.parts.setdefault(id(c), (c, []))[1].extend(held)
+                else:
+                    seats.append(Seat(c.deployment, c.candidate, tuple(held)))
         return seats
+
+    def _groups(self, s: int) -> list[tuple[Copies, int, int]]:
+        """Who takes whole GPUs in a site, how many of one node and how many times."""
+        plain = [(c, c.candidate.shape.gpus, n) for c, n in self._new(s, Sharing.WHOLE)]
+        parts = [
+            (c, part.gpus, self.count(part.count))
+            for c in self.f.copies
+            if c.stays is None
+            for part in c.parts
+            if part.site == s and self.count(part.count)
+        ]
+        return plain + parts
+
+    def pipelines(self) -> list[Seat]:
+        """Seats of pipelines, from their parts in the sites decoded so far."""
+        return [
+            Seat(c.deployment, c.candidate, tuple(sorted(gpus, key=_gpu_order)))
+            for c, gpus in self.parts.values()
+        ]
 
     def _gpus(self, at: CellKey) -> tuple[str, ...]:
         s, z, c = at
