@@ -15,7 +15,7 @@ import numpy as np
 from optimizer.domain.fleet import Sharing
 from optimizer.domain.gpu import Gpu, Use
 from optimizer.domain.problem import capacity_mrps
-from optimizer.solver.columns import mig_patterns
+from optimizer.solver.columns import Site, mig_patterns
 from optimizer.solver.formulation import Copies
 from optimizer.solver.master import Bound, Master
 from optimizer.solver.packing import Packer
@@ -40,9 +40,16 @@ def certificate(master: Master, bound: Bound) -> Mapping[str, Any]:
 
 
 def _kinds(master: Master, c: Copies) -> list[Kind]:
-    """The kinds of GPU that it may lie on: several only for a pipeline."""
-    sites = [master.f.sites[s] for s in sorted({site for site, _ in c.lies})]
+    """The kinds of GPU that it may lie on; for a pipeline all of its product, as in the check."""
+    sites = [master.f.sites[c.site]]
+    if c.parts:
+        product = sites[0].gpu.name
+        sites = [s for s in master.f.sites if s.gpu.name == product and _whole(s)]
     return list(dict.fromkeys((site.gpu.name, site.price_micros) for site in sites))
+
+
+def _whole(site: Site) -> bool:
+    return Sharing.WHOLE in site.nodes[0].sharing
 
 
 def _shape(c: Copies) -> object:
