@@ -127,6 +127,11 @@ class Formulation:
                 for c, cell in enumerate(zone.cells):
                     yield (s, z, c), site, zone, cell
 
+    @property
+    def coarse(self) -> bool:
+        """Whether nodes are merged: then where replicas lie together is found afterwards."""
+        return any(len(site.nodes) > 1 for site in self.sites)
+
     def replicas(self, deployment: str) -> Expr:
         """How many replicas of the deployment run."""
         return total(c.count for c in self.of(deployment))
@@ -212,8 +217,8 @@ def build(
     problem: PlacementProblem, sites: tuple[Site, ...], rules: tuple[Rule, ...] | None = None
 ) -> Formulation:
     """All variables and every rule over them, or only the ``rules`` named."""
-    coarse = any(len(site.nodes) > 1 for site in sites)
-    f = Formulation(problem, sites, colours=colours(problem, exact=not coarse))
+    f = Formulation(problem, sites)
+    f.colours = colours(problem, exact=not f.coarse)
     _running(f)
     _pipelines(f, exact=not coarse)
     for s in range(len(sites)):
@@ -484,7 +489,7 @@ def _shared(f: Formulation, s: int) -> None:
             colour: some for colour, some in by_colour.items() if patterns[colour] is not None
         }
         bare = [c for c, cell in enumerate(zone.cells) if cell.bare]
-        many = {k for k in by_colour if k not in pooled and len(site.nodes) > 1}
+        many = {k for k in by_colour if k not in pooled and f.coarse}
         for colour in sorted(by_colour) if bare else ():
             if colour in pooled:
                 _shared_pool(f, (s, z), colour, pooled[colour], patterns[colour] or (), bare)
