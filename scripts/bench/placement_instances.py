@@ -277,20 +277,19 @@ def _with_rules(family: Family, problem: PlacementProblem) -> PlacementProblem:
     dice = random.Random(f"rules {family.gpus} {family.seed}")
     machines = problem.fleet
     names = [node.name for node in machines.nodes]
-    by_product: dict[str, list[str]] = defaultdict(list)
-    for node in machines.nodes:
-        by_product[node.gpu.name].append(node.name)
+    pins = _pins(family, problem) if "pin" in family.rules else {}
     alone = {f"t{i:03}" for i in range(1000) if dice.random() < 0.1}
     found = []
     for d in problem.deployments:
-        spread, pinned, survive = dice.random(), dice.random(), dice.random()
-        node = dice.choice(names)
+        spread, _, survive = dice.random(), dice.random(), dice.random()
+        dice.choice(names)
+        if d.name in pins:
+            d = replace(d, pin=(pins[d.name],))
+            spread = survive = 1.0  # one node is neither apart nor outlived
         if "spread" in family.rules and spread < 0.5:
             d = replace(d, spread_node=2 if spread < 0.25 else 4, min_replicas=2)
             if spread < 0.1:
                 d = replace(d, spread_rack=4)
-        if "pin" in family.rules and pinned < 0.04:
-            d = replace(d, pin=(node,))
         if "survive" in family.rules and survive < 0.25:
             d = replace(d, survive="node")
         if "isolation" in family.rules and d.tenant in alone:
@@ -305,3 +304,24 @@ def _with_rules(family: Family, problem: PlacementProblem) -> PlacementProblem:
         )
         machines = replace(machines, reserve=kept)
     return replace(problem, fleet=machines, deployments=tuple(found))
+
+
+def _pins(family: Family, problem: PlacementProblem) -> dict[str, str]:
+    """One in 25 deployments, at least two, with a node of its own where it needs half the GPUs."""
+    dice = random.Random(f"pins {family.gpus} {family.seed}")
+    by_product: dict[str, list[str]] = defaultdict(list)
+    for node in problem.fleet.nodes:
+        by_product[node.gpu.name].append(node.name)
+    products = {gpu.name: gpu for gpu in problem.fleet.products()}
+    found: dict[str, str] = {}
+    for d in dice.sample(problem.deployments, len(problem.deployments)):
+        small = {
+            way.gpu
+            for way in problem.candidates[d.name]
+            if math.ceil((d.asked_mrps or 0) / (way.capacity_mrps or 1)) * _gpus_of(way, products)
+            <= PER_NODE / 2
+        }
+        free = [n for gpu in sorted(small) for n in by_product[gpu] if n not in found.values()]
+        if free and len(found) < max(2, len(problem.deployments) // 25):
+            found[d.name] = dice.choice(free)
+    return found
