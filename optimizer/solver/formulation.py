@@ -220,7 +220,7 @@ def build(
     f = Formulation(problem, sites)
     f.colours = colours(problem, exact=not f.coarse)
     _running(f)
-    _pipelines(f, exact=not coarse)
+    _pipelines(f, exact=not f.coarse)
     for s in range(len(sites)):
         _whole(f, s)
         _mig(f, s)
