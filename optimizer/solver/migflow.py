@@ -7,22 +7,27 @@ A100's), so a proof is over all removals. The bound is Lagrangian: with a price 
 for the side limit the GPUs fall apart, and each takes its best end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
+from math import inf
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from ortools.math_opt import model_pb2
 from ortools.math_opt.python import mathopt
 
 from optimizer.domain.gpu import MigTable, PlacedProfile
 
 Array = NDArray[np.float64]
+Entries = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # rows, columns, coefficients
 ROUNDS = 400  # of the cutting-plane method; it ends much earlier
 TOLERANCE = 1e-6
 FIRST_SLACK = 1e-5  # of the bound: how far above it columns are taken at first
 DEAR = 1000  # times the dearest end: the price of breaking a row while columns are few
+AT_ONCE = 512  # classes whose ends are compared with each other in one piece of memory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +108,24 @@ class Block:
         gpus = np.bincount(inverse.ravel(), weights=self.gpus, minlength=len(cost)).astype(float)
         return Block(self.ends, gpus, self.need, cost)
 
+    def pruned(self) -> "Block":
+        """The same without the ends that another end of its class makes needless.
+
+        That other has at least as many instances of every profile and takes no more of anything;
+        which ends hold more than which has no circles, so one of the best is always left.
+        """
+        counts = self.ends.counts
+        more: NDArray[Any] = np.all(counts[:, None, :] <= counts[None, :, :], axis=2)
+        np.fill_diagonal(more, False)
+        cost = self.cost.copy()
+        for low in range(0, len(cost), AT_ONCE):
+            part = slice(low, low + AT_ONCE)
+            better = more[None, :, :] & np.isfinite(self.cost[part])[:, None, :]
+            for takes in (self.cost[part], *(side[part] for side in self.sides)):
+                better &= takes[:, None, :] <= takes[:, :, None]
+            cost[part][better.any(axis=2)] = inf
+        return replace(self, cost=cost)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flow:
@@ -130,30 +153,31 @@ def minimise(
     """
     if not limits:
         blocks = [block.merged() for block in blocks]
+    blocks = [block.pruned() for block in blocks]
     dual = _dual(blocks, limits, start)
     bound = _up(dual.value)
     bound = bound if known is None else max(bound, known)
-    slack = max(1.0, dual.value * FIRST_SLACK)
+    slack = max(0.0, dual.value * FIRST_SLACK // 1)
     best: Flow | None = None
     for _ in range(8):
         columns = dual.columns(bound - dual.value + slack)
         found = _integer(blocks, columns, limits, bound, seconds)
         if found is None:
-            slack *= 4
+            slack = 4 * slack + 1
             continue
         flow, proved = found
         best = flow if best is None or flow.value < best.value else best
-        if best.value <= bound + slack + TOLERANCE:
-            # No column left out could be part of anything better.
+        if best.value - 1 <= bound + slack:
+            # Costs are whole, and no column left out is part of anything that costs one less.
             proven = best.value if proved == best.value else max(bound, min(proved, best.value))
             return Flow(best.takes, best.value, proven, dual.used)
-        slack = float(best.value - bound)
+        slack = float(best.value - 1 - bound)
     return best
 
 
 def lower_bound(blocks: Sequence[Block], limits: Sequence[int] = ()) -> int:
     """A whole number that no flow within the limits goes below."""
-    return _up(_dual(blocks, limits).value)
+    return _up(_dual([block.pruned() for block in blocks], limits).value)
 
 
 def _up(value: float) -> int:
@@ -178,21 +202,23 @@ def _dual(
 ) -> _Dual:
     """The Lagrangian bound at prices from a linear program whose columns are generated."""
     columns = [_start(block) for block in blocks]
-    for chosen, known in zip(columns, start, strict=False):
-        chosen |= known
-    _, center = _linear(blocks, columns, limits)
-    best = _Dual(*_evaluate(blocks, limits, center))
+    for block, chosen, known in zip(blocks, columns, start, strict=False):
+        chosen |= known & np.isfinite(block.cost)
+    best: _Dual | None = None
+    center = np.zeros(0)
     for _ in range(ROUNDS):
         value, at = _linear(blocks, columns, limits)
         # Halfway to the best prices so far: the raw ones swing.
-        for point in ((at + center) / 2, at):
+        for point in (at,) if best is None else ((at + center) / 2, at):
             bound, reduced = _evaluate(blocks, limits, point)
-            if bound > best.value:
+            if best is None or bound > best.value:
                 best, center = _Dual(bound, reduced), point
             for chosen, distance in zip(columns, reduced, strict=True):
                 chosen |= distance <= TOLERANCE
+        assert best is not None
         if value - best.value <= TOLERANCE * max(1.0, abs(value)):
             break
+    assert best is not None
     return replace(best, used=tuple(columns))
 
 
@@ -208,16 +234,11 @@ def _linear(
     blocks: Sequence[Block], columns: Sequence[NDArray[np.bool_]], limits: Sequence[int]
 ) -> tuple[float, Array]:
     """Value and prices of the linear program over some columns; breaking a row is dear."""
-    model, costs, supplies, sides = _model(blocks, columns, limits, integer=False)
-    dear = DEAR * (1 + max(_largest(b.cost) for b in blocks))
-    for row, sign in [*((row, 1.0) for row in supplies), *((row, -1.0) for row in sides)]:
-        breach = model.add_variable(lb=0.0)
-        row.set_coefficient(breach, sign)
-        costs.append(dear * breach)
-    model.minimize(mathopt.fast_sum(costs))
-    result = mathopt.solve(model, mathopt.SolverType.GLOP)
-    duals = result.dual_values()
-    return result.objective_value(), np.abs(np.array([duals[row] for row in [*supplies, *sides]]))
+    rows = sum(len(block.need) for block in blocks) + len(limits)
+    model = _model(blocks, columns, limits, integer=False)
+    result = mathopt.solve(mathopt.Model.from_model_proto(model), mathopt.SolverType.GLOP)
+    duals = {row.id: value for row, value in result.dual_values().items()}
+    return result.objective_value(), np.abs(np.array([duals[row] for row in range(rows)]))
 
 
 def _largest(cost: Array) -> float:
@@ -247,9 +268,6 @@ def _evaluate(
     return value, tuple(reduced)
 
 
-Takes = list[list[tuple[int, int, mathopt.Variable]]]
-
-
 def _integer(
     blocks: Sequence[Block],
     columns: Sequence[NDArray[np.bool_]],
@@ -258,20 +276,18 @@ def _integer(
     seconds: float,
 ) -> tuple[Flow, int] | None:
     """The best flow over these columns, and the bound that holds over them."""
-    takes: Takes = []
-    model, costs, _, _ = _model(blocks, columns, limits, integer=True, takes=takes)
-    objective = mathopt.fast_sum(costs)
-    model.add_linear_constraint(objective >= bound)
-    model.minimize(objective)
+    model = _model(blocks, columns, limits, integer=True, least=bound)
     parameters = mathopt.SolveParameters(
         time_limit=timedelta(seconds=seconds),
         absolute_gap_tolerance=0.5,
         relative_gap_tolerance=0.0,
     )
-    result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters)
+    asked = mathopt.Model.from_model_proto(model)
+    result = mathopt.solve(asked, mathopt.SolverType.HIGHS, params=parameters)
     if not result.has_primal_feasible_solution():
         return None
-    return _flow(blocks, takes, result.variable_values()), _up(result.dual_bound())
+    values = {take.id: value for take, value in result.variable_values().items()}
+    return _flow(blocks, columns, values), _up(result.dual_bound())
 
 
 def _model(
@@ -280,50 +296,83 @@ def _model(
     limits: Sequence[int],
     *,
     integer: bool,
-    takes: Takes | None = None,
-) -> tuple[
-    mathopt.Model,
-    list[mathopt.LinearTypes],
-    list[mathopt.LinearConstraint],
-    list[mathopt.LinearConstraint],
-]:
+    least: int | None = None,
+) -> model_pb2.ModelProto:
     """Each class takes its ends, each profile has room for all of its instances, the sides hold.
 
-    Returns the model, the terms of its cost, the rows by profile and the rows of the sides.
+    A variable for each column, by block, class and end. Rows by profile come first, then those of
+    the sides. ``least`` is a bound on the cost, as a row; without it rows may be broken, dearly.
     """
-    model = mathopt.Model()
-    sides = [model.add_linear_constraint(ub=float(limit)) for limit in limits]
-    costs: list[mathopt.LinearTypes] = []
-    supplies: list[mathopt.LinearConstraint] = []
-    for block, chosen in zip(blocks, columns, strict=True):
-        supply = [model.add_linear_constraint(lb=float(n)) for n in block.need]
-        supplies += supply
-        classes = [model.add_linear_constraint(lb=float(n), ub=float(n)) for n in block.gpus]
-        mine = []
-        for c, e in np.argwhere(chosen).tolist():
-            take = model.add_variable(lb=0.0, ub=float(block.gpus[c]), is_integer=integer)
-            mine.append((c, e, take))
-            classes[c].set_coefficient(take, 1.0)
-            for row, count in zip(supply, block.ends.counts[e], strict=True):
-                if count:
-                    row.set_coefficient(take, float(count))
-            if block.cost[c, e]:
-                costs.append(float(block.cost[c, e]) * take)
-            for row, side in zip(sides, block.sides, strict=False):
-                if side[c, e]:
-                    row.set_coefficient(take, float(side[c, e]))
-        if takes is not None:
-            takes.append(mine)
-    return model, costs, supplies, sides
+    cells = [np.argwhere(chosen) for chosen in columns]
+    costs = np.concatenate([b.cost[tuple(at.T)] for b, at in zip(blocks, cells, strict=True)])
+    most = np.concatenate([b.gpus[at[:, 0]] for b, at in zip(blocks, cells, strict=True)])
+    needs = np.concatenate([block.need for block in blocks])
+    counts = np.concatenate([block.gpus for block in blocks])
+    first_side, first_class = len(needs), len(needs) + len(limits)
+    low = np.concatenate([needs, np.full(len(limits), -inf), counts])
+    high = np.concatenate([np.full(len(needs), inf), np.array(limits, dtype=float), counts])
+    entries: list[Entries] = []
+    take = profile = row = 0
+    for block, at in zip(blocks, cells, strict=True):
+        mine = np.arange(take, take + len(at))
+        supplied = block.ends.counts[at[:, 1]]
+        one, which = np.nonzero(supplied)
+        entries.append((profile + which, mine[one], supplied[one, which]))
+        for number, side in enumerate(block.sides[: len(limits)]):
+            entries.append((np.full(len(at), first_side + number), mine, side[tuple(at.T)]))
+        entries.append((first_class + row + at[:, 0], mine, np.ones(len(at))))
+        take, profile, row = take + len(at), profile + len(block.need), row + len(block.gpus)
+    if least is None:
+        dear = DEAR * (1 + max(_largest(b.cost) for b in blocks))
+        breaches = np.arange(first_class)
+        entries.append((breaches, take + breaches, np.where(breaches < first_side, 1.0, -1.0)))
+        costs = np.concatenate([costs, np.full(first_class, dear)])
+        most = np.concatenate([most, np.full(first_class, inf)])
+    else:
+        entries.append((np.full(take, len(low)), np.arange(take), costs))
+        low, high = np.append(low, least), np.append(high, inf)
+    return _proto(costs, most, low, high, entries, integer=integer)
+
+
+def _proto(
+    costs: Array,
+    most: Array,
+    low: Array,
+    high: Array,
+    entries: Sequence[Entries],
+    *,
+    integer: bool,
+) -> model_pb2.ModelProto:
+    """A model in one piece: variables from 0 to ``most``, rows from ``low`` to ``high``."""
+    model = model_pb2.ModelProto()
+    model.variables.ids.extend(range(len(costs)))
+    model.variables.lower_bounds.extend(np.zeros(len(costs)))
+    model.variables.upper_bounds.extend(most)
+    model.variables.integers.extend([integer] * len(costs))
+    priced = np.nonzero(costs)[0]
+    model.objective.linear_coefficients.ids.extend(priced)
+    model.objective.linear_coefficients.values.extend(costs[priced])
+    model.linear_constraints.ids.extend(range(len(low)))
+    model.linear_constraints.lower_bounds.extend(low)
+    model.linear_constraints.upper_bounds.extend(high)
+    rows, takes, values = (np.concatenate(part) for part in zip(*entries, strict=True))
+    order = np.lexsort((takes, rows))
+    order = order[values[order] != 0]
+    matrix = model.linear_constraint_matrix
+    matrix.row_ids.extend(rows[order])
+    matrix.column_ids.extend(takes[order])
+    matrix.coefficients.extend(values[order])
+    return model
 
 
 def _flow(
-    blocks: Sequence[Block],
-    takes: Takes,
-    values: dict[mathopt.Variable, float],
+    blocks: Sequence[Block], columns: Sequence[NDArray[np.bool_]], values: Mapping[int, float]
 ) -> Flow:
-    found = [[(c, e, round(values[v])) for c, e, v in some if values[v] > 0.5] for some in takes]
-    value = 0.0
-    for block, some in zip(blocks, found, strict=True):
-        value += sum(n * block.cost[c, e] for c, e, n in some)
-    return Flow(tuple(tuple(some) for some in found), round(value), round(value))
+    found, value, first = [], 0.0, 0
+    for block, chosen in zip(blocks, columns, strict=True):
+        cells = np.argwhere(chosen).tolist()
+        some = [(c, e, round(values[first + i])) for i, (c, e) in enumerate(cells)]
+        found.append(tuple(one for one in some if one[2] > 0))
+        value += sum(n * block.cost[c, e] for c, e, n in found[-1])
+        first += len(cells)
+    return Flow(tuple(found), round(value), round(value))
