@@ -26,6 +26,7 @@ LIBRARY_LIVES_IN = {
     "huggingface_hub": {"exchange.huggingface"},
     "jinja2": {"report"},
     "kubernetes": {"exchange.kube_live"},
+    "numba": {"solver"},
     "ortools": {"solver"},
     "prometheus_client": {"night.metrics"},
     "pydantic": {"documents"},

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
-from ortools.linear_solver import pywraplp
 from ortools.math_opt.python import mathopt
 
 from optimizer.domain.problem import missing_ppm
-from optimizer.solver import ear, scip
+from optimizer.solver import ear
+from optimizer.solver.bins import Filled as Filled
+from optimizer.solver.bins import pack
 from optimizer.solver.master import Bound, Floats, Master
-from optimizer.solver.packing import Counts, Packer
 from optimizer.solver.pricing import Mix
 
 NODES = 20_000
@@ -26,9 +26,7 @@ TRIES = 6
 MOST_MIXES = 3_000
 MIP_GAP = 5e-5
 SLACKS = (0.02, 0.1, 0.5, 2.0)  # reduced costs that the program may use, in parts of ``scale``
-MOST_FILL_ROUNDS = 30
-
-Filled = tuple[tuple[Counts, int], ...]  # fillings of a pool's GPUs, each with how many GPUs
+FILL_EFFORT = 100_000  # of packing a pool's GPUs
 
 
 @dataclass(slots=True)
@@ -214,109 +212,6 @@ def _fill(master: Master, number: int, bound: Bound, values: list[int]) -> Fille
         asked = sum(values[v] for v, _ in master.rows[row].coefficients)
         if asked:
             wanted[size] = asked
-    return fill(pool.packer, wanted, bound.fillings[number])
-
-
-def fill(packer: Packer, wanted: Counter[int], known: list[Counts]) -> Filled:
-    """Few GPUs that hold the wanted shares: the linear program's fillings, then the rest."""
-    start = [c for c in known if all(size in wanted for size, _ in c)]
-    start += [((size, _times(packer, size)),) for size in sorted(wanted)]
-    fillings, weights = _relaxed(packer, wanted, start)
-    left = Counter(wanted)
-    found: Counter[Counts] = Counter()
-    for counts, weight in zip(fillings, weights, strict=True):
-        times = int(weight + 1e-9)
-        if times:
-            found[counts] += times
-            for size, count in counts:
-                left[size] = max(0, left[size] - count * times)
-    rest = _rounded(packer, +left, fillings)
-    found.update(rest)
-    return tuple(sorted(found.items()))
-
-
-def _times(packer: Packer, size: int) -> int:
-    return max(1, int((packer.room // np.maximum(1, packer.needs[size])).min()))
-
-
-def _relaxed(
-    packer: Packer, wanted: Counter[int], start: list[Counts]
-) -> tuple[list[Counts], list[float]]:
-    """The linear program of covering the wanted shares with fillings, by column generation."""
-    fillings: dict[Counts, pywraplp.Variable] = {}
-    lp = pywraplp.Solver.CreateSolver("GLOP")
-    rows = {size: lp.Constraint(float(count), lp.infinity()) for size, count in wanted.items()}
-    lp.Objective().SetMinimization()
-
-    def add(counts: Counts) -> bool:
-        if counts in fillings or not counts:
-            return False
-        x = fillings[counts] = lp.NumVar(0, lp.infinity(), "")
-        lp.Objective().SetCoefficient(x, 1.0)
-        for size, count in counts:
-            rows[size].SetCoefficient(x, count)
-        return True
-
-    for counts in start:
-        add(counts)
-    for _ in range(MOST_FILL_ROUNDS if wanted else 0):
-        lp.Solve()
-        values = np.zeros(len(packer.sizes))
-        for size, row in rows.items():
-            values[size] = max(0.0, row.dual_value())
-        best = packer.best(values, 1.0)
-        better = [
-            c
-            for c in (best.counts, *best.others)
-            if sum(values[size] * count for size, count in c) > 1 + 1e-6
-        ]
-        if not [c for c in better if add(c)]:
-            break
-    if wanted:
-        lp.Solve()
-    return list(fillings), [x.solution_value() for x in fillings.values()]
-
-
-def _rounded(packer: Packer, left: Counter[int], fillings: list[Counts]) -> Counter[Counts]:
-    """The rest, one GPU after the other: the best of best-fit and of a small integer program."""
-    greedy = best_fit(packer, left)
-    few = [c for c in fillings if any(left[size] for size, _ in c)]
-    solver = pywraplp.Solver.CreateSolver("SCIP")
-    choice = {c: solver.IntVar(0, len(left) + sum(left.values()), "") for c in {*few, *greedy}}
-    ordered = sorted(choice)
-    for size, count in left.items():
-        row = solver.Constraint(float(count), solver.infinity())
-        for c in ordered:
-            if dict(c).get(size):
-                row.SetCoefficient(choice[c], dict(c)[size])
-    for c in ordered:
-        solver.Objective().SetCoefficient(choice[c], 1.0)
-    solver.Objective().SetMinimization()
-    if scip.solve(solver, nodes=300, seconds=10.0):
-        found = Counter({c: round(x.solution_value()) for c, x in choice.items()})
-        if sum(found.values()) < sum(greedy.values()):
-            return +found
-    return greedy
-
-
-def best_fit(packer: Packer, wanted: Counter[int]) -> Counter[Counts]:
-    """Largest share first, into the fullest GPU that still takes it."""
-    largest = sorted(wanted, key=lambda size: (-packer.parts[size].max(), size))
-    items = [size for size in largest for _ in range(wanted[size])]
-    held: list[list[int]] = []
-    free = np.zeros((len(items), 3), dtype=np.int64)
-    used = 0
-    for size in items:
-        need = packer.needs[size]
-        fits = (free[:used] >= need).all(axis=1)
-        if fits.any():
-            loose = np.where(fits, free[:used].astype(float) @ (1.0 / np.maximum(1, packer.room)),
-                             np.inf)  # fmt: skip
-            at = int(loose.argmin())
-        else:
-            at, used = used, used + 1
-            free[at] = packer.room
-            held.append([])
-        free[at] -= need
-        held[at].append(size)
-    return Counter(tuple(sorted(Counter(sizes).items())) for sizes in held)
+    room = sum(values[g] for g in _gpus(master, number))
+    packing = pack(pool.packer, wanted, bound.fillings[number], enough=room, effort=FILL_EFFORT)
+    return packing.filled

@@ -6,7 +6,7 @@ most the best filling. ``verify`` does this sum again from the documents.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import floor, isinf
 from typing import Any
 
@@ -64,12 +64,25 @@ def _values(master: Master, bound: Bound, pick: Callable[[float, float], float])
     prices = np.maximum(0.0, master.prices(bound.duals)) * master.unit
     found: Values = defaultdict(dict)
     for c in master.f.copies:
-        if c.stays is None:
+        for kind, value in _of_parts(master, bound, c) if c.stays is None else ():
+            found[kind]["whole"] = pick(value, found[kind].get("whole", value))
+        if c.stays is None and not c.parts:
             value = float(prices[c.count.index]) / c.candidate.shape.gpus
             shape, value = _shape(c), floor(value * 1000) / 1000
-            for kind in _kinds(master, c):
-                found[kind][shape] = pick(value, found[kind].get(shape, value))
+            kind = _kinds(master, c)[0]
+            found[kind][shape] = pick(value, found[kind].get(shape, value))
     return found
+
+
+def _of_parts(master: Master, bound: Bound, c: Copies) -> Iterator[tuple[Kind, float]]:
+    """What a GPU of each kind costs a pipeline, by all rows but those that make it of parts."""
+    for part in c.parts:
+        made_of = {r for r, _ in master.by_variable[part.number.index]}
+        rows = master.by_variable[part.count.index]
+        paid = -sum(k * float(bound.duals[r]) for r, k in rows if r not in made_of)
+        site = master.f.sites[part.site]
+        value = floor(max(0.0, paid) * master.unit / part.gpus * 1000) / 1000
+        yield (site.gpu.name, site.price_micros), value
 
 
 def _mixes(master: Master, values: Values) -> float:
@@ -111,7 +124,7 @@ def _best(gpu: Gpu, some: Mapping[object, float]) -> float:
             best = max(best, sum(slices[p] * count for p, count in pattern))
     shares = [u for u in some if isinstance(u, Use)]
     if shares:
-        packer = Packer(gpu.room, tuple(shares))
+        packer = Packer.of_shares(gpu.room, shares)
         best = max(best, packer.best(np.array([some[u] for u in shares])).bound)
     return best
 

@@ -166,7 +166,7 @@ class Master:
             self.rows.append(Row(tuple((c.index, -1) for c in counts), 0.0, inf))
         gpu_row = len(self.rows)
         self.rows.append(Row(tuple((g.index, 1) for g in pool.gpus), 0.0, inf))
-        packer = Packer(site.gpu.room, tuple(size for size, _ in pool.wanted))
+        packer = Packer.of_shares(site.gpu.room, [size for size, _ in pool.wanted])
         gpus = int(sum(self.highs[g.index] for g in pool.gpus))
         return OpenPool(packer, tuple(rows), gpu_row, gpus)
 

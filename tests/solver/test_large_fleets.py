@@ -14,7 +14,7 @@ from optimizer.domain.gpu import Use
 from optimizer.domain.outcome import Limits
 from optimizer.domain.problem import PlacementProblem
 from optimizer.solver import solve
-from optimizer.solver.bulk import fill
+from optimizer.solver.bins import pack
 from optimizer.solver.packing import Packer
 from optimizer.verify import check_outcome
 
@@ -105,7 +105,7 @@ def test_the_best_filling_is_that_of_trying_all() -> None:
         sizes = tuple(
             Use(int(m), int(b), int(c)) for m, b, c in dice.integers(150, 700, size=(14, 3))
         )
-        packer = Packer(Use(1000, 1000, 1000), sizes)
+        packer = Packer.of_shares(Use(1000, 1000, 1000), sizes)
         values = dice.uniform(0.2, 1.0, size=14)
         found = packer.best(values)
         best = max(_every(packer, values, 0, packer.room, 0.0))
@@ -124,7 +124,7 @@ def _every(packer: Packer, values: np.ndarray, first: int, left: np.ndarray, hel
 def test_repaired_values_let_no_filling_exceed_the_target() -> None:
     dice = np.random.default_rng(3)
     sizes = tuple(Use(int(m), int(b), 0) for m, b in dice.integers(150, 700, size=(30, 2)))
-    packer = Packer(Use(1000, 1000, 1000), sizes)
+    packer = Packer.of_shares(Use(1000, 1000, 1000), sizes)
     values = dice.uniform(0.2, 1.0, size=30)
     wanted = np.array([i % 2 for i in range(30)])
     lowered, broken = packer.repaired(values, 1.0, wanted)
@@ -134,7 +134,7 @@ def test_repaired_values_let_no_filling_exceed_the_target() -> None:
 
 
 def test_shares_that_are_worth_nothing_fill_nothing() -> None:
-    packer = Packer(Use(10, 10, 10), (Use(5, 5, 5), Use(20, 1, 1)))
+    packer = Packer.of_shares(Use(10, 10, 10), (Use(5, 5, 5), Use(20, 1, 1)))
     values = np.array([0.0, 3.0])  # the second does not fit any GPU
     lowered, broken = packer.repaired(values, 1.0, np.array([1, 1]))
     assert not broken
@@ -144,9 +144,9 @@ def test_shares_that_are_worth_nothing_fill_nothing() -> None:
 def test_fillings_hold_all_that_is_wanted() -> None:
     dice = np.random.default_rng(5)
     sizes = tuple(Use(int(m), int(b), 10) for m, b in dice.integers(150, 700, size=(20, 2)))
-    packer = Packer(Use(1000, 1000, 1000), sizes)
+    packer = Packer.of_shares(Use(1000, 1000, 1000), sizes)
     wanted = Counter({i: int(n) for i, n in enumerate(dice.integers(1, 9, size=20))})
-    filled = fill(packer, wanted, [])
+    filled = pack(packer, wanted).filled
     held: Counter[int] = Counter()
     for counts, times in filled:
         needs = sum(packer.needs[size] * count for size, count in counts)

@@ -1,0 +1,154 @@
+"""The compiled part of packing: depth-first search for fillings of one GPU worth more than a floor.
+
+Sizes come in order of falling rate (value per surrogate room), so that a node can stop at the first
+size whose rate no longer reaches the floor. Numba makes this a thousand times faster than numpy
+calls at every node.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from optimizer.solver.packing import UNITS
+
+DEEPEST = 256  # shares in one filling
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Compiled = TypeVar("Compiled", bound=Callable[..., Any])
+
+
+def _compiled(function: Compiled) -> Compiled:
+    """Compiled at its first call, and kept on disk where there is a folder to write to."""
+    try:
+        return cast(Compiled, njit(cache=True)(function))
+    except RuntimeError:  # numba found no such folder
+        return cast(Compiled, njit(function))
+
+
+@_compiled
+def worth(units: Ints, values: Floats) -> Floats:
+    """The most value by room in one dimension, in units; sizes rounded down and taken freely."""
+    top = np.zeros(UNITS + 1)
+    for size in range(len(units)):
+        top[units[size]] = max(top[units[size]], values[size])
+    best = np.zeros(UNITS + 1)
+    if top[0] > 0:
+        best[:] = np.inf
+        return best
+    sizes = np.nonzero(top)[0]
+    for room in range(1, UNITS + 1):
+        best[room] = best[room - 1]
+        for unit in sizes:
+            if unit > room:
+                break
+            best[room] = max(best[room], top[unit] + best[room - unit])
+    return best
+
+
+@_compiled
+def _fits(need: Ints, left: Ints) -> bool:
+    for axis in range(len(need)):  # noqa: SIM110 numba compiles no generators
+        if need[axis] > left[axis]:
+            return False
+    return True
+
+
+@_compiled
+def _take(need: Ints, left: Ints, after: Ints, weights: Floats) -> float:
+    """Write what is left after a share; its surrogate room."""
+    room = 0.0
+    for axis in range(len(need)):
+        after[axis] = left[axis] - need[axis]
+        room += after[axis] * weights[axis]
+    return room
+
+
+@_compiled
+def _completed(need: Ints, left: Ints, worths: Floats, per_unit: Floats) -> float:
+    """The most that fits beside a share, each dimension taken alone."""
+    least = np.inf
+    for axis in range(len(need)):
+        # Rounding up a little keeps this a bound.
+        unit = int((left[axis] - need[axis]) * per_unit[axis] + 1e-7)
+        least = min(least, worths[axis, unit])
+    return least
+
+
+@_compiled
+def search(
+    values: Floats,
+    needs: Ints,
+    room: Ints,
+    most: Ints,
+    rate: Floats,
+    weights: Floats,
+    worths: Floats,
+    floor: float,
+    nodes_each: int,
+    one: bool,
+) -> tuple[NDArray[np.int32], Ints, Floats, float]:
+    """For each first size the best filling worth more than ``floor``: sizes, how many, its value.
+
+    With ``one`` only fillings better than those before. The last is the greatest bound of the first
+    sizes whose search took more than ``nodes_each`` nodes; 0 where all were searched through.
+    """
+    number, axes = needs.shape
+    per_unit = UNITS / np.maximum(1, room)
+    found = np.zeros((number, DEEPEST), np.int32)
+    lengths, best = np.zeros(number, np.int64), np.zeros(number)
+    left = np.zeros((DEEPEST + 1, axes), np.int64)
+    value, surrogate = np.zeros(DEEPEST + 1), np.zeros(DEEPEST + 1)
+    taken, following = np.zeros(DEEPEST, np.int64), np.zeros(DEEPEST + 1, np.int64)
+    count = np.zeros(number, np.int64)
+    given_up = 0.0
+    left[0] = room
+    for first in range(number):
+        if most[first] <= 0 or not _fits(needs[first], room):
+            continue
+        goal = floor
+        surrogate[1] = _take(needs[first], room, left[1], weights)
+        value[1], following[1], taken[0] = values[first], first, first
+        rest = _completed(needs[first], room, worths, per_unit)
+        whole = value[1] + min(rest, rate[first] * surrogate[1])
+        if whole <= goal:
+            continue
+        count[first] = 1
+        depth, nodes = 1, 0
+        if value[1] > goal:
+            goal = best[first] = value[1]
+            found[first, 0], lengths[first] = first, 1
+        while depth > 0:
+            held, beside, size = value[depth], left[depth], following[depth]
+            short = goal - held
+            while size < number and rate[size] * surrogate[depth] > short:
+                if count[size] < most[size] and _fits(needs[size], beside):
+                    rest = _completed(needs[size], beside, worths, per_unit)
+                    if values[size] + rest > short:
+                        break
+                size += 1
+            else:
+                size = number
+            if size >= number or depth >= DEEPEST or nodes >= nodes_each:
+                if size < number:
+                    given_up = max(given_up, whole)
+                depth -= 1
+                count[taken[depth]] -= 1
+                continue
+            nodes += 1
+            following[depth] = size + 1
+            taken[depth] = size
+            count[size] += 1
+            surrogate[depth + 1] = _take(needs[size], beside, left[depth + 1], weights)
+            depth += 1
+            value[depth], following[depth] = held + values[size], size
+            if value[depth] > goal:
+                goal = best[first] = value[depth]
+                found[first, :depth] = taken[:depth]
+                lengths[first] = depth
+        if one:
+            floor = goal
+    return found, lengths, best, given_up
