@@ -113,6 +113,15 @@ def test_openb_nodes_and_pods():
     assert [n["gpu"] for n in kinds(chosen)["Fleet"]["nodes"]] == ["p100-16gb", "a10"]
 
 
+def test_openb_pods_without_gpus_take_their_room_first():
+    more = "c0,5000,512,0,0,,LS\nc1,8000,512,0,0,,LS\nc2,99000,1,0,0,,LS\n"
+    found = read("openb", NODES, PODS + more)
+    node = kinds(found)["Fleet"]["nodes"][0]
+    assert (node["cpu_cores"], node["memory_gib"]) == (58.999, 255.499023)
+    assert "8 cores of nodes without GPUs, 5.001 cores of 1 nodes" in found.documents[0].notes[1]
+    assert found.left_out == ("1 pods without GPUs: no node has room for them",)
+
+
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
