@@ -24,18 +24,23 @@ from optimizer.solver.where import Seat, layout
 
 Counted = list[tuple[Copies, int]]
 Sharings = (Sharing.WHOLE, Sharing.MIG, Sharing.SHARED)
+MOST_GPUS = 1024  # of one node
 MOST_LOOKED_AT = 200  # nodes tried for a load before it waits for a swap
 
 
 @dataclass(slots=True)
 class Load:
-    """Replicas that lie together on ``gpus`` GPUs of one node, by candidate."""
+    """Replicas that lie together on ``gpus`` GPUs of one node, by candidate.
+
+    ``parts``: all parts of the pipeline that this is one of, itself included.
+    """
 
     zone: int | None
     gpus: int
     held: list[tuple[Copies, str]] = field(default_factory=list)  # with the profile, or ""
     node: str | None = None
     on: tuple[int, ...] = ()
+    parts: list["Load"] = field(default_factory=list)
 
     @property
     def deployments(self) -> Counter[str]:
@@ -59,6 +64,7 @@ class Ground:
     slack: Mapping[str, int] = field(default_factory=dict)  # what a loss may take (survive), mrps
     inside: Counter[tuple[str, str]] = field(default_factory=Counter)  # by deployment and domain
     watts: Counter[str] = field(default_factory=Counter)  # by rack
+    network: Counter[str] = field(default_factory=Counter)  # MB/s by node
     cpu: Counter[str] = field(default_factory=Counter)
     memory: Counter[str] = field(default_factory=Counter)
 
@@ -75,12 +81,16 @@ class Ground:
             d = self.deployments[name]
             if d.spread_node is not None and here[name] + count > d.spread_node:
                 return False
-            if d.spread_rack is not None and rack[name] + count > d.spread_rack:
+            first = self._first(load, node, "rack")
+            if d.spread_rack is not None and rack[name] + count * first > d.spread_rack:
                 return False
             cpu += d.host_cpu_millicores * count
             memory += d.host_memory_mib * count
             if not self._alone(d, here) or not self._outlived(d, load, node):
                 return False
+        link, handed = node.network_mbs, _handed_mbs(load)
+        if link is not None and handed and self.network[node.name] + handed > link:
+            return False
         if node.cpu_millicores is not None and cpu > node.cpu_millicores:
             return False
         return node.host_memory_mib is None or memory <= node.host_memory_mib
@@ -97,9 +107,14 @@ class Ground:
                 return False
         return True
 
+    def _first(self, load: Load, node: Node, kind: str) -> bool:
+        """Whether no other part of its pipeline lies in that rack or zone (or node)."""
+        others = [self.nodes[p.node] for p in load.parts if p is not load and p.node]
+        return all(domain_of(other, kind) != domain_of(node, kind) for other in others)
+
     def _outlived(self, d: Deployment, load: Load, node: Node) -> bool:
         """Whether a loss of the node's domain leaves enough elsewhere (rule ``survive``)."""
-        if d.name not in self.slack:
+        if d.name not in self.slack or not self._first(load, node, d.survive or ""):
             return True
         here = self.inside[d.name, domain_of(node, d.survive or "")]
         return here + load.rate_mrps(d) <= self.slack[d.name]
@@ -107,15 +122,22 @@ class Ground:
     def put(self, load: Load, node: Node, sign: int = 1) -> None:
         """Count the load in, or with ``sign`` -1 out."""
         self.watts[node.rack_domain] += sign * (node.gpu.tdp_w or 0) * load.gpus
+        self.network[node.name] += sign * _handed_mbs(load)
+        first = self._first(load, node, "rack")
         for name, count in load.deployments.items():
             d = self.deployments[name]
             self.by_node[node.name][name] += sign * count
-            self.by_rack[node.rack_domain][name] += sign * count
+            self.by_rack[node.rack_domain][name] += sign * count * first
             self.cpu[node.name] += sign * d.host_cpu_millicores * count
             self.memory[node.name] += sign * d.host_memory_mib * count
-            if name in self.slack:
+            if name in self.slack and self._first(load, node, d.survive or ""):
                 place = (name, domain_of(node, d.survive or ""))
                 self.inside[place] += sign * load.rate_mrps(d)
+
+
+def _handed_mbs(load: Load) -> int:
+    """What a part of a pipeline hands to others over its node's network."""
+    return load.held[0][0].candidate.network_mbs if len(load.parts) > 1 else 0
 
 
 def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat]:
@@ -130,16 +152,22 @@ def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat
     seats: list[Seat] = []
     copies: dict[tuple[int, Sharing], list[tuple[Copies, int]]] = defaultdict(list)
     for c in f.copies:
-        if count := values[c.count.index]:
+        if not c.parts and (count := values[c.count.index]):
             copies[c.site, c.candidate.shape.sharing].append((c, count))
+    dealers = [_Dealer(ground, site) for site in f.sites]
+    staged = _Pipelines(f, values, dealers)
+    for s, site in enumerate(f.sites):  # what takes more of a node than a stage comes before
+        large = [g for g in _groups(copies[s, Sharing.WHOLE]) if g.gpus > staged.block]
+        seats += [seat for load in dealers[s].run(large) for seat in _seats(site, load)]
+    seats += staged.run()
     for s, site in enumerate(f.sites):
         whole, mig, shared = (copies[s, mode] for mode in Sharings)
         loads = [
-            *_groups(whole),
+            *(group for group in _groups(whole) if group.gpus <= staged.block),
             *_cut(f, s, values, mig),
             *_packed(f, s, values, fillings, shared),
         ]
-        placed = _Dealer(ground, site).run(loads)
+        placed = dealers[s].run(loads)
         seats += [seat for load in placed for seat in _seats(site, load)]
     return _near_enough(problem, seats)
 
@@ -160,11 +188,15 @@ def _near_enough(problem: PlacementProblem, seats: list[Seat]) -> list[Seat]:
     while near:
         on_node: dict[str, set[str]] = defaultdict(set)
         for seat in seats:
-            on_node[node_of(seat.gpus[0])].add(seat.deployment)
+            for node in nodes_of(seat):
+                on_node[node].add(seat.deployment)
         kept = [
             seat
             for seat in seats
-            if on_node[node_of(seat.gpus[0])].issuperset(near.get(seat.deployment, ()))
+            if all(
+                any(wanted in on_node[node] for node in nodes_of(seat))
+                for wanted in near.get(seat.deployment, ())
+            )
         ]
         if len(kept) == len(seats):
             break
@@ -289,8 +321,26 @@ class _Dealer:
             and not any(name in self.barred[z] for name in names)
         ]
         if node.nvlink_domain == "pair":
-            return _on_pairs(here, load.gpus)
+            return _on_pairs(here, load.gpus, load.held[0][0].candidate.shape.block)
         return tuple(here[: load.gpus]) if len(here) >= load.gpus else ()
+
+    def roomy(self, gpus: int) -> Iterator[Node]:
+        """Nodes with so many free GPUs, the fullest first, a few of each."""
+        for size in sorted(size for size in self.by_free if size >= gpus):
+            for name in list(islice(self.by_free[size], MOST_LOOKED_AT)):
+                yield self.ground.nodes[name]
+
+    def put(self, load: Load, node: Node) -> list[tuple[int, int]] | None:
+        """Put it there; what was free there before, or None where it does not fit."""
+        before = self.free[node.name]
+        return before if self._try(load, node) else None
+
+    def take_back(self, load: Load, before: list[tuple[int, int]]) -> None:
+        """Undo a ``put``."""
+        node = self.ground.nodes[load.node or ""]
+        self.ground.put(load, node, -1)
+        load.node = None
+        self._set_free(node, before)
 
     def _try(self, load: Load, node: Node) -> bool:
         on = self._gpus_for(load, node)
@@ -368,11 +418,75 @@ class _Dealer:
         return False
 
 
-def _on_pairs(free: list[int], size: int) -> tuple[int, ...]:
+class _Pipelines:
+    """Deals pipelines over the nodes of all sites, each in as few nodes as it may."""
+
+    def __init__(self, f: Formulation, values: list[int], dealers: list[_Dealer]) -> None:
+        self.dealers = dealers
+        self.wanted = [
+            (c, values[c.count.index]) for c in f.copies if c.parts and values[c.count.index]
+        ]
+        self.wanted.sort(key=lambda w: (-w[0].candidate.shape.block, -w[0].candidate.shape.gpus))
+        self.block = max((c.candidate.shape.block for c, _ in self.wanted), default=MOST_GPUS)
+        # GPUs that the counts give each in each site.
+        self.given: dict[int, Counter[int]] = {id(c): Counter() for c, _ in self.wanted}
+        for c, _ in self.wanted:
+            for part in c.parts:
+                self.given[id(c)][part.site] += part.gpus * values[part.count.index]
+
+    def run(self) -> list[Seat]:
+        """Seats of all that find places."""
+        found = (self._seat(c) for c, count in self.wanted for _ in range(count))
+        return [seat for seat in found if seat is not None]
+
+    def _seat(self, c: Copies) -> Seat | None:
+        shape = c.candidate.shape
+        for of in (n for n in range(1, shape.stages + 1) if shape.stages % n == 0):
+            parts = [Load(None, shape.gpus // of, [(c, "")]) for _ in range(of)]
+            for part in parts:
+                part.parts = parts
+            if self._lie(c, parts):
+                gpus = [(part.node or "", i) for part in parts for i in part.on]
+                return Seat(c.deployment, c.candidate, tuple(f"{n}/{i}" for n, i in sorted(gpus)))
+        return None
+
+    def _lie(self, c: Copies, parts: list[Load]) -> bool:
+        """Find a node for each part; all or none."""
+        done: list[tuple[int, Load, list[tuple[int, int]]]] = []
+        for part in parts:
+            spot = self._spot(c, part)
+            if spot is None:
+                for s, other, before in reversed(done):
+                    self.dealers[s].take_back(other, before)
+                    self.given[id(c)][s] += other.gpus
+                return False
+            done.append((spot[0], part, spot[1]))
+            self.given[id(c)][spot[0]] -= part.gpus
+        return True
+
+    def _spot(self, c: Copies, part: Load) -> tuple[int, list[tuple[int, int]]] | None:
+        taken = {other.node for other in part.parts}
+        for s, left in self.given[id(c)].items():
+            for node in self.dealers[s].roomy(part.gpus) if left >= part.gpus else ():
+                if node.name not in taken:
+                    before = self.dealers[s].put(part, node)
+                    if before is not None:
+                        return s, before
+        return None
+
+
+def nodes_of(seat: Seat) -> list[str]:
+    """The nodes that a replica touches there."""
+    return sorted({node_of(gpu) for gpu in seat.gpus})
+
+
+def _on_pairs(free: list[int], size: int, block: int) -> tuple[int, ...]:
     """GPUs where bridged pairs matter: two together are a pair, one spares the pairs."""
     whole = [(i, i + 1) for i in free if i % 2 == 0 and i + 1 in free]
-    if size == 2:
-        return whole[0] if whole else ()
+    if block == 2:
+        return (
+            tuple(i for pair in whole[: size // 2] for i in pair) if 2 * len(whole) >= size else ()
+        )
     if size > 2:
         return tuple(free[:size]) if len(free) >= size else ()
     inside = {i for pair in whole for i in pair}

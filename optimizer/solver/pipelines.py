@@ -23,12 +23,16 @@ Expr = Any  # as in formulation
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """How many replicas of a pipeline have one of ``of`` alike parts in a node of a site."""
+    """How many replicas of a pipeline have one of ``of`` alike parts in a node of a site.
+
+    ``number``: of new replicas, how many have that many parts in all.
+    """
 
     site: int
     gpus: int
     of: int
     count: Expr
+    number: Expr = None
 
 
 def blocks_of(sites: tuple[Site, ...], usable: list[int], candidate: Candidate) -> int:
@@ -51,6 +55,7 @@ def new_parts(
         if shape.stages % of:
             continue
         gpus, here = shape.gpus // of, []
+        number = f.model.new_int_var(0, most, f"{name} over {of}")
         for s in usable:
             site, link = f.sites[s], f.sites[s].nodes[0].network_mbs
             slow = of > 1 and link is not None and candidate.network_mbs > link
@@ -58,9 +63,8 @@ def new_parts(
             if room:
                 often = min(room, most * min(of, len(site.nodes)))  # one part in a node
                 lies = f.model.new_int_var(0, often, f"{name} 1/{of} @{site.name}")
-                here.append(Part(s, gpus, of, lies))
+                here.append(Part(s, gpus, of, lies, number))
         if here and sum(len(f.sites[part.site].nodes) for part in here) >= of:
-            number = f.model.new_int_var(0, most, f"{name} over {of}")
             f.model.add(sum(part.count for part in here) == of * number)
             by_number.append(number)
             parts += here
