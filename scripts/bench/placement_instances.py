@@ -5,6 +5,7 @@ slices, on whole GPUs, in tensor-parallel groups and as shares of a GPU. What a 
 follows a roofline (weights read once a step, KV cache of the batch, a prefill that computes), so
 slices and groups are worth what they are worth; the numbers are for comparing solvers, not GPUs.
 ``load`` is the part of the largest demand that a linear program could serve: 1 is a full fleet.
+What is kept free, and a replica more for whoever outlives a loss, is taken from the fleet before.
 """
 
 import math
@@ -19,7 +20,7 @@ from optimizer.documents import catalogue
 from optimizer.domain.config import Candidate, ReplicaConfig, Shape
 from optimizer.domain.fleet import Fleet, Node, Reserve, Sharing
 from optimizer.domain.gpu import Gpu, Use
-from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.problem import PlacementProblem, with_reserve
 from optimizer.domain.workload import Demand, Deployment
 
 PER_NODE, NODES_PER_RACK = 8, 4
@@ -106,11 +107,17 @@ def generate(family: Family) -> PlacementProblem:
         offered[name] = ways
         wanted[name] = size * max(_rate_per_price(way, catalogue_of) for way in ways)
         deployments.append(Deployment(name, tenant=tenant, demand=Demand(1), min_replicas=1))
-    scale = family.load * _largest_scale(machines, catalogue_of, offered, wanted)
-    asked = tuple(
-        replace(d, demand=Demand(max(1, int(scale * wanted[d.name])))) for d in deployments
+    drawn = PlacementProblem(machines, tuple(deployments), offered)
+    drawn = _asking(drawn, family.load * _largest_scale(drawn, wanted), wanted)
+    ruled = _with_rules(family, drawn)
+    return _asking(ruled, family.load * _largest_scale(ruled, wanted), wanted)
+
+
+def _asking(problem: PlacementProblem, scale: float, wanted: dict[str, float]) -> PlacementProblem:
+    asked = (
+        replace(d, demand=Demand(max(1, int(scale * wanted[d.name])))) for d in problem.deployments
     )
-    return _with_rules(family, PlacementProblem(machines, asked, offered))
+    return replace(problem, deployments=tuple(asked))
 
 
 def _fleet(gpus: int) -> Fleet:
@@ -245,22 +252,19 @@ def _rate_per_price(way: Candidate, products: Products) -> float:
     return (way.capacity_mrps or 0) / (_gpus_of(way, products) * price) * 2.6
 
 
-def _largest_scale(
-    machines: Fleet,
-    products: Products,
-    offered: dict[str, tuple[Candidate, ...]],
-    wanted: dict[str, float],
-) -> float:
+def _largest_scale(problem: PlacementProblem, wanted: dict[str, float]) -> float:
     """The largest common factor on all demands that fractional replicas could serve."""
+    products = {gpu.name: gpu for gpu in problem.fleet.products()}
     lp = pywraplp.Solver.CreateSolver("GLOP")
     scale = lp.NumVar(0, lp.infinity(), "")
+    taken = _taken(problem, products)
     room: dict[str, pywraplp.Constraint] = {}
-    for node in machines.nodes:
+    for node in problem.fleet.nodes:
         if node.gpu.name not in room:
-            room[node.gpu.name] = lp.Constraint(0, 0)
+            room[node.gpu.name] = lp.Constraint(-lp.infinity(), -taken[node.gpu.name])
         row = room[node.gpu.name]
         row.SetUb(row.ub() + node.gpus)
-    for name, ways in offered.items():
+    for name, ways in problem.candidates.items():
         served = lp.Constraint(0, lp.infinity())
         served.SetCoefficient(scale, -wanted[name])
         for way in ways:
@@ -270,6 +274,17 @@ def _largest_scale(
     lp.Maximize(scale)
     lp.Solve()
     return scale.solution_value()
+
+
+def _taken(problem: PlacementProblem, products: Products) -> dict[str, float]:
+    """GPUs by product that rules take: room kept free, and a replica to outlive a loss."""
+    found: dict[str, float] = defaultdict(float)
+    for kept in with_reserve(problem).deployments:
+        ways = with_reserve(problem).candidates[kept.name]
+        if kept.reserve or kept.survive:
+            way = max(ways, key=lambda w: (_rate_per_price(w, products), w.key))
+            found[way.gpu] += _gpus_of(way, products) * (kept.min_replicas if kept.reserve else 1)
+    return found
 
 
 def _with_rules(family: Family, problem: PlacementProblem) -> PlacementProblem:
