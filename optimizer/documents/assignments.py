@@ -17,7 +17,6 @@ from optimizer.documents.faults import Fault, Path, dotted, shown
 from optimizer.documents.fleets import NodeFacts, build_node, node_faults, unknown_product
 from optimizer.documents.schema.fleet import NodeDoc
 from optimizer.documents.schema.workloads import DeploymentDoc
-from optimizer.documents.supported import unsupported
 from optimizer.documents.wording import complaints
 from optimizer.domain.fleet import Node
 from optimizer.domain.scenario import Assign
@@ -148,7 +147,6 @@ def _node(stage: Stage, name: str, settings: list[_Setting], say: Say) -> Iterat
         message = unknown_product(spelling, stage.catalogue)
         judge.others(lambda said: iter([said(("gpu",), message)]))
     judge.others(lambda said: node_faults(raw, gpu, 1, said))
-    judge.others(lambda said: unsupported("Node", raw, said))
     if before is None or stage.fleet is None or judge.found:
         return
     stage.fleet.nodes[name] = NodeFacts(name, gpu, look.whole(raw, "gpus"), raw)

@@ -31,7 +31,6 @@ from optimizer.documents.fleets import (
 from optimizer.documents.reading import RawDocument
 from optimizer.documents.schema.fleet import NodeDoc
 from optimizer.documents.schema.workloads import DeploymentDoc
-from optimizer.documents.supported import unsupported
 from optimizer.documents.wording import either
 from optimizer.domain.scenario import (
     AddDeployments,
@@ -300,7 +299,6 @@ def _add_node(stage: Stage, entry: Entry, say: Say) -> tuple[str, ...]:
         known.sure = fleet.sure
         stage.priced_at += [(name, partial(say, ("price_per_gpu_hour",))) for name in names[:1]]
     stage.take(fleet.faults)
-    stage.take(unsupported("Node", entry, say))
     if not stage.clean:
         stage.dirty |= {f"nodes.{name}" for name in names}
     return names

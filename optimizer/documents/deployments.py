@@ -11,7 +11,6 @@ from optimizer.documents.faults import Fault, Path, shown, unknown, way_out
 from optimizer.documents.fleets import FleetReading, place_fault, unknown_product
 from optimizer.documents.reading import RawDocument
 from optimizer.documents.schema.workloads import DeploymentDoc, MeasuredDoc, NeedsDoc, WorkloadsDoc
-from optimizer.documents.supported import unsupported
 from optimizer.documents.wording import complaints
 from optimizer.domain.model import ServedModel
 from optimizer.domain.units import MIB_PER_GIB, PPM, scaled, scaled_down, scaled_up
@@ -115,7 +114,6 @@ def _note_name(reading: WorkloadsReading, document: RawDocument, path: Path, ent
 
 def deployment_faults(raw: dict[str, Any], around: Surroundings, say: Say) -> Iterator[Fault]:
     """What a schema cannot see in one deployment."""
-    yield from unsupported("Deployment", raw, say)
     yield from contradictions(raw, say)
     yield from _model_faults(raw, around.catalogue, say)
     for pattern in ("allow.gpus[]", "measured[].gpu", "needs.measured_on"):

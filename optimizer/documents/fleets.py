@@ -11,7 +11,6 @@ from optimizer.documents.names import BadNameError, expand
 from optimizer.documents.reading import RawDocument
 from optimizer.documents.schema.base import Profile
 from optimizer.documents.schema.fleet import DeviceDoc, FleetDoc, NodeDoc
-from optimizer.documents.supported import unsupported
 from optimizer.documents.wording import complaints
 from optimizer.domain.fleet import Device, Fleet, Limits, Node, Reserve, Sharing
 from optimizer.domain.gpu import Gpu, PlacedProfile
@@ -58,7 +57,6 @@ def read_fleet(document: RawDocument, catalogue: Catalogue) -> FleetReading:
     raw = document.value
     for path, message, key in complaints(FleetDoc, raw):
         reading.faults.append(document.fault(path, message, key=key))
-    reading.faults += unsupported("Fleet", raw, document.fault)
     for path, entry in look.each(raw, "nodes[]"):
         if isinstance(entry, dict):
             read_entry(reading, entry, catalogue, _sayer(document, path), _named_before(document))

@@ -39,6 +39,7 @@ from optimizer.sizing.rooms import (
 from optimizer.sizing.weights import weights
 
 DEFAULT_ENGINES = ("vllm", "sglang", "tensorrt-llm")
+IN_ONE_NODE = ("tensorrt-llm",)  # trtllm-serve (TensorRT-LLM, trtllm-serve multi-node: mpirun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,10 @@ def _ready(
     dropped: list[Dropped],
 ) -> Iterator[tuple[Way, Ready | Refusal]]:
     for way in ways(deployment, model, room, card, dropped):
+        if way.pp > 1 and card.name in IN_ONE_NODE:
+            reason = "its stages may come to lie in several nodes, which it serves under MPI only"
+            dropped.append(Dropped(deployment.name, _label(room, way), reason))
+            continue
         kernels = deployment.allow.attention
         yield way, on_product(model, card, room.gpu, way, deployment.demand, kernels)
 
