@@ -351,17 +351,20 @@ class Master:
     def solve(
         self,
         on_round: Callable[[Bound], bool] = lambda _: True,
-        seeds: Iterable[tuple[str, Mix]] = (),
+        seeds: Sequence[tuple[str, Mix]] = (),
+        fillings: Iterable[tuple[int, Counts]] = (),
     ) -> Bound:
         """Column generation to the relaxation's optimum; the best bound met on the way.
 
         ``on_round`` hears of each round and says whether to go on; ``seeds`` are mixes to begin
-        with.
+        with, ``fillings`` of pools too.
         """
         program = _Program(self)
-        program.start()
+        program.start(frozenset(name for name, _ in seeds))
         for name, mix in seeds:
             program.add(name, mix)
+        for number, counts in fillings:
+            program.fill(number, counts, None)
         best = Bound(-inf)
         many = len(self.names) >= MANY
         before, duals = inf, None
@@ -524,8 +527,11 @@ class _Program:
             for r, coefficient in master.by_variable[index]:
                 self.rows[r].SetCoefficient(x, coefficient)
 
-    def start(self) -> None:
-        """Make it feasible: leaving out at a high price, mixes of one kind, one size a GPU."""
+    def start(self, seeded: frozenset[str] = frozenset()) -> None:
+        """Make it feasible: leaving out at a high price, mixes of one kind, one size a GPU.
+
+        Deployments that are ``seeded`` have mixes to begin with.
+        """
         for name, d in self.m.names.items():
             out = self.lp.NumVar(0, self.lp.infinity(), "")
             self.outs.append(out)
@@ -534,7 +540,7 @@ class _Program:
             self.choose[name].SetCoefficient(out, 1.0)
             if not self.m.in_full(d):
                 self.add(name, Mix(0.0, 0.0, (), float(PPM)))
-            for variable, capacity in self._starters(name):
+            for variable, capacity in () if name in seeded else self._starters(name):
                 self._plain(name, d, variable, capacity)
         for number, pool in enumerate(self.m.pools):
             self.exchange(number)

@@ -40,7 +40,7 @@ def repaired(
     ``rounds`` of emptying a few GPUs and filling them again better it, until everybody is served
     at ``enough`` micros per hour.
     """
-    repair = _Repair(problem, running)
+    repair = Repair(problem, running)
     repair.fill()
     dice = random.Random(seed)
     for _ in range(rounds):
@@ -49,12 +49,12 @@ def repaired(
     return repair.placement()
 
 
-class _Repair:
+class Repair:
     """A placement under repair: what stays, what is new, and the room they take."""
 
     def __init__(self, problem: PlacementProblem, running: Placement | None) -> None:
         self.problem = problem
-        self.room = room = _Room(problem)
+        self.room = room = Room(problem)
         self.kept: dict[str, Candidate] = {}
         # By the identity of its seat, which is kept too: identities of the dead are given again.
         self.stays: dict[int, tuple[Seat, Replica]] = {}
@@ -69,12 +69,12 @@ class _Repair:
             if room.take(seat):
                 self.kept[replica.id] = way
                 self.stays[id(seat)] = (seat, replica)
-                self._add(seat)
+                self.add(seat)
         if running is not None:
             room.stand(running)
         self._shed()
         while lonely := self._lonely():
-            self._lift(lonely)
+            self.lift(lonely)
 
     def _lonely(self) -> list[Seat]:
         """Rule ``affinity``: replicas whose node lacks one that they want near."""
@@ -85,11 +85,13 @@ class _Repair:
             if not all(by_node[node_of(seat.gpus[0])][n] for n in names[seat.deployment].near)
         ]
 
-    def _add(self, seat: Seat) -> None:
+    def add(self, seat: Seat) -> None:
+        """Count a replica in that has its room."""
         self.seats.append(seat)
         self.served[seat.deployment].add(seat.candidate)
 
-    def _lift(self, seats: list[Seat]) -> None:
+    def lift(self, seats: list[Seat]) -> None:
+        """Take replicas out again."""
         gone = {id(seat) for seat in seats}
         self.seats = [seat for seat in self.seats if id(seat) not in gone]
         for seat in reversed(seats):
@@ -111,7 +113,7 @@ class _Repair:
                 continue
             enough = d.asked_mrps is None or mine.mrps - capacity >= d.asked_mrps
             if enough and mine.replicas > d.min_replicas:
-                self._lift([seat])
+                self.lift([seat])
 
     def fill(self, dice: random.Random | None = None) -> list[Seat]:
         """Seats for whom is short, as far as there is room; ``dice`` vary what is preferred."""
@@ -150,14 +152,14 @@ class _Repair:
             for seat in self.seats
             if chosen.intersection(seat.gpus) and seat.deployment not in bound
         ]
-        self._lift(out)
+        self.lift(out)
         filled = self.fill(dice)
         after = self.score()
         if (after[2], after[1], after[3]) > (before[2], before[1], before[3]):
-            self._lift(filled)
+            self.lift(filled)
             for seat in out:
                 self.room.put(seat)
-                self._add(seat)
+                self.add(seat)
         return True
 
     def placement(self) -> Placement:
@@ -198,7 +200,7 @@ class _Served:
 
 
 @dataclass(slots=True)
-class _Held:
+class Held:
     """What a GPU holds."""
 
     gpu: FleetGpu
@@ -210,7 +212,7 @@ class _Held:
     colours: list[frozenset[str]] = field(default_factory=list)
 
 
-class _Room:
+class Room:
     """The fleet's GPUs, filled seat by seat under the rules of a GPU and of a node."""
 
     def __init__(self, problem: PlacementProblem) -> None:
@@ -219,8 +221,8 @@ class _Room:
         self.nodes = {n.name: n for n in problem.fleet.nodes}
         self.ground = Ground(problem, self.names, self.nodes)
         self.colours = {name: frozenset(some) for name, some in colours(problem).items()}
-        self.held = {g.id: _Held(g) for g in problem.fleet.gpus()}
-        self.usable: dict[str, list[_Held]] = defaultdict(list)  # by product, cheapest first
+        self.held = {g.id: Held(g) for g in problem.fleet.gpus()}
+        self.usable: dict[str, list[Held]] = defaultdict(list)  # by product, cheapest first
         for held in self.held.values():
             if cordon(held.gpu):
                 self.usable[held.gpu.gpu.name].append(held)
@@ -296,7 +298,7 @@ class _Room:
             if shape.share is not None:
                 held.used = _less(held.used, shape.share)
 
-    def _fits(self, held: _Held, seat: Seat) -> bool:
+    def _fits(self, held: Held, seat: Seat) -> bool:
         shape = seat.candidate.shape
         if shape.sharing is Sharing.WHOLE:
             return not held.replicas
@@ -314,13 +316,21 @@ class _Room:
             and not table.faults(tuple(sorted((*held.placed, seat.mig))))
         )
 
-    def next(self, way: Candidate) -> Seat | None:
-        """A free place for one more replica that way: on GPUs in use, else on empty ones."""
+    def next(
+        self, way: Candidate, within: frozenset[str] | None = None, *, anew: bool = True
+    ) -> Seat | None:
+        """A free place for one more replica that way: on GPUs in use, else on empty ones.
+
+        ``within``: on these nodes only; not ``anew``: on no empty GPU.
+        """
         d, shape = self.names[way.deployment], way.shape
+        some = self.usable.get(way.gpu, [])
+        if within is not None:
+            some = [held for held in some if held.gpu.node.name in within]
         if shape.sharing is Sharing.WHOLE:
-            return next((s for s in self._groups(d, way) if self.take(s)), None)
-        some = self.usable.get(way.gpu, ())
-        for busy in (True, False):
+            groups = self._groups(d, way, some) if anew else ()
+            return next((s for s in groups if self.take(s)), None)
+        for busy in (True, False) if anew else (True,):
             for held in some:
                 if bool(held.replicas) is busy and held.mode in (None, shape.sharing):
                     seat = self._on(held, d, way)
@@ -328,13 +338,13 @@ class _Room:
                         return seat
         return None
 
-    def _may(self, held: _Held, d: Deployment, way: Candidate) -> bool:
+    def _may(self, held: Held, d: Deployment, way: Candidate) -> bool:
         if way.shape.sharing not in held.gpu.node.sharing or not pin(d, held.gpu):
             return False
         here = self.ground.by_node[held.gpu.node.name]
         return all(here[name] for name in d.near)
 
-    def _on(self, held: _Held, d: Deployment, way: Candidate) -> Seat | None:
+    def _on(self, held: Held, d: Deployment, way: Candidate) -> Seat | None:
         if not self._may(held, d, way):
             return None
         if way.shape.share is not None:
@@ -357,11 +367,11 @@ class _Room:
             return None
         return Seat(d.name, way, (held.gpu.id,), placed[0])
 
-    def _groups(self, d: Deployment, way: Candidate) -> Iterator[Seat]:
+    def _groups(self, d: Deployment, way: Candidate, some: Iterable["Held"]) -> Iterator[Seat]:
         """Free groups of whole GPUs, on the fullest node first."""
         size = way.shape.gpus
         free: dict[str, list[int]] = defaultdict(list)
-        for held in self.usable.get(way.gpu, ()):
+        for held in some:
             kept = held.gpu.node.layouts_fixed and (held.standing or held.gpu.device.layout)
             if not held.replicas and not kept and self._may(held, d, way):
                 free[held.gpu.node.name].append(held.gpu.device.index)
@@ -403,7 +413,7 @@ def _ways(problem: PlacementProblem, d: Deployment) -> list[Candidate]:
 
 
 def _filled(
-    problem: PlacementProblem, room: _Room, served: _Served, dice: random.Random | None
+    problem: PlacementProblem, room: Room, served: _Served, dice: random.Random | None
 ) -> list[Seat]:
     """Seats until the deployment is served or no way of running it finds any."""
     seats: list[Seat] = []
@@ -433,7 +443,7 @@ def _filled(
     return seats
 
 
-def _placed(room: _Room, way: Candidate, times: int) -> list[tuple[Seat, int]]:
+def _placed(room: Room, way: Candidate, times: int) -> list[tuple[Seat, int]]:
     """As many seats as there are, each with what its GPUs add to the price."""
     found: list[tuple[Seat, int]] = []
     for _ in range(times):

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from optimizer.domain.gpu import Use
 from optimizer.domain.outcome import Limits, Objective, Outcome, Progress
-from optimizer.domain.placement import Placement
+from optimizer.domain.placement import Placement, node_of
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.domain.workload import Deployment
 from optimizer.solver.columns import coarse_sites, may_stay
@@ -19,36 +20,59 @@ from optimizer.solver.formulation import Copies, Formulation, build
 from optimizer.solver.integer import Clock, Level, common_divisor
 from optimizer.solver.large import counted_levels
 from optimizer.solver.master import Bound, Master
+from optimizer.solver.nearby import near, nearby
+from optimizer.solver.packing import Counts
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
+from optimizer.solver.refit import refitted, squeezed
 from optimizer.solver.repair import repaired
 from optimizer.solver.search import DISRUPTION, PRICE, UNMET, outcome_of, solve
 from optimizer.solver.tighten import rounded
 
+CLOSE = 2e-4  # of the program's value: how near to it a bound is good enough
+NEARBY = 0.2  # of the effort for counts near to what runs
 ROUNDS_PER_EFFORT, MOST_ROUNDS = 10, 300  # of bettering a repair
 
+NEAR = 0.1  # of the dearest GPU's price: mixes that cost so much more are kept
+NEARLY = 0.02  # of a GPU's price: what a filling may be worth less
+
 Place = tuple[object, ...]  # of a replica: candidate, site, zone, colour
+Where = tuple[int, int, str]  # of a pool: site, zone, colour
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What solving a problem taught: the mixes that its relaxation uses, by place."""
+    """What solving a problem taught: the good mixes and fillings of its relaxation, by place."""
 
     site_of: tuple[tuple[str, int], ...]  # of each node
     mixes: tuple[tuple[str, tuple[tuple[Place, int], ...]], ...]
+    fillings: tuple[tuple[Where, tuple[tuple[tuple[Use, int], ...], ...]], ...] = ()
 
 
 def known(problem: PlacementProblem) -> Known:
-    """Solve the relaxation of serving everybody, and keep what it uses."""
+    """Solve the relaxation of serving everybody, and keep what is good in it."""
     f = build(problem, coarse_sites(problem))
-    bound = _everybody(f).solve()
+    master = _everybody(f)
+    bound = master.solve()
     place = {c.count.index: _place(c, c.site) for c in f.copies}
     mixes = tuple(
         (name, tuple((place[v], count) for v, count in mix.counts))
-        for name, used in bound.used.items()
-        for mix in sorted(used, key=lambda m: m.counts)
+        for name, mix in near(master, bound, NEAR)
     )
     sites = tuple((node.name, s) for s, site in enumerate(f.sites) for node in site.nodes)
-    return Known(sites, mixes)
+    fillings = tuple(
+        ((pool.site, pool.zone, pool.colour), tuple(_good(master, bound, number)))
+        for number, pool in enumerate(f.pools)
+    )
+    return Known(sites, mixes, fillings)
+
+
+def _good(master: Master, bound: Bound, number: int) -> Iterator[tuple[tuple[Use, int], ...]]:
+    """Fillings of a pool's GPUs that are worth nearly as much as the GPU costs."""
+    pool, sizes = master.pools[number], [size for size, _ in master.f.pools[number].wanted]
+    enough = (1 - NEARLY) * float(bound.duals[pool.gpu_row])
+    for counts in bound.fillings[number]:
+        if sum(bound.duals[pool.size_rows[size]] * count for size, count in counts) >= enough:
+            yield tuple((sizes[size], count) for size, count in counts)
 
 
 def solve_warm(
@@ -63,28 +87,80 @@ def solve_warm(
     f = build(problem, coarse_sites(problem))
     master = _everybody(f)
     hint = _Hint(problem, repaired(problem, problem.current))
-    unit, step = master.unit, common_divisor(f.price_micros())
+    floor = _Floor(master)
+    close = max(CLOSE, limits.gap / 10)
 
-    def floor(bound: Bound) -> int:
-        return rounded(bound.value * unit, step)
+    def go_on(bound: Bound) -> bool:
+        near = bound.program - bound.value <= close * abs(bound.program)
+        return not near and not hint.within(floor(bound), limits.gap)
 
-    bound = master.solve(
-        lambda bound: not hint.within(floor(bound), limits.gap), list(_seeds(master, before))
-    )
+    seeds = list(_seeds(master, before))
+    bound = master.solve(go_on, seeds, _seeded_fillings(master, before))
+    low = floor(bound)
+    if not hint.within(low, limits.gap):
+        hint = min(hint, _near(master, bound, limits, hint, clock), key=lambda one: one.score)
+    if hint.within(low, limits.gap):
+        return outcome_of(problem, clock, hint.placement, list(hint.levels(low)))
+    return _searched(problem, clock, hint, (master, bound))
+
+
+def _near(master: Master, bound: Bound, limits: Limits, hint: "_Hint", clock: Clock) -> "_Hint":
+    """What runs, changed as the integer program says and no more than the price asks."""
+    problem = master.f.problem
+    if not bound.serves:
+        return hint
+    kept = _kept(master)
+    values = nearby(master, bound, kept, clock, NEARBY * limits.effort)
+    if values is None:
+        return hint
+    repair = refitted(master.f, values, problem.current)
+    enough = _Floor(master)(bound) / (1 - limits.gap) if limits.gap < 1 else 0.0
+    squeezed(repair, enough)
+    return _Hint(problem, repair.placement())
+
+
+def _kept(master: Master) -> dict[str, Counter[int]]:
+    """How many replicas may stay, by deployment and place."""
+    problem = master.f.problem
+    site_of = {node.name: s for s, site in enumerate(master.f.sites) for node in site.nodes}
+    place: dict[tuple[str, object, int], int] = {}
+    for c in master.f.copies:
+        place.setdefault((c.deployment, c.candidate.key, c.site), c.count.index)
+    gpus = {gpu.id: gpu for gpu in problem.fleet.gpus()}
+    found: dict[str, Counter[int]] = {}
+    for replica in problem.current.replicas if problem.current is not None else ():
+        way = may_stay(problem, replica, gpus)
+        site = site_of.get(node_of(replica.gpus[0])) if way is not None else None
+        if way is not None and site is not None:
+            variable = place.get((way.deployment, way.key, site))
+            if variable is not None:
+                found.setdefault(way.deployment, Counter())[variable] += 1
+    return found
+
+
+def _searched(
+    problem: PlacementProblem, clock: Clock, hint: "_Hint", proof: tuple[Master, Bound]
+) -> Outcome:
+    """The usual search from the hint; the better of the two."""
+    limits = clock.limits
     rounds = int(min(MOST_ROUNDS, ROUNDS_PER_EFFORT * limits.effort))
-    if not hint.within(floor(bound), limits.gap):
-        enough = floor(bound) / (1 - limits.gap) if limits.gap < 1 else 0.0
-        again = repaired(problem, problem.current, rounds=rounds, seed=limits.seed, enough=enough)
-        hint = min(hint, _Hint(problem, again), key=lambda one: one.score)
-    if hint.within(floor(bound), limits.gap):
-        return outcome_of(problem, clock, hint.placement, list(hint.levels(floor(bound))))
-    searched = solve(problem, limits, progress, hint.placement, (master, bound))
+    searched = solve(problem, limits, clock.report, hint.placement, proof)
     outcome = better_of(problem, clock, hint, searched)
     found = outcome.incumbent
     if found is not None and any(o.name == UNMET and not o.proved for o in outcome.objectives):
         filled = _Hint(problem, repaired(problem, found, rounds=rounds, seed=limits.seed))
         outcome = better_of(problem, clock, filled, outcome)
     return outcome
+
+
+class _Floor:
+    """What no plan that serves everybody costs less than, in micros per hour."""
+
+    def __init__(self, master: Master) -> None:
+        self.unit, self.step = master.unit, common_divisor(master.f.price_micros())
+
+    def __call__(self, bound: Bound) -> int:
+        return rounded(bound.value * self.unit, self.step)
 
 
 class _Hint:
@@ -168,19 +244,36 @@ def _place(c: Copies, site: int | None) -> Place:
     return (c.candidate.key, site, c.zone, c.colour)
 
 
-def _seeds(master: Master, before: Known) -> Iterator[tuple[str, Mix]]:
-    """The known mixes in the places of this problem, with as many replicas as it asks."""
+def _sites_of(master: Master, before: Known) -> list[int | None]:
+    """The known site that each site of this problem is."""
     number = dict(before.site_of)
-    site_of = [
+    return [
         next((number[n.name] for n in site.nodes if n.name in number), None)
         for site in master.f.sites
     ]
+
+
+def _seeds(master: Master, before: Known) -> Iterator[tuple[str, Mix]]:
+    """The known mixes in the places of this problem, with as many replicas as it asks."""
+    site_of = _sites_of(master, before)
     variable = {(c.deployment, _place(c, site_of[c.site])): c.count.index for c in master.f.copies}
     for name, places in before.mixes:
         found = {variable.get((name, place)): count for place, count in places}
         if name in master.names and found and None not in found:
             counts = Counter({v: count for v, count in found.items() if v is not None})
             yield name, Mix(0.0, 0.0, _enough(master, master.names[name], counts))
+
+
+def _seeded_fillings(master: Master, before: Known) -> Iterator[tuple[int, Counts]]:
+    """The known fillings, as far as this problem has shares of their sizes."""
+    site_of = _sites_of(master, before)
+    known = dict(before.fillings)
+    for number, pool in enumerate(master.f.pools):
+        at = {size: i for i, (size, _) in enumerate(pool.wanted)}
+        site = site_of[pool.site]
+        for filling in known.get((site, pool.zone, pool.colour), ()) if site is not None else ():
+            counts = tuple(sorted((at[size], count) for size, count in filling if size in at))
+            yield number, counts
 
 
 def _enough(master: Master, d: Deployment, counts: Counter[int]) -> tuple[tuple[int, int], ...]:
