@@ -6,7 +6,7 @@ from functools import partial
 from optimizer.domain.outcome import Limits, Outcome, Progress
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
-from optimizer.solver.conflict import clash
+from optimizer.solver.conflict import clash, foreseen
 from optimizer.solver.reserve import reserve
 from optimizer.solver.search import solve as search
 
@@ -24,5 +24,8 @@ def solve(
     Room is kept free as the fleet's reserve asks. Where rules clash the outcome says which.
     ``hint``: a placement to begin with.
     """
+    clashes = foreseen(problem, limits)
+    if clashes is not None:
+        return clashes
     how = search if hint is None else partial(search, hint=hint)
     return clash(problem, limits, reserve(how, problem, limits, progress))

@@ -4,57 +4,86 @@ Most rules only forbid, and no replica at all keeps them. So a clash takes a rul
 something (``reserve``, ``survive``, ``do_not_disturb``), and only what those speak of is looked at.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from optimizer.domain.fleet import Limits as Ceilings
-from optimizer.domain.fleet import Node
+from optimizer.domain import words
+from optimizer.domain.fleet import Fleet, Node
 from optimizer.domain.outcome import Limits, Outcome, Termination
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem, with_reserve
-from optimizer.domain.workload import Deployment
-from optimizer.solver.columns import coarse_sites, fine_sites, fixed_layout, keeps_layout, may_stay
+from optimizer.solver.columns import (
+    Site,
+    coarse_sites,
+    fine_sites,
+    fixed_layout,
+    keeps_layout,
+    may_stay,
+)
+from optimizer.solver.easing import Change, Easing, Part, least, parts, without
+from optimizer.solver.foresee import clashing, demanding, demands
 from optimizer.solver.formulation import build
 from optimizer.solver.integer import Clock, run
 from optimizer.solver.large import is_large
 from optimizer.solver.measure import frail
 
+Pins = tuple[tuple[str, tuple[str, ...]], ...]
 EFFORT = 2.0  # deterministic, of one question
 SECONDS = 20.0  # of all questions; a set that time left unfinished clashes, but may be too large
-MOST_NODES = 4  # tried of each product
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A rule about something, by name, and the problem without it."""
-
-    name: str
-    without: Callable[[PlacementProblem], PlacementProblem]
+# Nodes, and GPUs of each, that are tried of a product, the fewest GPUs first.
+SIZES = tuple(
+    sorted(
+        ((count, gpus) for count in (1, 2, 3, 4) for gpus in (1, 2, 4, 8)),
+        key=lambda size: (size[0] * size[1], size),
+    )
+)
 
 
 def clash(problem: PlacementProblem, limits: Limits, outcome: Outcome) -> Outcome:
     """The outcome, or where rules clash the proof of that: their names, and fixes as notes."""
     wide = with_reserve(problem)
-    if not any(_demands(wide, d) for d in wide.deployments):
+    if not any(demands(wide, d) for d in wide.deployments):
         return outcome
     found = outcome.incumbent
     if found is not None and _demands_hold(problem, found):
         return outcome
-    within = replace(limits, time_limit_s=min(SECONDS, limits.time_limit_s))
-    asking = _Asking(Clock(within, lambda _: None))
+    asking = _asking(limits)
     if asking.possible(wide) is not False:
         return Outcome(
             Termination.NOTHING_FOUND,
             stopped_by=outcome.stopped_by if found is None else "effort",
             reproducible=outcome.reproducible,
         )
-    core = asking.minimal(wide, list(_parts(wide)))
-    fixes = tuple(asking.fixes(wide, core))
+    return _infeasible(asking, wide, wide)
+
+
+def foreseen(problem: PlacementProblem, limits: Limits) -> Outcome | None:
+    """A clash that shows before any search: its outcome; None: none showed."""
+    asking = _asking(limits)
+    few = clashing(with_reserve(problem), asking.possible)
+    return None if few is None else _infeasible(asking, few, with_reserve(problem))
+
+
+def _asking(limits: Limits) -> "_Asking":
+    within = replace(limits, time_limit_s=min(SECONDS, limits.time_limit_s))
+    return _Asking(Clock(within, lambda _: None))
+
+
+def _infeasible(asking: "_Asking", few: PlacementProblem, whole: PlacementProblem) -> Outcome:
+    """What clashes in a part of the problem; fixes are solved for it, and for all that is small."""
+    core = asking.minimal(few)
+    alone = few is whole or is_large(demanding(whole))
+    told = "a plan is possible" if few is whole or not alone else "these rules can hold"
+    fixes = tuple(
+        f"{told} {said}"
+        for said, change in asking.fixes(few, core)
+        if alone or asking.possible(change(whole))
+    )
     return Outcome(
         Termination.INFEASIBLE,
         conflict=tuple(part.name for part in core),
-        notes=tuple(f"a plan is possible {fix}" for fix in fixes),
+        notes=fixes,
         stopped_by="proof",
         reproducible=asking.finished,
     )
@@ -66,29 +95,42 @@ class _Asking:
 
     clock: Clock
     finished: bool = True
+    views: list[tuple[Fleet, Pins, tuple[Site, ...]]] = field(default_factory=list)
 
     def possible(self, problem: PlacementProblem) -> bool | None:
         """Whether all hard rules can hold at once; None: not settled."""
         if self.clock.seconds_left <= 0:
             self.finished = False
             return None
-        only = _demanding(problem)
-        sites = coarse_sites(only) if is_large(only) else fine_sites(only)
-        answer = run(build(only, sites).model, self.clock, "conflict", effort=EFFORT)
+        only = demanding(problem)
+        answer = run(build(only, self._sites(only)).model, self.clock, "conflict", effort=EFFORT)
         if answer.impossible:
             return False
         return True if answer.found else None
 
-    def minimal(self, problem: PlacementProblem, parts: list[Part]) -> list[Part]:
-        """Parts that clash together, none of which can be left out; chunks are left out first."""
-        kept, size = parts, max(1, len(parts) // 2)
+    def _sites(self, problem: PlacementProblem) -> tuple[Site, ...]:
+        """The view of the fleet; a large one is looked through once for all questions of it."""
+        if not is_large(problem):
+            return fine_sites(problem)
+        pins = tuple((d.name, d.pin) for d in problem.deployments if d.pin)
+        for fleet, known, sites in self.views:
+            if fleet is problem.fleet and known == pins:
+                return sites
+        sites = coarse_sites(problem)
+        self.views.append((problem.fleet, pins, sites))
+        return sites
+
+    def minimal(self, problem: PlacementProblem) -> list[Part]:
+        """Rules that clash together, none of which can be left out; chunks are left out first."""
+        kept = list(parts(problem))
+        size = max(1, len(kept) // 2)
         gone: list[Part] = []
         while True:
             first = 0
             while first < len(kept):
                 fewer = [*kept[:first], *kept[first + size :]]
                 tried = kept[first : first + size]
-                if self.possible(_without(problem, [*gone, *tried])) is False:
+                if self.possible(without(problem, [*gone, *tried])) is False:
                     kept, gone = fewer, [*gone, *tried]
                 else:
                     first += size
@@ -96,24 +138,52 @@ class _Asking:
                 return kept
             size //= 2
 
-    def fixes(self, problem: PlacementProblem, core: Sequence[Part]) -> Iterator[str]:
-        """Single changes each of which was found to make a plan possible."""
+    def fixes(
+        self, problem: PlacementProblem, core: Sequence[Part]
+    ) -> Iterator[tuple[str, Change]]:
+        """Single changes each of which was found to make a plan possible: rules, then GPUs."""
         for part in core:
-            if self.possible(part.without(problem)):
-                yield f"without {part.name}"
+            eased = self.eased(problem, part)
+            if eased is not None:
+                yield eased
+            elif self.possible(part.without(problem)):
+                yield f"without {part.name}", part.without
         for node in {n.gpu.name: n for n in reversed(problem.fleet.nodes)}.values():
-            for count in range(1, MOST_NODES + 1):
-                if self.possible(_grown(problem, node, count)):
-                    gpus = f"{count * node.gpus} more {node.gpu.name}"
-                    yield f"with {gpus} ({count} nodes like {node.name}, each a rack of its own)"
+            sizes = [size for size in SIZES if size[1] <= node.gpus]
+            if not self.possible(_grown(problem, node, *sizes[-1])):
+                continue
+            for count, gpus in sizes:
+                grown = partial(_grown, node=node, count=count, gpus=gpus)
+                if self.possible(grown(problem)):
+                    yield f"with {_grown_words(node, count, gpus)}", grown
                     break
 
+    def eased(self, problem: PlacementProblem, part: Part) -> tuple[str, Change] | None:
+        """The smallest change of the rule's number that helps."""
+        for easing in part.easings:
+            helps = partial(self._helps, problem, easing)
+            step = least(easing.steps, helps)
+            if step is not None:
+                return f"with {easing.words(step)}", partial(easing.at, step=step)
+        return None
 
-def _grown(problem: PlacementProblem, node: Node, count: int) -> PlacementProblem:
+    def _helps(self, problem: PlacementProblem, easing: Easing, step: int) -> bool:
+        return self.possible(easing.at(problem, step)) is True
+
+
+def _grown_words(node: Node, count: int, gpus: int) -> str:
+    like = f"{words.plural(count, 'node')} of {gpus}, each a rack of its own"
+    return f"{count * gpus} more {node.gpu.name} ({like})"
+
+
+def _grown(problem: PlacementProblem, node: Node, count: int, gpus: int) -> PlacementProblem:
     new = tuple(
-        replace(node, name=f"new {i}", rack=None, devices=(), cordoned=False, layouts_fixed=False)
+        replace(
+            node, name=f"new {i}", gpus=gpus, rack=None, devices=(), cordoned=False,
+            layouts_fixed=False,
+        )
         for i in range(count)
-    )
+    )  # fmt: skip
     names = tuple(one.name for one in new)
     deployments = tuple(
         replace(d, pin=(*d.pin, *names)) if d.reserve and node.name in d.pin else d
@@ -121,112 +191,6 @@ def _grown(problem: PlacementProblem, node: Node, count: int) -> PlacementProble
     )
     fleet = replace(problem.fleet, nodes=(*problem.fleet.nodes, *new))
     return replace(problem, fleet=fleet, deployments=deployments)
-
-
-def _demands(problem: PlacementProblem, d: Deployment) -> bool:
-    """Whether a rule demands replicas of it."""
-    running = problem.current.replicas if problem.current else ()
-    never = d.disturb == "never" and any(r.deployment == d.name for r in running)
-    return d.reserve or bool(d.survive and d.asked_mrps) or never
-
-
-def _demanding(problem: PlacementProblem) -> PlacementProblem:
-    """The problem of those deployments only that a rule demands replicas of, and whom they want."""
-    names = {d.name: d for d in problem.deployments}
-    kept, queue = set[str](), [d.name for d in problem.deployments if _demands(problem, d)]
-    while queue:
-        name = queue.pop()
-        if name in names and name not in kept:
-            kept.add(name)
-            queue.extend(names[name].near)
-    some = tuple(d for d in problem.deployments if d.name in kept)
-    return replace(
-        problem,
-        deployments=some,
-        candidates={d.name: problem.candidates.get(d.name, ()) for d in some},
-    )
-
-
-def _without(problem: PlacementProblem, parts: Sequence[Part]) -> PlacementProblem:
-    for part in parts:
-        problem = part.without(problem)
-    return problem
-
-
-def _parts(problem: PlacementProblem) -> Iterator[Part]:
-    """Every rule that may have to do with a clash: first those that forbid, then those that ask."""
-    only = _demanding(problem)
-    yield from _about_fleet(problem)
-    for d in only.deployments:
-        changes: tuple[tuple[str, dict[str, Any], object], ...] = (
-            ("spread", {"spread_node": None, "spread_rack": None}, d.spread_node or d.spread_rack),
-            ("isolation", {"isolate": "none"}, d.isolate != "none"),
-            ("anti_affinity", {"avoid": ()}, d.avoid),
-            ("affinity", {"near": ()}, d.near),
-            ("pin", {"pin": ()}, d.pin and not d.reserve),
-            ("replica_bounds", {"max_replicas": None}, d.max_replicas),
-        )
-        for name, fields, said in changes:
-            if said:
-                yield _changed(f"{name}: {d.name}", d, fields)
-    for d in only.deployments:
-        if d.reserve:
-            yield Part(d.name, lambda p, d=d: _dropped(p, d))  # type: ignore[misc]
-        if d.survive and d.asked_mrps:
-            yield _changed(f"survive: {d.name}", d, {"survive": None})
-        if d.disturb == "never":
-            yield _changed(f"do_not_disturb: {d.name}", d, {"disturb": "allowed"})
-
-
-def _about_fleet(problem: PlacementProblem) -> Iterator[Part]:
-    limits, nodes = problem.fleet.limits, problem.fleet.nodes
-    if limits.price_micros_per_hour is not None:
-        yield Part("price_limit", lambda p: _limited(p, price_micros_per_hour=None))
-    if limits.rack_power_w is not None:
-        yield Part("power_limit", lambda p: _limited(p, rack_power_w=None))
-    for name, fields, said in (
-        ("fixed_layout", {"layouts_fixed": False}, any(n.layouts_fixed for n in nodes)),
-        ("host_cpu", {"cpu_millicores": None}, any(n.cpu_millicores for n in nodes)),
-        ("host_memory", {"host_memory_mib": None}, any(n.host_memory_mib for n in nodes)),
-    ):
-        if said:
-            yield Part(name, lambda p, fields=fields: _refitted(p, fields))  # type: ignore[misc]
-    if any(gpu.cordoned for gpu in problem.fleet.gpus()):
-        yield Part("cordon", _opened)
-
-
-def _changed(name: str, d: Deployment, fields: dict[str, Any]) -> Part:
-    def without(problem: PlacementProblem) -> PlacementProblem:
-        some = tuple(
-            replace(one, **fields) if one.name == d.name else one for one in problem.deployments
-        )
-        return replace(problem, deployments=some)
-
-    return Part(name, without)
-
-
-def _dropped(problem: PlacementProblem, d: Deployment) -> PlacementProblem:
-    return replace(
-        problem, deployments=tuple(one for one in problem.deployments if one.name != d.name)
-    )
-
-
-def _limited(problem: PlacementProblem, **fields: None) -> PlacementProblem:
-    ceilings: Ceilings = replace(problem.fleet.limits, **fields)
-    return replace(problem, fleet=replace(problem.fleet, limits=ceilings))
-
-
-def _refitted(problem: PlacementProblem, fields: dict[str, Any]) -> PlacementProblem:
-    nodes = tuple(replace(n, **fields) for n in problem.fleet.nodes)
-    return replace(problem, fleet=replace(problem.fleet, nodes=nodes))
-
-
-def _opened(problem: PlacementProblem) -> PlacementProblem:
-    nodes = tuple(
-        replace(n, cordoned=False, devices=tuple(replace(d, cordoned=False) for d in n.devices))
-        for n in problem.fleet.nodes
-    )
-    return replace(problem, fleet=replace(problem.fleet, nodes=nodes))
 
 
 def _demands_hold(problem: PlacementProblem, found: Placement) -> bool:

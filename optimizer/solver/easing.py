@@ -1,0 +1,197 @@
+"""The rules that may have to do with a clash: how to leave each out, and how to ease it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from optimizer.domain import words
+from optimizer.domain.fleet import Limits as Ceilings
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.units import ceil_div
+from optimizer.domain.workload import Deployment
+from optimizer.solver.foresee import demanding
+
+MOST_STEPS = 64  # of a number that is eased one by one
+PERCENTS = 400  # by so much a ceiling is raised at most
+DOMAINS = ("node", "rack", "zone")
+
+Change = Callable[[PlacementProblem], PlacementProblem]
+
+
+class _Step(Protocol):
+    def __call__(self, problem: PlacementProblem, step: int) -> PlacementProblem: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Easing:
+    """A rule's number made looser: what each of so many steps reads, and the problem with it."""
+
+    steps: int
+    words: Callable[[int], str]
+    at: "_Step"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A rule about something, by name, the problem without it, and ways to ease it."""
+
+    name: str
+    without: Change
+    easings: tuple[Easing, ...] = ()
+
+
+def least(steps: int, helps: Callable[[int], bool | None]) -> int | None:
+    """The least step that helps, where a further one helps as well; None: none does."""
+    low, high = 0, 1
+    while high < steps and not helps(high):
+        low, high = high, min(steps, 2 * high)
+    if steps < 1 or (high == steps and not helps(high)):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if helps(middle) else (middle, high)
+    return high
+
+
+def without(problem: PlacementProblem, parts: Sequence[Part]) -> PlacementProblem:
+    for part in parts:
+        problem = part.without(problem)
+    return problem
+
+
+def parts(problem: PlacementProblem) -> Iterator[Part]:
+    """Every rule that may have to do with a clash: first those that forbid, then those that ask."""
+    only = demanding(problem)
+    yield from _about_fleet(problem)
+    for d in only.deployments:
+        changes: tuple[tuple[str, dict[str, Any], object], ...] = (
+            ("spread", {"spread_node": None, "spread_rack": None}, d.spread_node or d.spread_rack),
+            ("isolation", {"isolate": "none"}, d.isolate != "none"),
+            ("anti_affinity", {"avoid": ()}, d.avoid),
+            ("affinity", {"near": ()}, d.near),
+            ("pin", {"pin": ()}, d.pin and not d.reserve),
+            ("replica_bounds", {"max_replicas": None}, d.max_replicas),
+        )
+        for name, fields, said in changes:
+            if said:
+                yield replace(_changed(f"{name}: {d.name}", d, fields), easings=_eased(name, d))
+    for d in only.deployments:
+        if d.reserve:
+            fewer = _numbered(
+                f"{d.name}.count", d, "min_replicas", d.min_replicas, d.min_replicas - 1, -1
+            )
+            yield Part(d.name, lambda p, d=d: _dropped(p, d), (fewer,))  # type: ignore[misc]
+        if d.survive and d.asked_mrps:
+            part = _changed(f"survive: {d.name}", d, {"survive": None})
+            yield replace(part, easings=_eased("survive", d))
+        if d.disturb == "never":
+            yield _changed(f"do_not_disturb: {d.name}", d, {"disturb": "allowed"})
+
+
+def _eased(name: str, d: Deployment) -> tuple[Easing, ...]:
+    """The numbers of a deployment's rule, each to be made larger."""
+    if name == "spread":
+        told = (("node", d.spread_node), ("rack", d.spread_rack))
+        return tuple(
+            _numbered(f"{d.name}.spread.{what}", d, f"spread_{what}", limit, MOST_STEPS, 1)
+            for what, limit in told
+            if limit is not None
+        )
+    if name == "replica_bounds" and d.max_replicas is not None:
+        limit = d.max_replicas
+        return (_numbered(f"{d.name}.replicas.max", d, "max_replicas", limit, MOST_STEPS, 1),)
+    if name == "survive" and d.survive in DOMAINS:
+        smaller = DOMAINS[: DOMAINS.index(d.survive)][::-1]
+        return (
+            Easing(
+                len(smaller),
+                lambda i: f"{d.name}.survive {d.survive} -> {smaller[i - 1]}",
+                lambda problem, step: _changed("", d, {"survive": smaller[step - 1]}).without(
+                    problem
+                ),
+            ),
+        )
+    return ()
+
+
+def _numbered(
+    words: str, d: Deployment, field: str, value: int, steps: int, direction: int
+) -> Easing:
+    """One field of a deployment, a step at a time."""
+    return Easing(
+        steps,
+        lambda i: f"{words} {value} -> {value + direction * i}",
+        lambda problem, step: _changed("", d, {field: value + direction * step}).without(problem),
+    )
+
+
+def _ceiling(field: str, value: int, told: Callable[[int], str]) -> Easing:
+    """One of the fleet's ceilings, a hundredth of it at a time."""
+
+    def raised(step: int) -> int:
+        return value + ceil_div(value * step, 100)
+
+    return Easing(
+        PERCENTS,
+        lambda i: f"{told(value)} -> {told(raised(i))}",
+        lambda problem, step: _limited(problem, **{field: raised(step)}),
+    )
+
+
+def _about_fleet(problem: PlacementProblem) -> Iterator[Part]:
+    limits, nodes = problem.fleet.limits, problem.fleet.nodes
+    if limits.price_micros_per_hour is not None:
+        price = limits.price_micros_per_hour
+        unit = problem.fleet.unit
+        raised = _ceiling("price_micros_per_hour", price, lambda v: words.price(v, unit))
+        eased = replace(raised, words=lambda i: f"limits.price_per_hour {raised.words(i)}")
+        yield Part("price_limit", lambda p: _limited(p, price_micros_per_hour=None), (eased,))
+    if limits.rack_power_w is not None:
+        cooler = _ceiling(
+            "rack_power_w", limits.rack_power_w, lambda v: f"{words.number(v / 1000)} kW"
+        )
+        warmer = replace(cooler, words=lambda i: f"limits.rack_power_kw {cooler.words(i)}")
+        yield Part("power_limit", lambda p: _limited(p, rack_power_w=None), (warmer,))
+    for name, fields, said in (
+        ("fixed_layout", {"layouts_fixed": False}, any(n.layouts_fixed for n in nodes)),
+        ("host_cpu", {"cpu_millicores": None}, any(n.cpu_millicores for n in nodes)),
+        ("host_memory", {"host_memory_mib": None}, any(n.host_memory_mib for n in nodes)),
+    ):
+        if said:
+            yield Part(name, lambda p, fields=fields: _refitted(p, fields))  # type: ignore[misc]
+    if any(gpu.cordoned for gpu in problem.fleet.gpus()):
+        yield Part("cordon", _opened)
+
+
+def _changed(name: str, d: Deployment, fields: dict[str, Any]) -> Part:
+    def without(problem: PlacementProblem) -> PlacementProblem:
+        some = tuple(
+            replace(one, **fields) if one.name == d.name else one for one in problem.deployments
+        )
+        return replace(problem, deployments=some)
+
+    return Part(name, without)
+
+
+def _dropped(problem: PlacementProblem, d: Deployment) -> PlacementProblem:
+    return replace(
+        problem, deployments=tuple(one for one in problem.deployments if one.name != d.name)
+    )
+
+
+def _limited(problem: PlacementProblem, **fields: int | None) -> PlacementProblem:
+    ceilings: Ceilings = replace(problem.fleet.limits, **fields)
+    return replace(problem, fleet=replace(problem.fleet, limits=ceilings))
+
+
+def _refitted(problem: PlacementProblem, fields: dict[str, Any]) -> PlacementProblem:
+    nodes = tuple(replace(n, **fields) for n in problem.fleet.nodes)
+    return replace(problem, fleet=replace(problem.fleet, nodes=nodes))
+
+
+def _opened(problem: PlacementProblem) -> PlacementProblem:
+    nodes = tuple(
+        replace(n, cordoned=False, devices=tuple(replace(d, cordoned=False) for d in n.devices))
+        for n in problem.fleet.nodes
+    )
+    return replace(problem, fleet=replace(problem.fleet, nodes=nodes))
