@@ -356,6 +356,9 @@ def _candidate(deployment: Deployment, model: ServedModel, e: Evaluated) -> Cand
     memory = e.room.use.memory_mib
     if e.room.shape.sharing is not Sharing.SHARED:
         memory = e.sized.budget.used_mib
+    handed, said = network_mbs(deployment, model, way.pp, e.capacity_mrps), []
+    if way.pp > 1:
+        said.append(f"its {way.pp} stages hand over at most {handed} MB/s, each to the next")
     return Candidate(
         deployment=deployment.name,
         gpu=e.room.gpu.name,
@@ -364,9 +367,9 @@ def _candidate(deployment: Deployment, model: ServedModel, e: Evaluated) -> Cand
         config=config_of(way),
         capacity_mrps=e.capacity_mrps,
         load_mib=ceil_div(int(total) + 1, MIB),
-        network_mbs=network_mbs(deployment, model, way.pp, e.capacity_mrps),
+        network_mbs=handed,
         predicted=predicted(e.card, model, e.sized),
-        reasons=reasons(model, e.sized, e.room, deployment.slo),
+        reasons=(*reasons(model, e.sized, e.room, deployment.slo), *said),
     )
 
 
