@@ -153,13 +153,14 @@ def optimize(
 
     ``search`` takes the place of the usual one; ``pace`` says how much may be done at once.
     """
-    from optimizer.planning import Pace, compose, spared
+    from optimizer.planning import Pace, compose, reached, spared
 
     clocks = clocks or Clocks()
     started, watch = clocks.now(), clocks.stopwatch()
     trajectory = Trajectory(clocks.stopwatch, progress or (lambda _: None))
     problem, sizing = pose(inputs)
     outcome = spared(problem, judged(problem, limits, trajectory, search), limits.gap)
+    outcome, ordered = reached(problem, outcome, pace or Pace(), limits.gap)
     run = PlanRun(
         seconds=round(clocks.stopwatch() - watch, 3),
         workers=limits.workers,
@@ -175,6 +176,6 @@ def optimize(
         run=run,
         dropped=sizing.dropped,
         version=version,
-        pace=pace or Pace(),
+        ordered=ordered,
     )
     return Planned(plan, problem, sizing)

@@ -1,6 +1,6 @@
 """Placements: which replica runs on which GPUs or GPU instances."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optimizer.domain.config import Candidate, ReplicaConfig, Shape
 from optimizer.domain.fleet import Sharing
@@ -74,6 +74,14 @@ class Placement:
     replicas: tuple[Replica, ...] = ()
     instances: tuple[Instance, ...] = ()
     reserved: tuple[Reserved, ...] = ()
+
+    def in_order(self) -> "Placement":
+        """The same, sorted."""
+        return replace(
+            self,
+            replicas=tuple(sorted(self.replicas, key=lambda r: replica_order(r.id))),
+            instances=tuple(sorted(self.instances, key=lambda i: (i.gpu, i.placed))),
+        )
 
 
 def node_of(gpu_id: str) -> str:

@@ -4,6 +4,7 @@ from optimizer.planning.compose import compose
 from optimizer.planning.makespan import Makespan, makespan
 from optimizer.planning.moves import moves, repartitions
 from optimizer.planning.order import Ordered, Pace, order
+from optimizer.planning.reach import reached
 from optimizer.planning.undo import spared, undo
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "makespan",
     "moves",
     "order",
+    "reached",
     "repartitions",
     "spared",
     "undo",

@@ -1,7 +1,7 @@
 """The plan as one value: the placement with its prices, predictions, moves, steps and reasons."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
 from typing import Any
@@ -10,7 +10,7 @@ from optimizer.domain.config import Candidate, Dropped, Prediction, ReplicaConfi
 from optimizer.domain.fleet import FleetGpu
 from optimizer.domain.gpu import Use
 from optimizer.domain.outcome import Outcome
-from optimizer.domain.placement import Placement, Replica, replica_order
+from optimizer.domain.placement import Placement, Replica
 from optimizer.domain.plan import (
     ConfigUse,
     DeploymentPlan,
@@ -27,7 +27,7 @@ from optimizer.domain.workload import Deployment
 from optimizer.planning.layout import layouts_after, slices_of
 from optimizer.planning.match import Matcher
 from optimizer.planning.moves import moves, repartitions
-from optimizer.planning.order import DEFAULT_PACE, Ordered, Pace, order
+from optimizer.planning.order import Ordered, order
 from optimizer.planning.reasons import host_notes, reasons
 from optimizer.planning.unmet import unmet
 
@@ -45,21 +45,23 @@ def compose(
     dropped: Mapping[str, tuple[Dropped, ...]],
     version: str = "",
     predict: Predict | None = None,
-    pace: Pace = DEFAULT_PACE,
+    ordered: Ordered | None = None,
     brief: bool = False,
 ) -> Plan:
     """The plan of an outcome; without an incumbent an empty one that says what is known.
 
-    A ``brief`` one, for whoever only compares, has neither steps nor reasons.
+    A ``brief`` one, for whoever only compares, has neither steps nor reasons. ``ordered``: its
+    steps, if they are known already.
 
     ``predict`` answers for a replica at its actual load; without it a deployment shows what
     sizing predicted at full capacity, which is never better.
     """
     found = outcome.incumbent is not None
-    placement = _sorted(outcome.incumbent or Placement())
+    placement = (outcome.incumbent or Placement()).in_order()
     sheet = _Sheet(problem, placement)
     changes = moves(problem, placement) if found else ()
-    ordered = Ordered() if brief else order(problem, placement, changes, pace)
+    if ordered is None:
+        ordered = Ordered() if brief else order(problem, placement, changes)
     prices = sheet.deployment_prices()
     return Plan(
         inputs=inputs,
@@ -87,14 +89,6 @@ def compose(
         certificate=outcome.certificate,
         uses={r.id: sheet.use(r) for r in placement.replicas},
         version=version,
-    )
-
-
-def _sorted(placement: Placement) -> Placement:
-    return replace(
-        placement,
-        replicas=tuple(sorted(placement.replicas, key=lambda r: replica_order(r.id))),
-        instances=tuple(sorted(placement.instances, key=lambda i: (i.gpu, i.placed))),
     )
 
 

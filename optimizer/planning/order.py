@@ -73,6 +73,7 @@ class Ordered:
     steps: tuple[Step, ...] = ()
     left: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    why: tuple[tuple[str, str], ...] = ()  # of each left, why it stays
 
 
 def order(
@@ -118,7 +119,8 @@ def _ordered(
         if not run.left or not (run.spoiled or run.floors != run.floors_with(left)):
             break
     notes = tuple(f"{name} stays as it is: {why}" for name, why in sorted(left.items()))
-    return Ordered(run.steps(), tuple(sorted(left, key=replica_order)), notes)
+    names = tuple(sorted(left, key=replica_order))
+    return Ordered(run.steps(), names, notes, tuple((name, left[name]) for name in names))
 
 
 @dataclass(slots=True, eq=False)

@@ -30,6 +30,13 @@ def spared(problem: PlacementProblem, outcome: Outcome, gap: float = 0.0) -> Out
     found = undo(problem, outcome.incumbent)
     if found == outcome.incumbent:
         return outcome
+    return recounted(problem, outcome, found, gap)
+
+
+def recounted(
+    problem: PlacementProblem, outcome: Outcome, found: Placement, gap: float = 0.0
+) -> Outcome:
+    """The outcome with another placement: its own values; the bounds are what they were."""
     score = objectives(problem, found)
     counted: dict[tuple[str, int | None], int] = {
         **{("unmet", priority): ppm for priority, ppm in score.unmet_ppm},
@@ -43,12 +50,18 @@ def spared(problem: PlacementProblem, outcome: Outcome, gap: float = 0.0) -> Out
         for value in [counted.get((o.name, o.priority), o.value)]
     )
     spoken_for = [o for o in told if o.name != "stranded"]
-    termination = outcome.termination
+    termination = _unproved(outcome.termination)
     if all(o.proved for o in spoken_for):
         termination = Termination.OPTIMAL
     elif gap > 0 and all(o.gap <= gap for o in spoken_for):
         termination = Termination.WITHIN_GAP
     return replace(outcome, incumbent=found, objectives=told, termination=termination)
+
+
+def _unproved(termination: Termination) -> Termination:
+    """What is known of values that nobody has held against their bounds yet."""
+    proofs = (Termination.OPTIMAL, Termination.WITHIN_GAP)
+    return Termination.LIMIT if termination in proofs else termination
 
 
 def undo(problem: PlacementProblem, placement: Placement) -> Placement:
@@ -76,6 +89,38 @@ def undo(problem: PlacementProblem, placement: Placement) -> Placement:
             if looks >= MOST_LOOKS:
                 return best.placement
     return best.placement
+
+
+def taken_back(problem: PlacementProblem, placement: Placement, names: Iterable[str]) -> Placement:
+    """The placement with these replicas as they are now; nobody else may be in their places."""
+    now = {r.id: r for r in problem.current.replicas} if problem.current is not None else {}
+    back = frozenset(names)
+    replicas = [r for r in placement.replicas if r.id not in back]
+    replicas += [now[name] for name in back if name in now]
+    return with_empties(problem, placement, sorted(replicas, key=lambda r: replica_order(r.id)))
+
+
+def with_empties(
+    problem: PlacementProblem, placement: Placement, replicas: Iterable[Replica]
+) -> Placement:
+    """These replicas, and of the instances kept empty those that may stand beside them."""
+    found = tuple(replicas)
+    gpus = {g.id: g.gpu for g in problem.fleet.gpus()}
+    held: dict[str, list[PlacedProfile]] = {}
+    plain = {g for r in found if r.mig is None for g in r.gpus}
+    for one in found:
+        if one.mig is not None:
+            held.setdefault(one.gpus[0], []).append(one.mig)
+    kept = []
+    for instance in placement.instances:
+        table = gpus[instance.gpu].mig
+        taken = held.setdefault(instance.gpu, [])
+        if table is None or instance.gpu in plain:
+            continue
+        if keep_beside(table, taken, (instance.placed,)):
+            taken.append(instance.placed)
+            kept.append(instance)
+    return replace(placement, replicas=found, instances=tuple(kept))
 
 
 class _Tried:
@@ -136,7 +181,7 @@ class _Tried:
         staying = [r for id, r in self.after.items() if id not in back]
         returned = [m.before for id, m in self.moves.items() if id in back and m.before is not None]
         replicas = tuple(sorted([*staying, *returned], key=lambda r: replica_order(r.id)))
-        return _Tried(self.problem, self._with_empties(replicas))
+        return _Tried(self.problem, with_empties(self.problem, self.placement, replicas))
 
     def _driven_off(self, names: frozenset[str]) -> frozenset[str] | None:
         """With them all who must go back too; None where one stands in the way who did not move."""
@@ -170,22 +215,3 @@ class _Tried:
             for other in group:
                 if group is blocked.every or other.id in self.moves:
                     yield other.id
-
-    def _with_empties(self, replicas: tuple[Replica, ...]) -> Placement:
-        """These replicas, and of the instances kept empty those that may stand beside them."""
-        gpus = {g.id: g.gpu for g in self.problem.fleet.gpus()}
-        held: dict[str, list[PlacedProfile]] = {}
-        plain = {g for r in replicas if r.mig is None for g in r.gpus}
-        for one in replicas:
-            if one.mig is not None:
-                held.setdefault(one.gpus[0], []).append(one.mig)
-        kept = []
-        for instance in self.placement.instances:
-            table = gpus[instance.gpu].mig
-            taken = held.setdefault(instance.gpu, [])
-            if table is None or instance.gpu in plain:
-                continue
-            if keep_beside(table, taken, (instance.placed,)):
-                taken.append(instance.placed)
-                kept.append(instance)
-        return replace(self.placement, replicas=replicas, instances=tuple(kept))
