@@ -107,7 +107,7 @@ def solve_warm(
 def _near(master: Master, bound: Bound, limits: Limits, hint: "_Hint", clock: Clock) -> "_Hint":
     """What runs, changed as the integer program says and no more than the price asks."""
     problem = master.f.problem
-    if not bound.serves:
+    if not bound.serves or not len(bound.duals):  # no duals: hard rules leave no relaxation
         return hint
     kept = _kept(master)
     values = nearby(master, bound, kept, clock, NEARBY * limits.effort)
