@@ -6,12 +6,13 @@ workers, and ends by gap or deterministic effort. The time limit is a safety sto
 it cut short says so.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optimizer.domain.outcome import Limits, Outcome
 from optimizer.domain.plan import Plan, PlanRun
@@ -44,6 +45,17 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds that answers took where they were made: by the clock, and of a processor."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Tally:
     """How far an evaluation is; ``answer`` is the latest, None while a scenario is tried again."""
 
@@ -53,11 +65,12 @@ class Tally:
     retried: int
     reused: int  # of those finished, answered by an earlier, interrupted run
     answer: Answer | None = None
+    spent: Spent = Spent()  # on the answers made in this run
 
 
 Report = Callable[[Tally], None]
 Work = Sequence[tuple[int, Scenario]]
-Done = Callable[[int, Answer], None]  # called as answers come
+Done = Callable[[int, Answer, Spent], None]  # called as answers come
 Again = Callable[[int], None]  # a worker or node was lost: its scenario goes to another
 Run = Callable[[Work, Done, Again], None]
 
@@ -141,6 +154,13 @@ class Planner:
         return apply(scenario, base.fleet, base.workloads, base.current, engines=base.engines)
 
 
+def timed(planner: Planner, scenario: Scenario) -> tuple[Answer, Spent]:
+    """The answer, and what it took in this process."""
+    wall, cpu = time.monotonic(), time.process_time()
+    answer = planner.answer(scenario)
+    return answer, Spent(time.monotonic() - wall, time.process_time() - cpu)
+
+
 def evaluate(
     setting: Setting,
     scenarios: Sequence[Scenario],
@@ -164,13 +184,14 @@ def evaluate(
         tally = Tally(len(scenarios), len(known), failed=0, retried=0, reused=len(known))
         tell(tally)
 
-        def done(index: int, answer: Answer) -> None:
+        def done(index: int, answer: Answer, spent: Spent) -> None:
             nonlocal tally
             if journal is not None:
                 journal.write(scenarios[index], answer)
             answers[index] = answer
             failed = tally.failed + (answer.failed is not None)
-            tally = replace(tally, finished=len(answers), failed=failed, answer=answer)
+            spent += tally.spent
+            tally = replace(tally, finished=len(answers), failed=failed, answer=answer, spent=spent)
             tell(tally)
 
         def again(index: int) -> None:
@@ -196,13 +217,13 @@ def asking(
         def ask(scenarios: Sequence[Scenario]) -> tuple[Answer, ...]:
             answers: dict[int, Answer] = {}
 
-            def count(answer: Answer | None, **changed: int) -> None:
+            def count(answer: Answer | None, **changed: Any) -> None:
                 nonlocal tally
                 tally = replace(tally, answer=answer, **changed)
                 if report is not None:
                     report(tally)
 
-            def done(index: int, answer: Answer) -> None:
+            def done(index: int, answer: Answer, spent: Spent) -> None:
                 answers[index] = answer
                 failed = tally.failed + (answer.failed is not None)
                 count(answer, finished=tally.finished + 1, failed=failed)
@@ -226,6 +247,6 @@ def _answering(setting: Setting, workers: int, address: str | None) -> Iterator[
 
     def one_by_one(work: Work, done: Done, again: Again) -> None:
         for index, scenario in work:
-            done(index, planner.answer(scenario))
+            done(index, *timed(planner, scenario))
 
     yield one_by_one

@@ -18,7 +18,16 @@ from optimizer.launch.environment import package_path
 from optimizer.launch.run import new_run
 from optimizer.launch.session import SIGTERM_EXIT, session
 from optimizer.scenarios.answer import Answer
-from optimizer.scenarios.evaluate import Again, Done, Planner, Run, Setting, Work
+from optimizer.scenarios.evaluate import (
+    Again,
+    Done,
+    Planner,
+    Run,
+    Setting,
+    Spent,
+    Work,
+    timed,
+)
 
 TRIES = 3  # of a scenario whose worker or node is lost
 START_S = 60.0
@@ -138,8 +147,9 @@ class _Fanout:
 
     def _collect(self, reference: Any, done: Done, again: Again) -> None:
         one = self.pending.pop(reference)
+        spent = Spent()
         try:
-            answer = self.ray.get(reference)
+            answer, spent = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
             answer = Answer(one.scenario.name, failed=_told(error.cause))
         except self.ray.exceptions.RayError as error:
@@ -149,7 +159,7 @@ class _Fanout:
                 return
             reason = f"its worker was lost {TRIES} times, at last: {_told(error)}"
             answer = Answer(one.scenario.name, failed=reason)
-        done(one.index, answer)
+        done(one.index, answer, spent)
 
 
 def _told(error: BaseException) -> str:
@@ -161,7 +171,7 @@ def _told(error: BaseException) -> str:
 _planners: dict[Any, Planner] = {}
 
 
-def _answer(box: list[Any], scenario: Scenario) -> Answer:
+def _answer(box: list[Any], scenario: Scenario) -> tuple[Answer, Spent]:
     """On a worker: fetch the setting once, then answer. The box keeps Ray from fetching it anew."""
     import ray
 
@@ -171,4 +181,4 @@ def _answer(box: list[Any], scenario: Scenario) -> Answer:
             raise RuntimeError(f"node {platform.node()} has {there}, but {wanted} is asked")
         _planners.clear()
         _planners[reference] = Planner(ray.get(reference))
-    return _planners[reference].answer(scenario)
+    return timed(_planners[reference], scenario)
