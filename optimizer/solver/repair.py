@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from optimizer.domain.config import Candidate
-from optimizer.domain.fleet import FleetGpu, Sharing
+from optimizer.domain.fleet import FleetGpu, Node, Sharing
 from optimizer.domain.gpu import PlacedProfile, Use
 from optimizer.domain.placement import Placement, Replica, node_of, replica_order
 from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
 from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver.columns import colours, cordon, may_stay, pairs, pin
-from optimizer.solver.deal import Ground, Load
+from optimizer.solver.deal import Ground, Load, nodes_of
 from optimizer.solver.formulation import Copies
 from optimizer.solver.where import Seat, layout, settled
 
@@ -82,7 +82,10 @@ class Repair:
         return [
             seat
             for seat in self.seats
-            if not all(by_node[node_of(seat.gpus[0])][n] for n in names[seat.deployment].near)
+            if not all(
+                any(by_node[node][wanted] for node in nodes_of(seat))
+                for wanted in names[seat.deployment].near
+            )
         ]
 
     def add(self, seat: Seat) -> None:
@@ -243,12 +246,17 @@ class Room:
 
     def take(self, seat: Seat) -> bool:
         """Put a replica there if it fits there."""
-        node = self.held[seat.gpus[0]].gpu.node
-        if not all(self._fits(self.held[g], seat) for g in seat.gpus):
+        if not all(self._fits(self.held[g], seat) for g in seat.gpus) or self._too_dear(seat):
             return False
-        if not self.ground.fits(self._load(seat), node) or self._too_dear(seat):
-            return False
-        self.put(seat)
+        done: list[tuple[Load, Node]] = []
+        for load, node in self._loads(seat, 0):
+            if not self.ground.fits(load, node):
+                _lifted(self.ground, done)
+                return False
+            self.ground.put(load, node)
+            load.node = node.name
+            done.append((load, node))
+        self._hold(seat)
         return True
 
     def _too_dear(self, seat: Seat) -> bool:
@@ -259,8 +267,17 @@ class Room:
         new = [self.held[g].gpu.node for g in seat.gpus if not self.held[g].replicas]
         return self.price() + sum(map(self.problem.fleet.price_micros, new)) > limit
 
-    def _load(self, seat: Seat) -> Load:
-        return _load(seat, sum(not self.held[g].replicas for g in seat.gpus))
+    def _loads(self, seat: Seat, others: int) -> list[tuple[Load, Node]]:
+        """What it is to each of its nodes; GPUs with so many other replicas count as its own."""
+        copies = Copies(seat.deployment, seat.candidate, 0, 0)
+        parts: list[Load] = []
+        loads: list[tuple[Load, Node]] = []
+        for name in [node_of(seat.gpus[0])] if len(seat.gpus) == 1 else nodes_of(seat):
+            here = [g for g in seat.gpus if node_of(g) == name]
+            gpus = sum(self.held[g].replicas == others for g in here)
+            parts.append(Load(None, gpus, [(copies, "")], parts=parts))
+            loads.append((parts[-1], self.nodes[name]))
+        return loads
 
     def price(self) -> int:
         """What the GPUs in use cost, in micros per hour."""
@@ -272,7 +289,12 @@ class Room:
 
     def put(self, seat: Seat) -> None:
         """Put a replica where it is known to fit."""
-        self.ground.put(self._load(seat), self.held[seat.gpus[0]].gpu.node)
+        for load, node in self._loads(seat, 0):
+            self.ground.put(load, node)
+            load.node = node.name
+        self._hold(seat)
+
+    def _hold(self, seat: Seat) -> None:
         shape = seat.candidate.shape
         for id in seat.gpus:
             held = self.held[id]
@@ -285,8 +307,10 @@ class Room:
 
     def lift(self, seat: Seat) -> None:
         """Take a replica out again."""
-        emptied = sum(self.held[g].replicas == 1 for g in seat.gpus)
-        self.ground.put(_load(seat, emptied), self.held[seat.gpus[0]].gpu.node, -1)
+        loads = self._loads(seat, 1)
+        for load, node in loads:
+            load.node = node.name
+        _lifted(self.ground, loads)
         shape = seat.candidate.shape
         for id in seat.gpus:
             held = self.held[id]
@@ -368,29 +392,36 @@ class Room:
         return Seat(d.name, way, (held.gpu.id,), placed[0])
 
     def _groups(self, d: Deployment, way: Candidate, some: Iterable["Held"]) -> Iterator[Seat]:
-        """Free groups of whole GPUs, on the fullest node first."""
-        size = way.shape.gpus
+        """Free groups of whole GPUs, on the fullest node first; a pipeline's on few nodes."""
+        shape = way.shape
         free: dict[str, list[int]] = defaultdict(list)
         for held in some:
             kept = held.gpu.node.layouts_fixed and (held.standing or held.gpu.device.layout)
             if not held.replicas and not kept and self._may(held, d, way):
                 free[held.gpu.node.name].append(held.gpu.device.index)
-        for name in sorted(free, key=lambda n: len(free[n])):
-            indexes = sorted(free[name])
-            if len(indexes) < size:
-                continue
-            chosen = tuple(indexes[:size])
-            if self.nodes[name].nvlink_domain == "pair" and size == 2:
-                both = pairs(indexes)
-                if not both:
-                    continue
-                chosen = both[0]
-            yield Seat(d.name, way, tuple(f"{name}/{i}" for i in chosen))
+        for of in (n for n in range(1, shape.stages + 1) if shape.stages % n == 0):
+            size = shape.gpus // of
+            parts = [
+                tuple(f"{name}/{i}" for i in chosen)
+                for name in sorted(free, key=lambda n: len(free[n]))
+                if (chosen := self._together(name, sorted(free[name]), size, shape.block))
+            ]
+            for first in range(len(parts) - of + 1):
+                gpus = (gpu for part in sorted(parts[first : first + of]) for gpu in part)
+                yield Seat(d.name, way, tuple(gpus))
+
+    def _together(self, node: str, free: list[int], size: int, block: int) -> list[int]:
+        """So many of a node's free GPUs, on bridged pairs where blocks are pairs; or none."""
+        if block == 2 and self.nodes[node].nvlink_domain == "pair":
+            free = [i for pair in pairs(free) for i in pair]
+        return free[:size] if len(free) >= size else []
 
 
-def _load(seat: Seat, gpus: int) -> Load:
-    """The replica as a node's rules see it; ``gpus`` are in use by it alone."""
-    return Load(None, gpus, [(Copies(seat.deployment, seat.candidate, 0, 0), "")])
+def _lifted(ground: Ground, loads: list[tuple[Load, Node]]) -> None:
+    """Count the parts of a replica out again."""
+    for load, node in reversed(loads):
+        ground.put(load, node, -1)
+        load.node = None
 
 
 def _less(used: Use, share: Use) -> Use:
