@@ -111,6 +111,12 @@ class _Refit:
         self.f, self.repair = f, repair
         self.nodes = [frozenset(node.name for node in site.nodes) for site in f.sites]
         self.site_of = {name: s for s, names in enumerate(self.nodes) for name in names}
+        # A pipeline may lie in several sites: it counts in one and is looked for in all.
+        self.wide: dict[tuple[str, object], tuple[int, frozenset[str]]] = {}
+        for c in f.copies:
+            if c.parts:
+                reach = frozenset(n for site, _ in c.lies for n in self.nodes[site])
+                self.wide[c.deployment, c.candidate.key] = (c.site, reach)
         self.queue: list[_Want] = []
         self.counts: Counter[Kind] = Counter()
         self.ways: dict[Kind, Candidate] = {}
@@ -132,14 +138,18 @@ class _Refit:
                 self._want(way, kind[2])
         while self.queue:
             want = heapq.heappop(self.queue)
-            found = self.repair.room.next(want.way, self.nodes[want.site])
+            wide = self.wide.get((want.way.deployment, want.way.key))
+            within = self.nodes[want.site] if wide is None else wide[1]
+            found = self.repair.room.next(want.way, within)
             if found is not None:
                 self.repair.add(found)
-            else:
+            elif wide is None:
                 self._make_room(want)
 
     def _kind(self, seat: Seat) -> Kind:
-        return (seat.deployment, seat.candidate.key, self.site_of.get(node_of(seat.gpus[0]), -1))
+        wide = self.wide.get((seat.deployment, seat.candidate.key))
+        site = self.site_of.get(node_of(seat.gpus[0]), -1) if wide is None else wide[0]
+        return (seat.deployment, seat.candidate.key, site)
 
     def _want(self, way: Candidate, site: int) -> None:
         shape = way.shape
