@@ -293,22 +293,30 @@ def _curve(path: Path) -> dict[str, Any]:
 
 
 def _answers(path: Path, plan: "Plan") -> dict[str, Any]:
-    """The answers of a file compared with the plan; of one scenario the last counts."""
+    """The answers of a file that were asked of the plan; of one scenario the last counts."""
     from optimizer.scenarios.answer import read_entry, summary
     from optimizer.scenarios.compare import comparison
 
-    text = path.read_text("utf-8")
+    text, before = path.read_text("utf-8"), summary(plan)
     try:
         try:
             whole = json.loads(text)
-            entries = whole.get("scenarios", [whole])
+            asked_of = whole["baseline"]
+            asked_of = asked_of["fingerprint"] if isinstance(asked_of, dict) else asked_of
+            entries = [{**one, "baseline": asked_of} for one in whole.get("scenarios", [whole])]
         except json.JSONDecodeError:
             entries = [json.loads(line) for line in text.splitlines() if line]
-        answers = {str(one["name"]): read_entry(one) for one in entries}
+        mine = [one for one in entries if one["baseline"] == before.fingerprint]
+        answers = {str(one["name"]): read_entry(one) for one in mine}
     except (ValueError, KeyError, TypeError, AttributeError):
         what = "holds no answers; name what whatif -o json showed or whatif --out wrote"
         raise Stop(Code.USAGE, f"{path}: {what}") from None
-    return comparison(summary(plan), list(answers.values()))
+    if entries and not mine:
+        what = "its answers are of another baseline; ask again with --baseline and this plan"
+        raise Stop(Code.USAGE, f"{path}: {what}")
+    if len(mine) < len(entries):
+        say(f"note: {path}: {len(entries) - len(mine)} answers of another baseline are left out")
+    return comparison(before, list(answers.values()))
 
 
 def _side(path: Path) -> Any:

@@ -223,28 +223,49 @@ def headroom(
 def survive(
     documents: options.DocumentFiles,
     *,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind",
+            metavar="node|rack|zone",
+            help="Only such losses; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     asked: Asking,
     working: Working,
 ) -> None:
     """Lose every node, rack and zone in turn, and say what goes unmet.
 
-    Once with all other replicas where they are, once planned anew. Exits with 3 when a loss leaves
-    somebody short at once.
+    First with the replicas that are left where they are: do they carry the demand? Then with all
+    of it planned anew on what is left. Exits with 3 when a loss leaves somebody short at once.
 
     \b
     Examples:
       fleetslice survive clusters/lab-64.yaml workloads/prod.yaml --baseline lab-64.plan.json
+      fleetslice survive clusters/lab-64.yaml workloads/prod.yaml --kind node
     """
+    from optimizer.documents.faults import unknown
+    from optimizer.scenarios.questions import KINDS
     from optimizer.scenarios.questions import survive as losses
     from optimizer.scenarios.told import survive_data
 
+    for name in kind or ():
+        if name not in KINDS:
+            raise Stop(Code.USAGE, f"--kind: {unknown('kind', name, KINDS)}")
+    kinds = [name for name in KINDS if not kind or name in kind]
     with asked.ground(asked.read(documents), working) as ground:
         problem, placement = ground.planned.problem, ground.planned.plan.placement
-        data = _answered(lambda: survive_data(losses(problem, placement, ground.ask), ground.unit))
-    asked.show(data)
-    if any(loss["planned_anew"]["failed"] for loss in data["losses"]):
+        promised = {d.name: d.survive for d in problem.deployments if d.survive}
+        found = _answered(
+            lambda: survive_data(
+                losses(problem, placement, ground.ask, kinds), ground.unit, promised
+            )
+        )
+    asked.show(found)
+    if any(loss["planned_anew"]["failed"] for loss in found["losses"]):
         finish(Code.PARTLY)
-    finish(Code.UNMET if any(loss["short_at_once"] for loss in data["losses"]) else Code.DONE)
+    finish(Code.UNMET if any(loss["short_at_once"] for loss in found["losses"]) else Code.DONE)
 
 
 @guarded

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from optimizer.domain import words
@@ -35,6 +36,7 @@ class Row:
     promise: str
     differences: tuple[str, ...]
     failed: str
+    products: tuple[tuple[str, int], ...] = ()  # GPUs in use
 
     @property
     def change_told(self) -> str:
@@ -65,6 +67,7 @@ def row(scenario: Data, baseline: Data) -> Row:
         promise=_promise(scenario.get("tightest_slo")),
         differences=tuple(str(one) for one in scenario.get("differences") or ()),
         failed=str(scenario.get("failed") or ""),
+        products=tuple((scenario.get("gpus_by_product") or {}).items()),
     )
 
 
@@ -83,6 +86,60 @@ def ends(found: Sequence[Row]) -> tuple[list[Row], int]:
     failed = sum(bool(r.failed) for r in ranked)
     worst, best = ranked[: failed + ENDS_SHOWN], ranked[failed + ENDS_SHOWN :][-ENDS_SHOWN:]
     return [*worst, *best], len(ranked) - len(worst) - len(best)
+
+
+def short_names(found: Sequence[Row]) -> dict[str, str]:
+    """Products by as few words of their names as tell them apart: ``h100``, ``a100-40gb``."""
+    names = sorted({name for row in found for name, _ in row.products})
+    short = {}
+    for name in names:
+        words_of = name.split("-")
+        for length in range(1, len(words_of) + 1):
+            short[name] = "-".join(words_of[:length])
+            if sum(f"{other}-".startswith(f"{short[name]}-") for other in names) == 1:
+                break
+    return short
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How the answers of some scenarios are distributed; prices of those with a plan."""
+
+    name: str
+    scenarios: int
+    failed: int
+    impossible: int  # hard rules clash, or no plan was found
+    short: int  # somebody is unmet
+    best: Row | None
+    middle: float | None
+    worst: Row | None
+
+
+def spread(name: str, found: Sequence[Row]) -> Spread:
+    """The distribution over scenarios; the best is the cheapest of those where least is unmet."""
+    answered = [r for r in found if not r.failed]
+    planned = sorted((r for r in answered if r.price is not None), key=lambda r: r.badness)
+    prices = [r.price for r in planned if r.price is not None]
+    return Spread(
+        name,
+        len(found),
+        failed=len(found) - len(answered),
+        impossible=len(answered) - len(planned),
+        short=sum(bool(r.unmet) for r in planned),
+        best=planned[0] if planned else None,
+        middle=median(prices) if prices else None,
+        worst=max(answered, key=lambda r: r.badness, default=None),
+    )
+
+
+def by_family(found: Sequence[Row]) -> list[Spread]:
+    """The distribution of each family with several members, in order."""
+    families: dict[str, list[Row]] = {}
+    for one in found:
+        family, slash, _ = one.name.partition("/")
+        if slash:
+            families.setdefault(family, []).append(one)
+    return [spread(name, rows) for name, rows in families.items() if len(rows) > 1]
 
 
 def _promise(close: Data | None) -> str:

@@ -1,5 +1,6 @@
 """What a scenario's plan comes to, in few values: cheap to send, to store and to compare."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ class Answer:
     """One scenario's result. Prices in millionths per hour; None: there is no plan.
 
     ``failed`` is the reason why there is no result at all; everything else is then empty.
+    ``conflict``: a minimal set of hard rules that clash, ``fixes`` single changes with which a plan
+    is possible; both only where there is no plan.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Answer:
     moves: int | None = None
     tightest: Tightest | None = None
     conflict: tuple[str, ...] = ()
+    fixes: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
     reproducible: bool = True
     failed: str | None = None
@@ -50,13 +54,30 @@ class Answer:
         """Whether there is a placement."""
         return self.gpus_used is not None
 
+    @property
+    def clash(self) -> tuple[str, ...]:
+        """The rules that do not all hold: hard ones that clash, else the demand that gives way."""
+        return self.conflict or tuple(f"demand_met: {one.deployment}" for one in self.unmet)
+
+    @property
+    def fix(self) -> str | None:
+        """The smallest change known to help: with all rules kept, or for each who is short."""
+        if self.fixes:
+            return self.fixes[0]
+        found = [f"{u.deployment}: {u.smallest_fix}" for u in self.unmet if u.smallest_fix]
+        return "; ".join(found) or None
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What differences are told of: the answer, and how each deployment runs."""
+    """What differences are told of: the answer, and how each deployment runs.
+
+    ``fingerprint``: a hash of demand and placement, by which answers know their baseline.
+    """
 
     answer: Answer
     unit: str
+    fingerprint: str = ""
     tenants: Mapping[str, str] = field(default_factory=dict)  # of each deployment
     ways: Mapping[str, str] = field(default_factory=dict)
 
@@ -66,15 +87,32 @@ def summary(plan: Plan, name: str = "baseline") -> Summary:
     return Summary(
         answer=_answer(plan, name),
         unit=plan.unit,
+        fingerprint=_fingerprint(plan),
         tenants={d.name: d.tenant for d in plan.deployments},
         ways={d.name: _ways(d) for d in plan.deployments},
     )
 
 
+def _fingerprint(plan: Plan) -> str:
+    """The same for a plan read back from its file, and another for any other placement."""
+    asked = [(d.name, d.demand_mrps) for d in plan.deployments]
+    placed = [(r.id, r.gpus, r.mig, r.share) for r in plan.placement.replicas]
+    said = repr((plan.unit, plan.price_micros, asked, placed))
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+FIX = "a plan is possible "  # how notes of an impossible plan name a change that helps
+
+
 def _answer(plan: Plan, name: str) -> Answer:
     if plan.status in ("infeasible", "nothing_found"):
-        conflict, whole = plan.conflict, plan.reproducible
-        return Answer(name, plan.status, conflict=conflict, reproducible=whole)
+        return Answer(
+            name,
+            plan.status,
+            conflict=plan.conflict,
+            fixes=tuple(n.removeprefix(FIX) for n in plan.notes if n.startswith(FIX)),
+            reproducible=plan.reproducible,
+        )
     used = [gpu for gpu in plan.gpus if gpu.mode != "empty"]
     price: Objective | None = next((o for o in plan.objectives if o.name == "price_per_hour"), None)
     return Answer(
@@ -88,7 +126,6 @@ def _answer(plan: Plan, name: str) -> Answer:
         unmet_proved=all(o.proved for o in plan.objectives if o.name == "unmet"),
         moves=len(plan.moves),
         tightest=min(_promises(plan), key=_room, default=None),
-        conflict=plan.conflict,
         reproducible=plan.reproducible,
     )
 
@@ -141,7 +178,9 @@ def entry(answer: Answer) -> Json:
             "predicted_ms": close.predicted_ms,
             "promised_ms": close.promised_ms,
         },
-        "conflict": list(answer.conflict),
+        "clash": list(answer.clash),
+        "fix": answer.fix,
+        "fixes": list(answer.fixes),
         "failed": None,
         "differences": list(answer.differences),
         "reproducible": answer.reproducible,
@@ -187,7 +226,8 @@ def read_entry(data: Mapping[str, Any]) -> Answer:
         unmet_proved=data["unmet_proved"],
         moves=data["moves"],
         tightest=None if close is None else Tightest(**close),
-        conflict=tuple(data["conflict"]),
+        conflict=tuple(data["clash"]) if data["status"] == "infeasible" else (),
+        fixes=tuple(data["fixes"]),
         differences=tuple(data["differences"]),
         reproducible=data["reproducible"],
     )

@@ -1,5 +1,6 @@
 """A scenario's plan beside the baseline's: what is different, in short sentences."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ def comparison(baseline: Summary, answers: Sequence[Answer]) -> Json:
     """What ``whatif -o json`` shows: the baseline, and every scenario in document order."""
     return {
         "unit": baseline.unit,
-        "baseline": entry(baseline.answer),
+        "baseline": {**entry(baseline.answer), "fingerprint": baseline.fingerprint},
         "scenarios": [entry(answer) for answer in answers],
     }
 
@@ -45,10 +46,14 @@ def differences(before: Summary, after: Summary) -> Iterator[str]:
 
 def _no_plan(now: Answer) -> str:
     if now.status == "infeasible":
-        return (
-            f"hard rules clash: {', '.join(now.conflict)}" if now.conflict else "hard rules clash"
-        )
+        return clash_told(now)
     return "no plan was found in time, which does not mean that there is none"
+
+
+def clash_told(now: Answer) -> str:
+    """``hard rules clash: pin: chat, survive: chat; a plan is possible without pin: chat``."""
+    told = f"hard rules clash: {', '.join(now.conflict)}" if now.conflict else "hard rules clash"
+    return f"{told}; a plan is possible {' or '.join(now.fixes)}" if now.fixes else told
 
 
 def _unmet(before: Answer, now: Answer) -> Iterator[str]:
@@ -59,7 +64,9 @@ def _unmet(before: Answer, now: Answer) -> Iterator[str]:
             continue
         since = "" if old is None else f" ({missing(old)} in the baseline)"
         fix = "" if one.smallest_fix is None else f"; {one.smallest_fix} would do"
-        yield f"{one.deployment} unmet {missing(one)}{since} because {one.reason}{fix}"
+        # Which shapes there is no room for is said beside; whoever compares asks what would help.
+        why = "no room" if one.reason.startswith("no room:") else one.reason
+        yield f"{one.deployment} unmet {missing(one)}{since} because {why}{fix}"
     for name in was:
         yield f"{name} is no longer short"
 
@@ -98,4 +105,18 @@ def _deployments(before: Summary, after: Summary) -> Iterator[str]:
         if name not in after.ways:
             yield f"{name} ends"
         elif (now := after.ways[name]) != was:
-            yield f"{name} moves from {was or 'nowhere'} to {now or 'nowhere'}"
+            yield f"{name}: {_changed(was, now)}" if now else f"{name} runs nowhere any more"
+
+
+def _changed(was: str, now: str) -> str:
+    """``-1 x l40s fp8 vllm, +2 x h100-80gb-sxm fp8 vllm``: of ways, what is gone and what comes."""
+    before, after = _counted(was), _counted(now)
+    counts = {way: after[way] - before[way] for way in (*before, *after)}
+    told = sorted((count, way) for way, count in counts.items() if count)
+    return ", ".join(f"{count:+d} x {way}" for count, way in told)
+
+
+def _counted(ways: str) -> "Counter[str]":
+    """How many replicas run in each of the ways that a summary tells."""
+    parts = (part.partition(" x ") for part in ways.split(" + ") if part)
+    return Counter({way: int(count) for count, _, way in parts})

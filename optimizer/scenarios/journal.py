@@ -28,6 +28,7 @@ class Journal:
             setting.limits,
             setting.before,
         )
+        self.fingerprint = setting.before.fingerprint
         self._file: Any = None
 
     def __enter__(self) -> Self:
@@ -67,7 +68,7 @@ class Journal:
 
     def write(self, scenario: Scenario, answer: Answer) -> None:
         """Add an answer; it is on file when this returns."""
-        said = {"key": self.key(scenario), **entry(answer)}
+        said = {"key": self.key(scenario), "baseline": self.fingerprint, **entry(answer)}
         self._file.write(json.dumps(said, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 

@@ -64,7 +64,8 @@ class Quote:
 
     ``marginal``: the plan with them less the plan without; the true difference of two best plans
     lies in ``at_least`` to ``at_most``, one number where both are proved. ``average``: what they
-    pay of the GPUs they use. ``unmet``: what somebody misses, with what to buy.
+    pay of the GPUs they use. ``answer``: of the plan with them; it may have none, then nothing fits
+    and all prices are 0.
     """
 
     marginal_micros: int
@@ -72,9 +73,8 @@ class Quote:
     at_most_micros: int
     average_micros: int
     replicas: tuple[Replica, ...]
-    unmet: tuple[Unmet, ...]
     fits: bool
-    moves: int
+    answer: Answer
 
     @property
     def proved(self) -> bool:
@@ -89,6 +89,8 @@ def quote(planner: Planner, deployments: Sequence[Deployment]) -> Quote:
     made = planner.plan(Scenario("quote", (AddDeployments(tuple(deployments)),)))
     after, before = _known(summary(made.plan, "quote").answer), planner.setting.before.answer
     names = {d.name for d in deployments}
+    if not after.planned:
+        return Quote(0, 0, 0, 0, (), False, after)
     price, bound = _prices(after)
     old_price, old_bound = _prices(_known(before))
     return Quote(
@@ -97,9 +99,8 @@ def quote(planner: Planner, deployments: Sequence[Deployment]) -> Quote:
         at_most_micros=price - old_bound,
         average_micros=sum(d.price_micros for d in made.plan.deployments if d.name in names),
         replicas=tuple(r for r in made.plan.placement.replicas if r.deployment in names),
-        unmet=after.unmet,
         fits=served(after, before),
-        moves=after.moves or 0,
+        answer=after,
     )
 
 
@@ -199,11 +200,11 @@ class Loss:
         return tuple(dict.fromkeys(r.rpartition("/")[0] for r in self.replicas))
 
 
+KINDS = ("node", "rack", "zone")
+
+
 def survive(
-    problem: PlacementProblem,
-    placement: Placement,
-    ask: Ask,
-    kinds: Sequence[str] = ("node", "rack", "zone"),
+    problem: PlacementProblem, placement: Placement, ask: Ask, kinds: Sequence[str] = KINDS
 ) -> tuple[Loss, ...]:
     """Every node, rack and zone of the fleet lost in turn, in document order.
 

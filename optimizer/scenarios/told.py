@@ -1,6 +1,7 @@
 """Answers to questions as plain data: sentences, the rows of a table, and the numbers."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from optimizer.domain import words
 from optimizer.domain.offer import Offer
@@ -8,15 +9,45 @@ from optimizer.domain.plan import Unmet
 from optimizer.domain.units import PPM, money, rps
 from optimizer.scenarios.answer import Answer, Json, entry, unmet_rows
 from optimizer.scenarios.buy import Purchase
-from optimizer.scenarios.compare import missing
+from optimizer.scenarios.compare import clash_told, missing
 from optimizer.scenarios.questions import Headroom, Loss, Quote, Retired, RulePrice, Short
 
 HOURS_A_MONTH = 730  # 8,760 hours of a year over twelve
 
 
 def quote_data(quote: Quote, unit: str, names: Sequence[str]) -> Json:
-    """``quote -o json``."""
-    who = ", ".join(names)
+    """``quote -o json``; prices are null where there is no plan at all."""
+    planned = quote.answer.planned
+
+    def price(micros: int, hours: int = 1) -> float | None:
+        return money(micros * hours) if planned else None
+
+    return {
+        "question": "quote",
+        "unit": unit,
+        "says": _quote_says(quote, unit, ", ".join(names)),
+        "fits": quote.fits,
+        "price_per_hour": price(quote.marginal_micros),
+        "price_per_month": price(quote.marginal_micros, HOURS_A_MONTH),
+        "price_per_hour_at_least": price(quote.at_least_micros),
+        "price_per_hour_at_most": price(quote.at_most_micros),
+        "proved": planned and quote.proved,
+        "average_price_per_hour": price(quote.average_micros),
+        "average_price_per_month": price(quote.average_micros, HOURS_A_MONTH),
+        "moves": quote.answer.moves,
+        "unmet": unmet_rows(quote.answer.unmet),
+        "clash": list(quote.answer.clash),
+        "fix": quote.answer.fix,
+        "rows": [
+            {"replica": r.id, "where": words.place(r), "how": words.settings(r.config)}
+            for r in quote.replicas
+        ],
+    }
+
+
+def _quote_says(quote: Quote, unit: str, who: str) -> list[str]:
+    if not quote.answer.planned:
+        return [f"{who} cannot come: {clash_told(quote.answer)}."]
     says = [f"{who}: {_more(quote.marginal_micros, unit)}{_month(quote.marginal_micros, unit)}"]
     if quote.proved:
         says[0] += "; exact, the difference of two proved plans."
@@ -27,28 +58,15 @@ def quote_data(quote: Quote, unit: str, names: Sequence[str]) -> Json:
     says.append(
         f"By the GPUs that it uses it would pay {paid}{_month(quote.average_micros, unit)}."
     )
+    if quote.answer.moves and quote.fits:
+        starts = len(quote.replicas)
+        others = quote.answer.moves - starts
+        if others > 0:
+            says.append(f"{words.plural(others, 'replica')} of others would move or change for it.")
     if not quote.fits:
         says.append("It does not fit:")
-        says += [_short_of(one) for one in quote.unmet]
-    return {
-        "question": "quote",
-        "unit": unit,
-        "says": says,
-        "fits": quote.fits,
-        "price_per_hour": money(quote.marginal_micros),
-        "price_per_month": money(quote.marginal_micros * HOURS_A_MONTH),
-        "price_per_hour_at_least": money(quote.at_least_micros),
-        "price_per_hour_at_most": money(quote.at_most_micros),
-        "proved": quote.proved,
-        "average_price_per_hour": money(quote.average_micros),
-        "average_price_per_month": money(quote.average_micros * HOURS_A_MONTH),
-        "moves": quote.moves,
-        "unmet": unmet_rows(quote.unmet),
-        "rows": [
-            {"replica": r.id, "where": words.place(r), "how": words.settings(r.config)}
-            for r in quote.replicas
-        ],
-    }
+        says += [_short_of(one) for one in quote.answer.unmet]
+    return says
 
 
 def headroom_data(found: Headroom, kind: str, name: str | None) -> Json:
@@ -74,47 +92,98 @@ def headroom_data(found: Headroom, kind: str, name: str | None) -> Json:
     }
 
 
-def survive_data(losses: Sequence[Loss], unit: str) -> Json:
-    """``survive -o json``: who is short at once, and after planning anew."""
-    at_once = sum(bool(loss.short) for loss in losses)
-    after = sum(bool(loss.answer.unmet) or not loss.answer.planned for loss in losses)
-    lost = words.plural(len(losses), "single loss").replace("losss", "losses")
-    says = [
-        f"Of {lost}, {at_once} leave somebody short until replicas move, "
-        f"and {after} after all has been planned anew."
-    ]
+MOST_LOSSES = 40  # rows of a table
+
+
+def survive_data(losses: Sequence[Loss], unit: str, promised: Mapping[str, str]) -> Json:
+    """``survive -o json``: who is short at once, and after planning anew.
+
+    ``promised``: deployments that must outlive the loss of any node, rack or zone, and of which.
+    """
     return {
         "question": "survive",
         "unit": unit,
-        "says": says,
-        "losses": [
+        "says": [*_survive_says(losses), *_promises(losses, promised), *_left_out(losses)],
+        "losses": [_loss(loss) for loss in losses],
+        "rows": [_loss_row(loss, unit) for loss in _shown(losses)],
+    }
+
+
+def _survive_says(losses: Sequence[Loss]) -> Iterator[str]:
+    """A sentence for each kind of loss."""
+    for kind in dict.fromkeys(loss.kind for loss in losses):
+        some = [loss for loss in losses if loss.kind == kind]
+        at_once = sum(bool(loss.short) for loss in some)
+        after = sum(_short_after(loss) for loss in some)
+        many = words.plural(len(some), kind)
+        if not at_once and not after:
+            yield f"Whichever of {many} is lost, nobody is short."
+            continue
+        until = f"{at_once or 'none'} leave somebody short until replicas move"
+        yield f"Of {many} lost in turn, {until}, and {after or 'none'} after all is planned anew."
+
+
+def _promises(losses: Sequence[Loss], promised: Mapping[str, str]) -> Iterator[str]:
+    """Whether each deployment outlives what its ``survive`` says."""
+    if not promised:
+        return
+    broken = {
+        one.deployment: loss
+        for loss in losses
+        for one in loss.short
+        if promised.get(one.deployment) == loss.kind
+    }
+    for name, loss in sorted(broken.items()):
+        yield f"{name} should survive any {loss.kind}, but not {loss.name}."
+    if not broken and any(loss.kind in promised.values() for loss in losses):
+        yield "Every deployment outlives what its survive rule says, with no replica moved."
+    yield "Planned anew, no second loss need be outlived: survive rules are left out there."
+
+
+def _short_after(loss: Loss) -> bool:
+    return bool(loss.answer.unmet) or not loss.answer.planned
+
+
+def _shown(losses: Sequence[Loss]) -> Sequence[Loss]:
+    """All, or of many those that leave somebody short, those who miss it for good first."""
+    if len(losses) <= MOST_LOSSES:
+        return losses
+    bad = [loss for loss in losses if loss.short or _short_after(loss)]
+    return sorted(bad, key=lambda x: (-_short_after(x), -len(x.short)))[:MOST_LOSSES]
+
+
+def _left_out(losses: Sequence[Loss]) -> Iterator[str]:
+    shown = _shown(losses)
+    if len(shown) < len(losses):
+        yield f"{len(shown)} of {len(losses)} losses are shown, the worst first; -o json has all."
+
+
+def _loss(loss: Loss) -> Json:
+    return {
+        "kind": loss.kind,
+        "name": loss.name,
+        "replicas": list(loss.replicas),
+        "deployments": list(loss.deployments),
+        "short_at_once": [
             {
-                "kind": loss.kind,
-                "name": loss.name,
-                "replicas": list(loss.replicas),
-                "deployments": list(loss.deployments),
-                "short_at_once": [
-                    {
-                        "deployment": one.deployment,
-                        "missing_rps": rps(one.missing_mrps),
-                        "missing_replicas": one.missing_replicas,
-                    }
-                    for one in loss.short
-                ],
-                "planned_anew": entry(loss.answer),
+                "deployment": one.deployment,
+                "missing_rps": rps(one.missing_mrps),
+                "missing_replicas": one.missing_replicas,
             }
-            for loss in losses
+            for one in loss.short
         ],
-        "rows": [
-            {
-                "lost": f"{loss.kind} {loss.name}",
-                "replicas": len(loss.replicas),
-                "short at once": _shorts(loss.short),
-                "short after planning anew": _outcome(loss.answer),
-                "price": "" if loss.answer.price_micros is None else _price(loss.answer, unit),
-            }
-            for loss in losses
-        ],
+        "planned_anew": entry(loss.answer),
+    }
+
+
+def _loss_row(loss: Loss, unit: str) -> Json:
+    touched = Counter(r.rpartition("/")[0] for r in loss.replicas)
+    return {
+        "lost": f"{loss.kind} {loss.name}",
+        "touches": ", ".join(n if c == 1 else f"{n} x{c}" for n, c in touched.items()),
+        "short at once": _shorts(loss.short),
+        "short after planning anew": _outcome(loss.answer),
+        "price then": "" if loss.answer.price_micros is None else _price(loss.answer, unit),
     }
 
 

@@ -16,12 +16,19 @@ from optimizer.scenarios.answer import entry, summary
 def report(tmp_path, monkeypatch, capsys):
     """Runs ``report plan.json`` in a folder with the plan, answers and a curve."""
     plan = plans.small_plan()
-    answer = {**entry(summary(plan).answer), "name": "each-node/h100-01"}
-    lines = [answer, {**answer, "name": "each-node/l40s-01"}, answer]
+    before = summary(plan)
+    answer = {**entry(before.answer), "name": "each-node/h100-01"}
+    answers = [answer, {**answer, "name": "each-node/l40s-01"}, answer]
+    known = {"key": "x", "baseline": before.fingerprint}
+    lines = [{**one, **known} for one in answers]
+    others = [{**one, "baseline": "another"} for one in lines]
+    asked_of = {**answer, "fingerprint": before.fingerprint}
     files = {
         "plan.json": json.dumps(plan_json(plan)),
-        "answers.json": json.dumps({"baseline": answer, "scenarios": lines[:2]}, indent=2),
-        "answers.jsonl": "".join(json.dumps({**line, "key": "x"}) + "\n" for line in lines),
+        "answers.json": json.dumps({"baseline": asked_of, "scenarios": answers[:2]}, indent=2),
+        "answers.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+        "others.jsonl": "".join(json.dumps(line) + "\n" for line in others),
+        "mixed.jsonl": "".join(json.dumps(line) + "\n" for line in [*others, *lines[:1]]),
         "curve.json": json.dumps(plans.CURVE),
     }
     for name, text in files.items():
@@ -47,11 +54,19 @@ def test_answers_come_onto_the_page(report, name):
     assert "The knee saves 6.10 USD/h with 2 moves" in page
 
 
+def test_of_mixed_answers_those_of_the_plan_are_shown(report):
+    code, page, told = report("-o", "html", "--whatif", "mixed.jsonl")
+    assert code == 0
+    assert "1 scenario against the baseline" in page
+    assert "3 answers of another baseline are left out" in told
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
         (["--whatif", "answers.json"], "add -o html"),
         (["-o", "html", "--whatif", "curve.json"], "holds no answers"),
+        (["-o", "html", "--whatif", "others.jsonl"], "are of another baseline"),
         (["-o", "html", "--frontier", "answers.json"], "holds no curve"),
         (["-o", "html", "--whatif", "nowhere.json"], "nowhere.json"),
     ],

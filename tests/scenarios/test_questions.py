@@ -63,7 +63,7 @@ def test_a_quote_of_what_has_no_room_says_what_to_buy(base):
     new = deployment("new", replicas=9, needs=Needs(gpus=1), allow=replace(worlds_allow("a100")))
     quote = questions.quote(Planner(base), [new])
     assert not quote.fits
-    short = {one.deployment: one for one in quote.unmet}
+    short = {one.deployment: one for one in quote.answer.unmet}
     assert "more a100" in short["new"].smallest_fix
 
 

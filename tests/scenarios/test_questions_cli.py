@@ -55,8 +55,9 @@ def fleetslice(tmp_path, monkeypatch, capsys):
         Path(f"{name}.yaml").write_text(text, encoding="utf-8")
 
     def called(command: str, *flags: str, output: str = "json"):
-        effort = () if command == "verify" else ("--effort", "5")
-        argv = [command, "fleet.yaml", "workloads.yaml", *flags, *effort, "-o", output]
+        documents = () if command == "report" else ("fleet.yaml", "workloads.yaml")
+        effort = () if command in ("verify", "report") else ("--effort", "5")
+        argv = [command, *documents, *flags, *effort, "-o", output]
         monkeypatch.setattr(sys, "argv", ["fleetslice", *argv])
         code = run()
         said = capsys.readouterr()
@@ -96,6 +97,74 @@ def test_quote(fleetslice):
     assert (data["price_per_hour"], data["price_per_month"], data["proved"]) == (2.0, 1460.0, True)
 
 
+def test_a_quote_is_the_difference_of_two_proved_plans(fleetslice):
+    """Planned by hand: once as it is, once with the customer among the workloads."""
+    customer = CUSTOMER.replace("{gpus: 1}", "{mig_profile: 3g.40gb}, replicas: {min: 3}")
+    Path("customer.yaml").write_text(customer, encoding="utf-8")
+    code, quote, _ = fleetslice("quote", "--add", "customer.yaml")
+    assert (code, quote["proved"]) == (0, True)
+    _, before, _ = fleetslice("plan")
+    _, after, _ = fleetslice("plan", "customer.yaml")
+    assert before["outcome"]["status"] == after["outcome"]["status"] == "optimal"
+    assert quote["price_per_hour"] == after["price_per_hour"] - before["price_per_hour"] == 4.0
+
+
+def test_a_customer_whose_rules_clash_is_told_why(fleetslice):
+    clashing = CUSTOMER.replace(
+        "needs: {gpus: 1}",
+        "demand: {requests_per_second: 1}, pin: [big-1], survive: node,\n"
+        "     measured: [{gpu: a100-80gb-sxm, gpus: 1, requests_per_second: 9}]",
+    )
+    Path("customer.yaml").write_text(clashing, encoding="utf-8")
+    code, quote, _ = fleetslice("quote", "--add", "customer.yaml")
+    assert (code, quote["fits"], quote["price_per_hour"]) == (3, False, None)
+    assert quote["clash"] == ["pin: new", "survive: new"]
+    assert quote["fix"] in ("without pin: new", "without survive: new")
+
+
+def test_an_impossible_scenario_names_the_clash_and_a_fix(fleetslice):
+    """Each fix is tried: with it there is a plan, with every rule of the clash there is none."""
+    Path("workloads.yaml").write_text(WEB, encoding="utf-8")
+    pinned = ("--set", 'deployments.web.pin=["big-1"]')
+    code, data, _ = fleetslice("whatif", *pinned, "--workers", "0")
+    (row,) = data["scenarios"]
+    assert (code, row["status"]) == (0, "infeasible")
+    assert row["clash"] == ["pin: web", "survive: web"]
+    assert row["fixes"] == ["without pin: web", "without survive: web"]
+    assert row["differences"] == [
+        "hard rules clash: pin: web, survive: web; "
+        "a plan is possible without pin: web or without survive: web"
+    ]
+    freed = ("--set", "deployments.web.survive=null")
+    _, data, _ = fleetslice("whatif", *pinned, *freed, "--workers", "0")
+    assert data["scenarios"][0]["unmet"] == []
+
+
+def test_unmet_demand_names_the_fix(fleetslice):
+    flags = ("--scale-demand", "tenant:acme=5", "--workers", "0")
+    _, data, _ = fleetslice("whatif", *flags)
+    (row,) = data["scenarios"]
+    assert row["clash"] == ["demand_met: slices"]
+    assert row["fix"].startswith("slices: 1 more a100-80gb-sxm")
+    fleet = FLEET.replace("gpus: 2, rack: r1", "gpus: 3, rack: r1")  # one more, and another
+    Path("fleet.yaml").write_text(fleet, encoding="utf-8")
+    _, data, _ = fleetslice("whatif", *flags)
+    assert (data["scenarios"][0]["clash"], data["scenarios"][0]["fix"]) == ([], None)
+
+
+def test_a_report_refuses_answers_of_another_baseline(fleetslice):
+    fleetslice("plan", "--out", "plan.json")
+    asked = ("whatif", "--lose-node", "big-1", "--workers", "0")
+    fleetslice(*asked, "--baseline", "plan.json", "--out", "answers.jsonl")
+    Path("fleet.yaml").write_text(FLEET.replace("2.0", "1.0"), encoding="utf-8")
+    fleetslice("plan", "--out", "other.json")
+    report = ("--whatif", "answers.jsonl", "-o", "html")
+    code, page, _ = fleetslice("report", "plan.json", *report, output="html")
+    assert (code, "lose big-1" in page) == (0, True)
+    code, _, told = fleetslice("report", "other.json", *report, output="html")
+    assert (code, "another baseline" in told) == (2, True)
+
+
 def test_admit(fleetslice):
     code, data, _ = fleetslice("admit", "--add", "customer.yaml")
     assert (code, data["fits"], data["exact"], data["price_per_hour"]) == (0, True, True, 2.0)
@@ -119,6 +188,61 @@ def test_survive(fleetslice):
     assert code == 3
     left = {loss["name"]: len(loss["planned_anew"]["unmet"]) for loss in data["losses"]}
     assert left == {"big-1": 0, "big-2": 0, "small-1": 1, "r1": 1, "r2": 1}
+
+
+WEB = """\
+kind: Workloads
+version: 1
+deployments:
+  - {name: web, demand: {requests_per_second: 250}, survive: node, measured: [
+     {gpu: a100-80gb-sxm, mig_profile: 1g.10gb, requests_per_second: 100},
+     {gpu: l40s, gpus: 1, requests_per_second: 130}]}
+"""
+
+
+@pytest.mark.parametrize("promised", [True, False])
+def test_survive_agrees_with_removing_each_node_by_hand(fleetslice, promised):
+    """At once: nothing may move. Anew: the promise is spent, so it is left out by hand too."""
+    loose = WEB.replace(" survive: node,", "")
+    Path("workloads.yaml").write_text(WEB if promised else loose, encoding="utf-8")
+    fleetslice("plan", "--out", "plan.json")
+    flags = ("--baseline", "plan.json", "--kind", "node", "--workers", "0")
+    code, data, _ = fleetslice("survive", *flags)
+    short = {loss["name"]: loss["short_at_once"] for loss in data["losses"]}
+    assert list(short) == ["big-1", "big-2", "small-1"]
+    assert (code, any(short.values())) == ((0, False) if promised else (3, True))
+    Path("workloads.yaml").write_text(loose, encoding="utf-8")
+    for loss in data["losses"]:
+        Path("fleet.yaml").write_text(without(loss["name"]), encoding="utf-8")
+        held, still, _ = fleetslice("rebalance", "--state", "plan.json", "--max-moves", "0")
+        assert short[loss["name"]] == [
+            {n: one[n] for n in ("deployment", "missing_rps", "missing_replicas")}
+            for one in still["unmet"]
+        ]
+        assert held == (3 if short[loss["name"]] else 0)
+        _, anew, _ = fleetslice("plan")
+        assert loss["planned_anew"]["price_per_hour"] == anew["price_per_hour"]
+        assert loss["planned_anew"]["unmet"] == anew["unmet"] == []
+
+
+def without(node):
+    """The fleet without a node, as one would edit it."""
+    other = {"big-1": "2..2", "big-2": "1..1"}
+    if node in other:
+        return FLEET.replace("1..2", other[node])
+    return "".join(line for line in FLEET.splitlines(True) if node not in line)
+
+
+def test_survive_tells_kept_and_broken_promises(fleetslice):
+    a100 = WEB.replace(",\n     {gpu: l40s, gpus: 1, requests_per_second: 130}", "")
+    Path("workloads.yaml").write_text(a100, encoding="utf-8")
+    code, text, _ = fleetslice("survive", "--workers", "0", output="table")
+    assert code == 3  # one rack holds both big nodes
+    told = " ".join(text.split())
+    assert "Whichever of 3 nodes is lost, nobody is short." in told
+    assert "Every deployment outlives what its survive rule says" in told
+    code, _, told = fleetslice("survive", "--kind", "shelf", "--workers", "0")
+    assert (code, "--kind: no kind" in told) == (2, True)
 
 
 def test_retire(fleetslice):

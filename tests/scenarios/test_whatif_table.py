@@ -50,3 +50,26 @@ def test_the_promise_that_is_closest_to_breaking_is_shown():
     close = {"deployment": "chat", "what": "tpot_ms", "predicted_ms": 48.62, "promised_ms": 50.0}
     assert "chat TPOT 48.6 of 50 ms" in table([row("x1", tightest_slo=close)])
     assert "SLO" not in table([row("x1")])
+
+
+def test_products_are_told_by_as_few_words_as_tell_them_apart():
+    used = {"a100-40gb-sxm": 1, "a100-80gb-sxm": 2}
+    assert "1 a100-40gb, 2 a100-80gb" in table([row("x", gpus_by_product=used)])
+    assert "1 a100" in table([row("x", gpus_by_product={"a100-40gb-sxm": 1})])
+
+
+def test_the_best_and_the_worst_come_first():
+    short = row("x2", price=5.0, unmet=[{"deployment": "chat"}])
+    rows = [row("x1", price=20.0), short, row("x3", price=12.0), row("x4", price=30.0)]
+    lines = table(rows).splitlines()
+    assert lines[1] == "best: x3, 12.00 USD/h (+20.0 %); in the middle 16.00 USD/h"
+    assert lines[2] == "worst: x2, 5.00 USD/h (-50.0 %), 1 deployment unmet"
+    assert lines[3] == "1 scenario with unmet demand"
+
+
+def test_families_too_large_to_show_are_told_by_their_distribution():
+    rows = [row(f"growth/{i}", price=float(i)) for i in range(1, 60)]
+    rows[9] = {**row("growth/10", price=None), "status": "infeasible"}
+    rows[19] = {**row("growth/20", price=None), "failed": "no node n9"}
+    (line,) = [t for t in table(rows).splitlines() if t.startswith("growth ")]
+    assert line.split() == ["growth", "59", "0", "1", "1", "1.00", "31.00", "-"]
