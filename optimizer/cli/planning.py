@@ -151,7 +151,7 @@ def rebalance(
     if curve.frontier:
         _show_frontier(asked_of, limiting, curve, shown)
         finish(Code.DONE)
-    asked = inputs.settings(command="rebalance", **limiting.said(), **wishes.said())
+    asked = inputs.settings(command="rebalance", **limiting.said(), **wishes.said(found.policy))
     search, pace = wishes.search(found.policy), wishes.pace(found.policy)
     made = _optimized(asked_of, limiting, asked, search, pace)
     shown.show_plan(made, moves=True)

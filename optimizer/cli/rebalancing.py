@@ -69,10 +69,13 @@ class Wishes:
         _flag("--whole-gpus", "Cut a GPU anew only when nobody is on it, as mig-parted does."),
     ] = False
 
-    def said(self) -> Mapping[str, Any]:
-        """The flags that were given, as a plan records them."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in given.items() if value not in (None, False)}
+    def said(self, policy: "Policy | None" = None) -> Mapping[str, Any]:
+        """The flags given and the policy's limits, of both the tighter, as a plan records them."""
+        flags = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = {name: value for name, value in flags.items() if value not in (None, False)}
+        for name, limit in (policy.limits() if policy else {}).items():
+            given[name] = min(given[name], limit) if name in given else limit
+        return given
 
     def drained(self, inputs: "Inputs") -> "Inputs":
         """The same with cordons on the nodes to drain, so that all there leave. Raises Stop."""

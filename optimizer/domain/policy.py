@@ -1,8 +1,12 @@
 """What a nightly rebalancing may do, and what it is worth."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
+from typing import Any
+
+from optimizer.domain.units import MIB_PER_GIB
 
 
 class CutShort(StrEnum):
@@ -51,3 +55,13 @@ class Policy:
     notify: tuple[str, ...] = ()
     notify_within_s: float = 30.0
     keep_runs: int = 30
+
+    def limits(self) -> Mapping[str, Any]:
+        """What it limits, as a plan records it among its options, so that a judge may see it."""
+        gib = None if self.max_load_mib is None else self.max_load_mib / MIB_PER_GIB
+        said = {
+            "max_moves": self.max_moves,
+            "max_load_gib": gib,
+            "protected_tenants": list(self.protected_tenants) or None,
+        }
+        return {name: value for name, value in said.items() if value is not None}

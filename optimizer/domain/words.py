@@ -8,6 +8,8 @@ from optimizer.domain.placement import Replica
 from optimizer.domain.units import MIB_PER_GIB, MICROS
 
 GPUS = "GPUs"  # the unit where no node has a price
+# How a plan says that it stops short of the best one found, since steps lead no farther.
+NOT_ALL_TONIGHT = "not all of the best plan found can be done in one night"
 
 
 def price(micros: int, unit: str) -> str:

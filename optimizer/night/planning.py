@@ -245,6 +245,7 @@ def _optimized(
         "effort": order.limits.effort,
         "gap": order.limits.gap,
         "seed": order.limits.seed,
+        **policy.limits(),
     }
     pace = replace(Pace(), window_s=policy.window_s)
     search = rules.search(policy)

@@ -76,6 +76,11 @@ class _Way:
         return cls(problem, pace, target, ordered, end, objectives(problem, end).levels)
 
     @property
+    def load_mib(self) -> int:
+        """Weights that are loaded on the way to its end."""
+        return sum(move.load_mib for move in moves(self.problem, self.end))
+
+    @property
     def stands(self) -> bool:
         """Whether one may stop there."""
         return not verify(self.problem, self.end)
@@ -92,6 +97,7 @@ def _useful(way: _Way) -> _Way:
 def _elsewhere(way: _Way) -> _Way:
     """The best end found by sending those that are left to other places, one after another."""
     best, standing = way, way.stands
+    most = sum(move.load_mib for move in moves(way.problem, way.target))  # as limits may ask
     size = sum(node.gpus for node in way.problem.fleet.nodes)
     looks = MOST_LOOKS // max(1, size) if len(way.ordered.left) <= MOST_LEFT else 0
     beam = [way]
@@ -103,7 +109,7 @@ def _elsewhere(way: _Way) -> _Way:
         for one in tried:
             if standing and one.levels >= best.levels:
                 break
-            if one.stands:
+            if one.stands and one.load_mib <= most:
                 best, standing = one, True
                 break
         # Of equal ends one is enough: with fewest left it is the farthest on the way.
@@ -191,7 +197,7 @@ def _told(
         elif got != move.after:
             sent.append(move.replica)
     worth = f"; all of it would save {words.price(saved, problem.fleet.unit)}" if saved > 0 else ""
-    yield f"not all of the best plan found can be done in one night{worth}"
+    yield f"{words.NOT_ALL_TONIGHT}{worth}"
     if sent:
         yield f"otherwise than in that plan: {_named(sent)}"
     if waiting:

@@ -157,6 +157,12 @@ def left(plan: Plan) -> str:
     return f"Left as they are, since no safe order was found: {', '.join(plan.left)}"
 
 
+def short(plan: Plan) -> str:
+    """That the steps lead no farther than this plan, where a better one was found; else empty."""
+    told = (note for note in plan.notes if note.startswith(words.NOT_ALL_TONIGHT))
+    return next((note[0].upper() + note[1:] for note in told), "")
+
+
 def undone(plan: Plan) -> str:
     """That some changes stay undone, so what is told of the plan is not yet so; else empty."""
     if not plan.left:

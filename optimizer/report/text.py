@@ -110,8 +110,9 @@ def _summary(plan: Plan, ink: Ink) -> None:
         ink.console.print(Text(f"  and {len(plan.unmet) - 2} more miss something", "red"))
     if plan.moves:
         _one_line(ink, Text(tables.moves_sentence(plan)))
-    if left := status.left(plan):
-        _one_line(ink, Text(left, "yellow"))
+    for said in (status.left(plan), status.short(plan)):
+        if said:
+            _one_line(ink, Text(said, "yellow"))
 
 
 def _one_line(ink: Ink, text: Text) -> None:

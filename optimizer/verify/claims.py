@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 from optimizer.domain.fleet import FleetGpu, Sharing
@@ -13,6 +14,7 @@ from optimizer.domain.units import MIB_PER_GIB
 from optimizer.domain.workload import Deployment
 from optimizer.verify.certificate import check_certificate
 from optimizer.verify.facts import Facts, Running, Violation, current_replicas, mode, stays
+from optimizer.verify.fleet_rules import do_not_disturb
 from optimizer.verify.judge import judge
 from optimizer.verify.recount import Score, missing, price_micros, repartitioned, score
 from optimizer.verify.transition import replay
@@ -91,7 +93,7 @@ def check_plan(problem: PlacementProblem, plan: Plan) -> tuple[Violation, ...]:
     found |= set(check_certificate(problem, plan.certificate))
     if plan.status == Termination.OPTIMAL:
         found |= set(_optimal(plan.objectives))
-    for check in (_price, _tenants, _unmet, _deployments, _gpus, _moves, move_limit):
+    for check in (_price, _tenants, _unmet, _deployments, _gpus, _moves, move_limit, protected):
         found |= set(check(facts, plan))
     if plan.steps:
         before = problem.current or Placement()
@@ -289,3 +291,14 @@ def move_limit(facts: Facts, plan: Plan) -> Iterator[Violation]:
     if isinstance(gib, int | float) and load_mib > gib * MIB_PER_GIB:
         said = f"{load_mib / MIB_PER_GIB:.1f} GiB are loaded, at most {gib} may be"
         yield Violation("move_limit", plan.fleet, said)
+
+
+def protected(facts: Facts, plan: Plan) -> Iterator[Violation]:
+    """Nobody disturbs the tenants that the options protect."""
+    tenants = plan.options.get("protected_tenants") or ()
+    spared = tuple(
+        replace(d, disturb="never") if d.tenant in tenants else d for d in facts.problem.deployments
+    )
+    if tenants:
+        problem = replace(facts.problem, deployments=spared)
+        yield from do_not_disturb(Facts.of(problem, facts.placement))

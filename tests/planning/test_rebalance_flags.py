@@ -39,6 +39,19 @@ def test_the_tighter_limit_of_flag_and_policy_counts() -> None:
     )
 
 
+def test_a_plan_records_the_limits_that_counted() -> None:
+    """So that the judge sees those of a policy too."""
+    said = Wishes(max_moves=9, drain=["a"]).said(replace(POLICY, protected_tenants=("acme",)))
+    assert said == {
+        "max_moves": 4,
+        "max_load_gib": 8.0,
+        "drain": ["a"],
+        "protected_tenants": ["acme"],
+    }
+    assert Wishes(max_moves=3).said(POLICY)["max_moves"] == 3
+    assert Wishes().said(None) == {}
+
+
 def test_only_what_asks_for_more_takes_another_search() -> None:
     assert Wishes().search(None) is None
     assert Wishes(free_gpus="all", window_minutes=9).search(None) is None

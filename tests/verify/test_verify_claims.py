@@ -160,6 +160,10 @@ TAMPERED: dict[str, tuple[Callable[[Plan], dict[str, Any]], set[str]]] = {
         lambda p: {"unmet": (*p.unmet, Unmet("big", 0, 1, "no reason"))},
         {"unmet"},
     ),
+    "a protected tenant disturbed": (
+        lambda p: {"options": {"protected_tenants": sorted({d.tenant for d in p.deployments})}},
+        {"do_not_disturb"},
+    ),
     "more capacity": (
         lambda p: {"deployments": first(p.deployments, capacity_mrps=3000)},
         {"deployments"},
