@@ -1,12 +1,12 @@
 """The search on large fleets: bound, counts and places, each by a method that keeps its size."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from optimizer.domain.fleet import Sharing
 from optimizer.domain.outcome import Progress
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
-from optimizer.solver import measure
+from optimizer.solver import hosts, measure
 from optimizer.solver.bulk import Choice, choose
 from optimizer.solver.columns import coarse_sites
 from optimizer.solver.deal import deal
@@ -15,10 +15,12 @@ from optimizer.solver.integer import Clock, Level, common_divisor, priorities, v
 from optimizer.solver.master import Bound, Master
 from optimizer.solver.measure import frail
 from optimizer.solver.repair import repaired
+from optimizer.solver.shortfall import whole_shortfall
 from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
 MOST_DEALS = 5
+NEAR_BOUND = 1.01  # unmet demand in parts of its bound, above which counts are tried as well
 MANY_GPUS = 256
 MOST_GPUS = 1024
 FEW_WAYS = 400  # times classes of nodes
@@ -70,6 +72,11 @@ def solve_large(
     everybody = frozenset(priorities(f))
     floors = Floors(dict.fromkeys(everybody, 0), dict.fromkeys(everybody, 0))
     proof = proof or _bound(f, f.price_micros(), everybody, clock, "price_per_hour")
+    hosted = _hosted(f, proof, clock, floors) if hosts.apply(problem) else None
+    if hosted is not None:
+        levels = _levels(problem, hosted, floors)
+        if all(level.value <= NEAR_BOUND * level.bound for level in levels):
+            return Large(hosted, levels, proof)
     floors.price, choice = _chosen(f.price_micros(), proof, clock)
     if choice is None:
         choice = _by_priority(f, clock, floors)
@@ -79,7 +86,41 @@ def solve_large(
     found = settle(problem, deal(f, choice.values, choice.fillings))
     found = _outliving(f, found, proof[0].complete, clock)
     found = _filled_up(problem, found)
+    found = min((found, hosted or found), key=lambda p: _score(problem, p))
     return Large(found, _levels(problem, found, floors), proof)
+
+
+def _hosted(
+    f: Formulation, proof: tuple[Master, Bound], clock: Clock, floors: "Floors"
+) -> Placement:
+    """Placed node by node; ``floors`` get the bounds of what that reaches."""
+    clock.report(Progress("where"))
+    found = settle(f.problem, hosts.by_node(f.problem))
+    reached = {x.priority: x.value for x in counted_levels(f.problem, found)}
+    complete: set[int] = set()
+    rows: list[Expr] = []
+    for priority in priorities(f):
+        floors.held[priority] = reached[priority]
+        if reached[priority] == 0:
+            complete.add(priority)
+            continue
+        held, expr = _with(f, rows), f.unmet_ppm(priority)
+        proof = _bound(held, expr, frozenset(complete), clock, "unmet")
+        floors.unmet[priority] = _low(expr, proof)
+        rows.append(expr <= floors.held[priority])
+    if rows:
+        held = _with(f, rows)
+        proof = _bound(held, f.price_micros(), frozenset(complete), clock, "price_per_hour")
+    floors.price = _low(f.price_micros(), proof)
+    return found
+
+
+def _with(f: Formulation, rows: list[Expr]) -> Formulation:
+    """The formulation with more rows, itself unchanged."""
+    model = f.model.clone()
+    for row in rows:
+        model.add(row)
+    return replace(f, model=model)
 
 
 def _filled_up(problem: PlacementProblem, found: Placement) -> Placement:
@@ -184,11 +225,17 @@ def _bound(
     return master, master.solve(on_round)
 
 
+def _low(expr: Expr, proof: tuple[Master, Bound]) -> int:
+    """The bound in whole steps of the objective."""
+    master, bound = proof
+    return rounded(whole_shortfall(master, bound) * master.unit, common_divisor(expr))
+
+
 def _chosen(
     expr: Expr, proof: tuple[Master, Bound], clock: Clock, scale: float = 1.0
 ) -> tuple[int, Choice | None]:
     master, bound = proof
-    low = rounded(bound.value * master.unit, common_divisor(expr))
+    low = _low(expr, proof)
     if not bound.mixes or not bound.serves:
         return low, None
     return low, choose(master, bound, max(1.0, clock.seconds_left / 3), scale)

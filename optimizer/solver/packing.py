@@ -93,7 +93,7 @@ class Packer:
         at = np.nonzero((values > 0) & (limit > 0) & self.fitting)[0]
         if not len(at):
             return Packed(0.0, 0.0, ())
-        weights = _surrogate(values[at], self.parts[at])
+        weights = surrogate(values[at], self.parts[at])
         rate = values[at] / (self.parts[at] @ weights)
         order = np.argsort(-rate, kind="stable")
         at, rate = at[order], rate[order]
@@ -165,7 +165,7 @@ def worth_by_room(units: Ints, values: Floats) -> Floats:
     return knapsack.worth(np.ascontiguousarray(units), values)
 
 
-def _surrogate(values: Floats, parts: Floats) -> Floats:
+def surrogate(values: Floats, parts: Floats) -> Floats:
     """Weights of the dimensions that bound what all values can add up to, and do it best.
 
     The duals of the knapsack's linear relaxation: no value exceeds its size's weighted parts.

@@ -1,0 +1,317 @@
+"""Where CPU and memory of the hosts bind: what one whole node holds, by generated patterns.
+
+The coarse view adds the hosts of a class up, and counts chosen there may fit no single node. Here a
+column says what one node of a class holds: groups of whole GPUs, and GPUs of shares. Both levels
+are generated: fillings of a GPU at prices less what their hosts' room is worth, then loads of a
+node (an exact knapsack in GPUs, CPU and memory). Dives into the program give whole nodes.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from ortools.linear_solver import pywraplp
+
+from optimizer.domain.config import Candidate
+from optimizer.domain.fleet import Sharing
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Deployment
+from optimizer.solver import ear
+from optimizer.solver.columns import Site, coarse_sites
+from optimizer.solver.packing import Counts, Packer, surrogate
+from optimizer.solver.where import Seat
+
+ROOT_ROUNDS = 60
+DIVE_ROUNDS = 30
+NEW_FILLINGS = 40  # of GPUs, in one round for one kind of node
+PART = 0.04  # of the nodes still to fill that one step of a dive fixes
+NEAR = 0.8  # a pattern used so often, or so often more, is as good as used once more
+WORTH = 1e-4  # by which a new pattern must gain, in parts of the dearest GPU's price
+LEFT_OUT = 1e3  # price of leaving a deployment out, in GPUs and times the most replicas of one
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def apply(problem: PlacementProblem) -> bool:
+    """Whether hosts may bind and nothing matters but what each node holds."""
+    limits, fleet = problem.fleet.limits, problem.fleet
+    running = problem.current is not None and problem.current.replicas
+    if running or fleet.reserve or limits.price_micros_per_hour or limits.rack_power_w:
+        return False
+    asks = any(d.host_cpu_millicores or d.host_memory_mib for d in problem.deployments)
+    has = any(n.cpu_millicores or n.host_memory_mib for n in fleet.nodes)
+    ways = [way for offered in problem.candidates.values() for way in offered]
+    return (
+        asks
+        and has
+        and all(map(_plain, problem.deployments))
+        and all(w.shape.sharing is not Sharing.MIG and w.shape.stages == 1 for w in ways)
+        and not any(n.layouts_fixed or n.nvlink_domain == "pair" for n in fleet.nodes)
+    )
+
+
+def _plain(d: Deployment) -> bool:
+    """Whether it asks for replicas, without a rule about where they lie."""
+    rules = (d.spread_node, d.spread_rack, d.survive, d.avoid, d.near, d.pin, d.reserve)
+    return d.demand is None and d.isolate == "none" and not any(rules)
+
+
+def by_node(problem: PlacementProblem) -> list[Seat]:
+    """Seats of as many replicas as were found a place, on few GPUs."""
+    kinds = [_Kind(problem, site) for site in coarse_sites(problem)]
+    program = _Program(problem, kinds)
+    for _ in range(ROOT_ROUNDS):
+        program.solve()
+        if not program.generate() or ear.heard():
+            break
+    return [seat for kind, nodes in program.dive() for seat in kind.seats(nodes)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What one or more GPUs of one node hold together: replicas by deployment."""
+
+    gpus: int
+    held: Counts
+    cpu: int
+    memory: int
+
+
+class _Kind:
+    """Alike nodes, the loads known for them, and what patterns of loads are worth."""
+
+    def __init__(self, problem: PlacementProblem, site: Site) -> None:
+        self.deployments = problem.deployments
+        self.nodes = [n for n in site.nodes if n.open_gpus()]
+        first = site.nodes[0]
+        self.gpus = len(first.open_gpus())
+        self.room = (self.gpus, first.cpu_millicores or 0, first.host_memory_mib or 0)
+        self.bounded = (first.cpu_millicores is not None, first.host_memory_mib is not None)
+        self.price = float(site.price_micros)
+        self.loads: list[_Load] = []
+        self._known: set[Counts] = set()
+        self.ways: dict[int, Candidate] = {}
+        self.sharers: list[int] = []  # deployments, in the order of the filler's sizes
+        for number, d in enumerate(problem.deployments):
+            ways = [w for w in problem.candidates.get(d.name, ()) if self._offers(w, site)]
+            if not ways:
+                continue
+            self.ways[number] = way = min(ways, key=lambda w: w.key)
+            if way.shape.share is None:
+                self.add(((number, 1),), way.shape.gpus)
+            else:
+                self.sharers.append(number)
+        shares = [self.ways[number].shape.share for number in self.sharers]
+        self.filler = Packer.of_shares(site.gpu.room, [s for s in shares if s is not None])
+        for size, number in enumerate(self.sharers):
+            if self.filler.times[size]:
+                self.add(((number, int(self.filler.times[size])),), 1)
+                self.add(((number, 1),), 1)
+
+    def _offers(self, way: Candidate, site: Site) -> bool:
+        sharing = way.shape.sharing
+        fits = way.gpu == site.gpu.name and sharing in site.nodes[0].sharing
+        return fits and not way.running_only and way.shape.gpus <= self.gpus
+
+    def add(self, held: Counts, gpus: int) -> None:
+        """A load more, if the node's host bears it."""
+        if held in self._known:
+            return
+        self._known.add(held)
+        asked = [(self.deployments[number], times) for number, times in held]
+        cpu = sum(d.host_cpu_millicores * times for d, times in asked) * self.bounded[0]
+        memory = sum(d.host_memory_mib * times for d, times in asked) * self.bounded[1]
+        if cpu <= self.room[1] and memory <= self.room[2]:
+            self.loads.append(_Load(gpus, held, cpu, memory))
+
+    def patterns(self, values: Floats, target: float, wanted: Ints) -> list[Counts]:
+        """Patterns worth more than ``target`` at these values of replicas, by load."""
+        if not self.loads:
+            return []
+        self._fill(values, wanted)
+        packer = Packer(self.room, [(x.gpus, x.cpu, x.memory) for x in self.loads])
+        most = self._most(wanted)
+        return list(packer.best(self._worths(values), target, exact=False, most=most).all)
+
+    def _worths(self, values: Floats) -> Floats:
+        """What each load is worth above the price of its GPUs."""
+        return np.array(
+            [
+                sum(values[n] * times for n, times in x.held) - self.price * x.gpus
+                for x in self.loads
+            ]
+        )
+
+    def _most(self, wanted: Ints) -> Ints:
+        """How often each load is wanted in full."""
+        return np.array([min(int(wanted[n]) // times for n, times in x.held) for x in self.loads])
+
+    def _fill(self, values: Floats, wanted: Ints) -> None:
+        """Fillings of one GPU that are worth most after what they take of the host."""
+        if not self.sharers:
+            return
+        worth = self._worths(values)
+        at = np.nonzero(worth > 0)[0]
+        if not len(at):
+            return
+        parts = np.array([(x.gpus, x.cpu, x.memory) for x in self.loads], dtype=float) / np.maximum(
+            1, self.room
+        )
+        weights = surrogate(worth[at], parts[at]) / np.maximum(1, self.room)
+        hosts = np.array(
+            [
+                self.deployments[n].host_cpu_millicores * weights[1] * self.bounded[0]
+                + self.deployments[n].host_memory_mib * weights[2] * self.bounded[1]
+                for n in self.sharers
+            ]
+        )
+        found = self.filler.best(
+            values[self.sharers] - hosts, 0.0, exact=False, most=wanted[self.sharers]
+        )
+        for counts in found.all[:NEW_FILLINGS]:
+            self.add(tuple((self.sharers[size], times) for size, times in counts), 1)
+
+    def seats(self, nodes: Iterable[tuple[Counts, int]]) -> Iterator[Seat]:
+        """Where the replicas of patterns lie, node after node."""
+        free = iter(self.nodes)
+        for pattern, times in nodes:
+            for _ in range(times):
+                node = next(free)
+                gpus = [f"{node.name}/{index}" for index in node.open_gpus()]
+                for load, number in pattern:
+                    for _ in range(number):
+                        on = tuple(gpus[: self.loads[load].gpus])
+                        del gpus[: len(on)]
+                        for deployment, copies in self.loads[load].held:
+                            way = self.ways[deployment]
+                            yield from [Seat(way.deployment, way, on)] * copies
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    kind: int
+    pattern: Counts
+    held: Counts  # replicas by deployment
+
+
+class _Program:
+    """The linear program: nodes of each kind by pattern, replicas wanted and left out."""
+
+    def __init__(self, problem: PlacementProblem, kinds: list[_Kind]) -> None:
+        self.kinds = kinds
+        self.wanted: Ints = np.array([d.min_replicas for d in problem.deployments], dtype=np.int64)
+        self.nodes = [len(kind.nodes) for kind in kinds]
+        self.unit = max([1.0, *(kind.price for kind in kinds)])
+        self.lp = pywraplp.Solver.CreateSolver("GLOP")
+        self.rows = [self.lp.Constraint(float(n), self.lp.infinity()) for n in self.wanted]
+        self.room = [self.lp.Constraint(-self.lp.infinity(), float(n)) for n in self.nodes]
+        self.columns: dict[tuple[int, Counts], tuple[_Column, pywraplp.Variable]] = {}
+        objective = self.lp.Objective()
+        objective.SetMinimization()
+        most, ranks = (
+            max([1, *self.wanted.tolist()]),
+            sorted({d.priority for d in problem.deployments}),
+        )
+        for d, row in zip(problem.deployments, self.rows, strict=True):
+            out = self.lp.NumVar(0, self.lp.infinity(), "")
+            weight = LEFT_OUT * most / max(1, d.min_replicas) * 100.0 ** ranks.index(d.priority)
+            objective.SetCoefficient(out, weight)
+            row.SetCoefficient(out, 1.0)
+
+    def solve(self) -> None:
+        """Prices of replicas and of nodes."""
+        self.lp.Solve()
+        self.values: Floats = np.array([max(0.0, r.dual_value()) for r in self.rows])
+        self.paid = [max(0.0, -r.dual_value()) for r in self.room]
+
+    def generate(self) -> int:
+        """How many patterns were added that gain at the program's prices."""
+        added = 0
+        for number, kind in enumerate(self.kinds):
+            if not self.nodes[number]:
+                continue
+            target = (self.paid[number] + WORTH) * self.unit
+            for pattern in kind.patterns(self.values * self.unit, target, self.wanted):
+                added += self._add(number, pattern)
+        return added
+
+    def _add(self, number: int, pattern: Counts) -> bool:
+        if (number, pattern) in self.columns:
+            return False
+        kind = self.kinds[number]
+        held: Counter[int] = Counter()
+        gpus = 0
+        for load, times in pattern:
+            gpus += kind.loads[load].gpus * times
+            for deployment, copies in kind.loads[load].held:
+                held[deployment] += copies * times
+        column = _Column(number, pattern, tuple(sorted(held.items())))
+        x = self.lp.NumVar(0, self.lp.infinity(), "")
+        self.columns[number, pattern] = column, x
+        self.lp.Objective().SetCoefficient(x, gpus * kind.price / self.unit)
+        self.room[number].SetCoefficient(x, 1.0)
+        for deployment, copies in held.items():
+            self.rows[deployment].SetCoefficient(x, copies)
+        return True
+
+    def dive(self) -> list[tuple[_Kind, list[tuple[Counts, int]]]]:
+        """Whole nodes by kind: what the program uses most is fixed, the rest asked anew."""
+        fixed: dict[int, Counter[Counts]] = defaultdict(Counter)
+        while self.wanted.any() and any(self.nodes):
+            for _ in range(DIVE_ROUNDS):
+                self.solve()
+                if not self.generate():
+                    break
+            else:
+                self.solve()
+            chosen = self._chosen()
+            if not chosen:
+                break
+            for column, times in chosen:
+                fixed[column.kind][column.pattern] += times
+                self.nodes[column.kind] -= times
+                for deployment, copies in column.held:
+                    left = self.wanted[deployment] - copies * times
+                    self.wanted[deployment] = max(0, left)
+            self._ask()
+        return [(self.kinds[n], sorted(some.items())) for n, some in sorted(fixed.items())]
+
+    def _ask(self) -> None:
+        """State what is left, without the columns that hold more than is wanted."""
+        for row, n in zip(self.rows, self.wanted.tolist(), strict=True):
+            row.SetLb(float(n))
+        for room, n in zip(self.room, self.nodes, strict=True):
+            room.SetUb(float(n))
+        for column, x in self.columns.values():
+            if any(self.wanted[n] < copies for n, copies in column.held):
+                x.SetUb(0.0)
+
+    def _chosen(self) -> list[tuple[_Column, int]]:
+        """Columns used nearly whole, else those used most."""
+        used = [(x.solution_value(), column) for column, x in self.columns.values()]
+        used = [(often, column) for often, column in used if often > 1e-9]
+        whole = [(column, int(often + 1 - NEAR)) for often, column in used]
+        chosen = self._within((column, times) for column, times in whole if times)
+        wanted = max(1, int(PART * sum(often for often, _ in used)))
+        if sum(times for _, times in chosen) >= wanted:
+            return chosen
+        by_rest = sorted(used, key=lambda x: (int(x[0] + 1 - NEAR) - x[0], x[1].kind, x[1].pattern))
+        more = [(column, 1) for _, column in by_rest[:wanted]]
+        return chosen or self._within(more)
+
+    def _within(self, columns: Iterable[tuple[_Column, int]]) -> list[tuple[_Column, int]]:
+        """As many of each as there are nodes for, and replicas wanted."""
+        nodes, wanted = list(self.nodes), self.wanted.copy()
+        kept = []
+        for column, times in columns:
+            asked = (int(wanted[n]) // copies for n, copies in column.held)
+            times = min(times, nodes[column.kind], *asked)
+            if times > 0:
+                nodes[column.kind] -= times
+                for n, copies in column.held:
+                    wanted[n] -= copies * times
+                kept.append((column, times))
+        return kept
