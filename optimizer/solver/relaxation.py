@@ -80,6 +80,8 @@ class Relaxation:
         groups: dict[tuple[int, int], int] = {}
         sites: dict[int, tuple[int, float]] = {}
         for c in self.f.copies:
+            if c.parts:
+                continue  # a pipeline may lie in several sites
             high = inf  # slots bound it
             if c.candidate.shape.sharing is Sharing.WHOLE:
                 key = (c.site, c.candidate.shape.gpus)
@@ -125,7 +127,12 @@ class Relaxation:
     def _demand(self, d: Deployment) -> Iterator[pywraplp.Constraint]:
         """The rows that ask for a deployment's rate, each divided by it; and its other bounds."""
         copies = self.f.of(d.name)
-        rates = [(self.x[c.count.index], capacity_mrps(d, c.candidate), c.site) for c in copies]
+        # What may lie in several sites is lost with none of them for sure.
+        sites = [{site for site, _ in c.lies} for c in copies]
+        rates = [
+            (self.x[c.count.index], capacity_mrps(d, c.candidate), c.site if len(s) == 1 else None)
+            for c, s in zip(copies, sites, strict=True)
+        ]
         gone = self.lp.NumVar(0.0, 0.0, "")
         self.missing[d.name] = gone
         if d.min_replicas and (d.reserve or not self.hard):

@@ -125,7 +125,8 @@ def _kept(master: Master) -> dict[str, Counter[int]]:
     site_of = {node.name: s for s, site in enumerate(master.f.sites) for node in site.nodes}
     place: dict[tuple[str, object, int], int] = {}
     for c in master.f.copies:
-        place.setdefault((c.deployment, c.candidate.key, c.site), c.count.index)
+        for lies, _ in c.lies:
+            place.setdefault((c.deployment, c.candidate.key, lies), c.count.index)
     gpus = {gpu.id: gpu for gpu in problem.fleet.gpus()}
     found: dict[str, Counter[int]] = {}
     for replica in problem.current.replicas if problem.current is not None else ():
