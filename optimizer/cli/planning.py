@@ -190,10 +190,11 @@ def _show_frontier(
     from optimizer.report import render_frontier_html
     from optimizer.report.frontier import render_frontier
     from optimizer.scenarios.curve import frontier
+    from optimizer.solver.rebalance import unserved
 
     problem, _ = pose(asked_of)
     found = frontier(problem, limiting.limits(), curve.points, workers=curve.workers)
-    data = frontier_data(found, asked_of.fleet.unit)
+    data = frontier_data(found, asked_of.fleet.unit, unserved(problem))
     if shown.output is Output.HTML:
         print(render_frontier_html(data, asked_of.fleet.name), end="")
         write_result(shown.out, data)

@@ -174,13 +174,16 @@ def _must_hold(problem: "PlacementProblem") -> None:
         raise Stop(Code.USAGE, first, *told, hint)
 
 
-def frontier_data(points: "Sequence[Point]", unit: str) -> Mapping[str, Any]:
-    """The curve as ``-o json`` shows it."""
+def frontier_data(
+    points: "Sequence[Point]", unit: str, unserved: "Sequence[str]" = ()
+) -> Mapping[str, Any]:
+    """The curve as ``-o json`` shows it; ``unserved``: deployments that moving leaves short."""
     from optimizer.solver.rebalance import knee
 
     bend = knee(points) if len(points) > 1 else None
     return {
         "unit": unit,
+        "unserved": list(unserved),
         "points": [
             {
                 "price_per_hour": p.price_micros / 1e6,

@@ -10,6 +10,7 @@ from optimizer.domain import words
 from optimizer.report.ink import Ink
 
 Row = Mapping[str, Any]
+NAMED = 5  # deployments
 TITLE = "Price against disruption: every replica keeps its configuration"
 
 
@@ -66,8 +67,30 @@ def _per_gpu(before: Row | None, point: Row) -> str:
 
 def told(data: Mapping[str, Any]) -> str:
     """The knee and the end of the curve in one sentence."""
+    return _saved(data) + _unserved(data.get("unserved", ()))
+
+
+def _unserved(names: Sequence[str]) -> str:
+    """Whom moving alone leaves short."""
+    if not names:
+        return ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    told = ", ".join(names[:NAMED]) + more
+    verb = "gets" if len(names) == 1 else "get"
+    return (
+        f" The curve moves replicas as they run: {told} {verb} less than asked all along it, and "
+        "may get more where configurations change (rebalance without --frontier)."
+    )
+
+
+def _saved(data: Mapping[str, Any]) -> str:
     points, price = data["points"], _per_hour(str(data["unit"]))
-    if len(points) < 2:
+    if not points:
+        return "No way was found to place what is asked as it runs now."
+    if len(points) == 1 and points[0]["moves"]:
+        starts = words.plural(points[0]["moves"], "move")
+        return f"What is missing takes {starts}; nothing can be saved beside."
+    if len(points) == 1:
         return "Nothing can be saved by moving."
     first, last = points[0], points[-1]
     bend = next((p for p in points if p["knee"]), last)

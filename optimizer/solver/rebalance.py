@@ -85,6 +85,13 @@ def at_point(problem: PlacementProblem, limits: Limits, point: Point) -> Outcome
     return _Consolidation(problem, limits).asked(Ask(), within_micros=point.price_micros)
 
 
+def unserved(problem: PlacementProblem) -> tuple[str, ...]:
+    """Deployments that get less than they ask while every replica keeps its configuration."""
+    seen = _Seen(problem)
+    running = Placement((*seen.replicas, *seen.starting))
+    return tuple(name for name, ppm in seen.missing(running).items() if ppm)
+
+
 def knee(points: Sequence[Point]) -> Point:
     """The point farthest below the line from the first to the last: beyond it moves get dear.
 
@@ -128,17 +135,21 @@ class _Product:
     used: Array
     price: Array  # micros
 
+    @property
+    def counts(self) -> Array:
+        """How many GPUs are in each class."""
+        return np.array([float(len(gpus)) for gpus in self.gpus])
+
     def counted(self) -> "_Product":
         """The same with GPUs counted and not named."""
         return replace(self, gpus=[range(len(gpus)) for gpus in self.gpus])
 
     def block(self, cost: str, sides: Iterable[str], scale: int) -> Block:
         """These classes with a cost and sides, named as the arrays are."""
-        count = np.array([float(len(gpus)) for gpus in self.gpus])
         barred = ~np.isfinite(self.disruption)
         costs = np.where(barred, np.inf, getattr(self, cost) / scale)
         held = tuple(np.where(barred, 0.0, getattr(self, side)) for side in sides)
-        return Block(self.ends, count, self.need, costs, held)
+        return Block(self.ends, self.counts, self.need, costs, held)
 
 
 Sides = list[tuple[str, int]]  # name of an array, and its limit
@@ -331,11 +342,15 @@ class _Consolidation:
         return _nothing(f"no seats found under the rules of {', '.join(sorted(self.held))}")
 
     def curve(self, points: int) -> Curve:
-        """Prices in even steps from today's to the least, dearest first."""
+        """Prices in even steps to the least, dearest first: from today's, or that of few moves."""
         least = self._flows.minimise("price", [])
         levels: tuple[int, ...] = ()
         if least is not None:
             now = self.seen.price_micros - self.fixed_price
+            if now < least.value:  # what must start takes more: from where it disturbs least
+                every = sum(int(p.price.max(axis=1) @ p.counts) for p in self.products)
+                easy = self._flows.minimise("disruption", [("price", every)])
+                now = least.value if easy is None else self._flows.sum(easy, "price")
             steps = max(1, points - 1)
             even = (now - (now - least.value) * k // steps for k in range(steps))
             levels = (*even, least.value)
@@ -577,17 +592,23 @@ class _Seen:
 
     def unmet(self, found: Placement) -> Iterator[Objective]:
         """Missing shares by priority; what is missing other configurations might serve."""
+        missing = self.missing(found)
+        sums: Counter[int] = Counter()
+        for d in self.problem.deployments:
+            sums[d.priority] += missing[d.name]
+        for priority, ppm in sorted(sums.items(), reverse=True):
+            yield Objective("unmet", ppm, 0, priority)
+
+    def missing(self, found: Placement) -> dict[str, int]:
+        """The missing share of each deployment, in millionths."""
         served: Counter[str] = Counter()
         count: Counter[str] = Counter(r.deployment for r in found.replicas)
         for replica in found.replicas:
             deployment, way = self.deployments.get(replica.deployment), self.ways[replica.id]
             if deployment is not None and way is not None:
                 served[replica.deployment] += capacity_mrps(deployment, way)
-        sums: Counter[int] = Counter()
-        for d in self.problem.deployments:
-            sums[d.priority] += missing_ppm(d, served[d.name], count[d.name])
-        for priority, ppm in sorted(sums.items(), reverse=True):
-            yield Objective("unmet", ppm, 0, priority)
+        asked = self.problem.deployments
+        return {d.name: missing_ppm(d, served[d.name], count[d.name]) for d in asked}
 
     def stranded(self, found: Placement) -> int:
         """The tie-break, as the search counts it."""

@@ -146,3 +146,32 @@ def test_the_curve_is_shown() -> None:
     render_frontier(data, Console(file=shown, width=100), ascii=True)
     assert "The knee saves" in shown.getvalue()
     assert shown.getvalue().count("proved") == len(data["points"])
+
+
+def test_the_curve_tells_what_moving_cannot_do() -> None:
+    """A deployment that asks for more in several ways is not served by it, one with one way is."""
+    where = fragmented(24)
+    first, second = where.deployments[:2]
+    asked = (
+        replace(first, min_replicas=first.min_replicas + 30),
+        replace(second, min_replicas=second.min_replicas + 1),
+    )
+    two_ways = where.candidates[second.name] + (
+        replace(where.candidates[second.name][0], gpu="another"),
+    )
+    where = replace(
+        where,
+        deployments=(*asked, *where.deployments[2:]),
+        candidates={**where.candidates, second.name: two_ways},
+    )
+    assert rebalance.unserved(where) == (second.name,)
+    points = rebalance.frontier(where, LIMITS, 5)
+    assert points
+    assert all(p.moves >= 30 for p in points)
+    shown = io.StringIO()
+    data = frontier_data(points, "USD", rebalance.unserved(where))
+    render_frontier(data, Console(file=shown, width=400), ascii=True)
+    assert f"{second.name} gets less than asked" in shown.getvalue()
+    shown = io.StringIO()
+    render_frontier(frontier_data((), "USD"), Console(file=shown, width=400), ascii=True)
+    assert "No way was found to place what is asked" in shown.getvalue()
