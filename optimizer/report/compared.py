@@ -37,6 +37,7 @@ class Row:
     differences: tuple[str, ...]
     failed: str
     products: tuple[tuple[str, int], ...] = ()  # GPUs in use
+    missing: float = 0.0  # requests per second and replicas, added up
 
     @property
     def change_told(self) -> str:
@@ -46,9 +47,10 @@ class Row:
         return "same" if abs(self.change) < 0.0005 else f"{100 * self.change:+.1f} %"
 
     @property
-    def badness(self) -> tuple[bool, bool, int, float]:
-        """To sort by: failed, without a plan, how many are short, the price."""
-        return bool(self.failed), self.price is None, len(self.unmet), self.price or 0.0
+    def badness(self) -> tuple[bool, bool, int, float, float]:
+        """To sort by: failed, without a plan, how many are short, of how much, the price."""
+        known = (self.missing, self.price or 0.0)
+        return bool(self.failed), self.price is None, len(self.unmet), *known
 
 
 def row(scenario: Data, baseline: Data) -> Row:
@@ -68,6 +70,10 @@ def row(scenario: Data, baseline: Data) -> Row:
         differences=tuple(str(one) for one in scenario.get("differences") or ()),
         failed=str(scenario.get("failed") or ""),
         products=tuple((scenario.get("gpus_by_product") or {}).items()),
+        missing=sum(
+            one.get("missing_rps", 0.0) + one.get("missing_replicas", 0)
+            for one in scenario.get("unmet") or ()
+        ),
     )
 
 

@@ -54,7 +54,7 @@ def _table(console: Console, ink: Ink, baseline: Row, scenarios: Sequence[Row], 
     names = compared.short_names([baseline, *shown])
     for one in (baseline, *shown):
         extra = [one.promise] if promises else []
-        extra += [_different(one, ink)] if wide else []
+        extra += [_different(one, ink, 1 if left_out else DIFFERENCES)] if wide else []
         table.add_row(*_cells(one, names), *extra, style="bold" if one is baseline else "")
     console.print(table)
     if left_out:
@@ -68,7 +68,8 @@ def _table(console: Console, ink: Ink, baseline: Row, scenarios: Sequence[Row], 
         elif not wide and (one.differences or one.promise):
             line = Text(f"{one.name}: ", "bold")
             close = [ink.plain(f"closest to its SLO: {one.promise}")] if one.promise else []
-            told = "; ".join([_different(one, ink), *close] if one.differences else close)
+            most = 1 if left_out else DIFFERENCES
+            told = "; ".join([_different(one, ink, most), *close] if one.differences else close)
             console.print(line.append(told, "not bold"))
 
 
@@ -146,7 +147,10 @@ def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-def _different(one: Row, ink: Ink) -> str:
-    told = "; ".join(one.differences[:3])
-    more = len(one.differences) - 3
+DIFFERENCES = 3  # of each scenario; of many one
+
+
+def _different(one: Row, ink: Ink, most: int = DIFFERENCES) -> str:
+    told = "; ".join(one.differences[:most])
+    more = len(one.differences) - most
     return ink.plain(f"{told}; {more} more" if more > 0 else told)

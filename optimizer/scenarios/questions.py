@@ -256,13 +256,16 @@ def shorts(problem: PlacementProblem, placement: Placement, lost: set[str]) -> I
 class Retired:
     """Nodes that can be switched off together, and why each other one must stay.
 
+    ``worth_micros``: what all their GPUs would cost an hour, in use or not. ``needed``: each node
+    that stays, with the answer where it goes beside them, or alone where that is bad enough.
     No further node can go, but another choice of nodes might save more: the set is found node by
     node, the emptiest and dearest first.
     """
 
     nodes: tuple[str, ...]
     answer: Answer | None  # of the fleet without them; None: all nodes stay
-    needed: tuple[tuple[str, Answer], ...]  # each node that stays, and the answer without it
+    needed: tuple[tuple[str, Answer], ...]
+    worth_micros: int = 0
 
 
 def retire(setting: Setting, placement: Placement, ask: Ask) -> Retired:
@@ -283,8 +286,10 @@ def retire(setting: Setting, placement: Placement, ask: Ask) -> Retired:
             last = answer
         else:
             needed[node.name] = answer
-    stay = [n.name for n in setting.inputs.fleet.nodes if n.name in needed]
-    return Retired(tuple(gone), last, tuple((name, needed[name]) for name in stay))
+    fleet = setting.inputs.fleet
+    stay = [n.name for n in fleet.nodes if n.name in needed]
+    worth = sum(n.gpus * fleet.price_micros(n) for n in fleet.nodes if n.name in gone)
+    return Retired(tuple(gone), last, tuple((name, needed[name]) for name in stay), worth)
 
 
 def _worth(setting: Setting, placement: Placement, node: Node) -> tuple[int, int, str]:

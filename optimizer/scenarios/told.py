@@ -191,18 +191,24 @@ def retire_data(found: Retired, unit: str) -> Json:
     """``retire -o json``."""
     if found.nodes:
         count = words.plural(len(found.nodes), "node")
-        says = [f"{count} can be switched off together: {', '.join(found.nodes)}."]
+        says = [
+            f"{count} can be switched off together: {', '.join(found.nodes)}.",
+            f"All GPUs of theirs, used or not, are {words.price(found.worth_micros, unit)}.",
+        ]
         if found.answer is not None and found.answer.moves:
             says.append(f"That takes {words.plural(found.answer.moves, 'move')} first.")
     else:
         says = ["Every node is needed."]
+    without = "short without it too" if found.nodes else "short without it"
     return {
         "question": "retire",
+        "unit": unit,
         "says": says,
         "nodes": list(found.nodes),
+        "price_per_hour": money(found.worth_micros),
         "without_them": None if found.answer is None else entry(found.answer),
         "needed": [{"node": name, "without_it": entry(answer)} for name, answer in found.needed],
-        "rows": [{"node": name, "without it": _outcome(answer)} for name, answer in found.needed],
+        "rows": [{"needed node": name, without: _outcome(answer)} for name, answer in found.needed],
     }
 
 
@@ -262,6 +268,8 @@ def sensitivity_data(rules: Sequence[RulePrice], unit: str) -> Json:
     """``sensitivity -o json``."""
     dear = [r for r in rules if r.saved_micros > 0]
     says = [f"{words.plural(len(rules), 'rule')} asked, {len(dear)} cost something."]
+    if not rules:
+        says = ["No deployment states a rule that could be dropped."]
     return {
         "question": "sensitivity",
         "unit": unit,

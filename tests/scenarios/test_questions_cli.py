@@ -174,7 +174,20 @@ def test_admit(fleetslice):
     assert (code, data["fits"], data["replicas"]) == (3, False, [])
 
 
-def test_headroom(fleetslice):
+def test_headroom_brackets_agree_with_plans_by_hand(fleetslice):
+    """Served at the lower end, not at the upper one: planned from scratch at both."""
+    Path("workloads.yaml").write_text(WEB.replace(" survive: node,", ""), encoding="utf-8")
+    flags = ("--most", "20", "--within", "0.05", "--workers", "0")
+    code, data, _ = fleetslice("headroom", *flags)
+    assert (code, data["proved"]) == (0, True)
+    assert 0 < data["breaks"] - data["fits"] <= 0.05
+    for factor, exit_code in ((data["fits"], 0), (data["breaks"], 3)):
+        grown = WEB.replace(" survive: node,", "").replace("250", f"{250 * factor:.3f}")
+        Path("workloads.yaml").write_text(grown, encoding="utf-8")
+        assert fleetslice("plan")[0] == exit_code
+
+
+def test_headroom_of_replicas_that_are_counted(fleetslice):
     flags = ("--tenant", "acme", "--workers", "0", "--within", "0.3")
     code, data, _ = fleetslice("headroom", *flags)
     assert code == 0
@@ -245,20 +258,37 @@ def test_survive_tells_kept_and_broken_promises(fleetslice):
     assert (code, "--kind: no kind" in told) == (2, True)
 
 
-def test_retire(fleetslice):
+def test_retired_nodes_are_not_missed_by_a_plan_by_hand(fleetslice):
     code, data, _ = fleetslice("retire", "--workers", "0")
     assert code == 0
-    assert len(data["nodes"]) == 1
-    assert data["nodes"][0].startswith("big-")
+    (gone,) = data["nodes"]
+    assert gone.startswith("big-")
+    assert {row["node"] for row in data["needed"]} | {gone} == {"big-1", "big-2", "small-1"}
+    assert data["price_per_hour"] == 4.0  # its two GPUs
+    Path("fleet.yaml").write_text(without(gone), encoding="utf-8")
+    assert fleetslice("plan")[0] == 0
+    for row in data["needed"]:
+        code, lost, _ = fleetslice("whatif", "--lose-node", row["node"], "--workers", "0")
+        assert lost["scenarios"][0]["unmet"]
 
 
-def test_sensitivity(fleetslice):
+def test_sensitivity_is_the_difference_to_a_plan_without_the_rule(fleetslice):
+    strict = WEB.replace("survive: node", "survive: node, spread: {node: 3}, pin: [big-1, big-2]")
+    Path("workloads.yaml").write_text(strict, encoding="utf-8")
+    _, before, _ = fleetslice("plan")
     code, data, _ = fleetslice("sensitivity", "--workers", "0")
     assert code == 0
-    assert {(r["deployment"], r["rule"]) for r in data["rules"]} == {
-        ("vision", "allow.gpus"),
-        ("vision", "spread"),
+    rules = {
+        "survive": "survive: node, ",
+        "spread": "spread: {node: 3}, ",
+        "pin": ", pin: [big-1, big-2]",
     }
+    assert {(r["deployment"], r["rule"]) for r in data["rules"]} == {("web", r) for r in rules}
+    for row in data["rules"]:
+        Path("workloads.yaml").write_text(strict.replace(rules[row["rule"]], ""), encoding="utf-8")
+        _, after, _ = fleetslice("plan")
+        assert row["proved"]
+        assert row["price_per_hour"] == before["price_per_hour"] - after["price_per_hour"]
 
 
 def test_buy(fleetslice):
