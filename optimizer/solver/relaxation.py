@@ -146,7 +146,7 @@ class Relaxation:
         if d.survive is None:
             return
         for among, number in domains_apart(self.f.sites, d.survive):
-            left = dict.fromkeys(among, 1 - 1 / number)
+            left: dict[int | None, float] = dict.fromkeys(among, 1 - 1 / number)
             parts = [(x, rate / d.asked_mrps * left.get(s, 1.0)) for x, rate, s in rates]
             yield self._rate_row(d, gone, parts)
 
