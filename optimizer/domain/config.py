@@ -23,7 +23,7 @@ class ReplicaConfig:
 
     def agrees_with(self, other: "ReplicaConfig") -> bool:
         """Whether no field that both name differs: a State may say less than a plan."""
-        return all(
+        return self == other or all(
             mine is None or theirs is None or mine == theirs
             for name in SETTINGS
             for mine, theirs in [(getattr(self, name), getattr(other, name))]

@@ -229,6 +229,7 @@ class _Schedule:
         self.drafts: list[_Draft] = []
         self.running = {r.id: r for r in self._current}
         self.tasks = [self._task(m) for m in moves]
+        self.changing = {t.deployment for t in self.tasks}
         self.empties = placement.instances
         self.today = self._levels(self._current)
         self.serving = defaultdict(_Level, self.today)
@@ -273,11 +274,11 @@ class _Schedule:
         return self.problem.current.replicas if self.problem.current is not None else ()
 
     def _levels(self, replicas: Iterable[Replica]) -> dict[str, _Level]:
-        """What each deployment serves by these replicas."""
+        """What each deployment of which something changes serves by these replicas."""
         mrps: dict[str, int] = defaultdict(int)
         count: dict[str, int] = defaultdict(int)
         for replica in replicas:
-            if self.rooms.known(replica):
+            if replica.deployment in self.changing and self.rooms.known(replica):
                 mrps[replica.deployment] += self.matcher.capacity_mrps(replica)
                 count[replica.deployment] += 1
         return defaultdict(_Level, {name: _Level(mrps[name], n) for name, n in count.items()})
@@ -297,6 +298,7 @@ class _Schedule:
                 min(now[d.name].replicas, d.min_replicas, end[d.name].replicas),
             )
             for d in self.problem.deployments
+            if d.name in self.changing
         }
 
     # --- the simulation
@@ -556,8 +558,11 @@ class _Schedule:
         host = machine.cpu_millicores is not None or machine.host_memory_mib is not None
         needs = asked.host_cpu_millicores or asked.host_memory_mib
         close = asked.spread_node is not None or asked.spread_rack is not None
-        apart = any(self.rooms.node_strangers(r, target) for r, _ in self.stopped_on[node])
-        return bool(host and needs) or close or apart
+        if bool(host and needs) or close:
+            return True
+        if not self.rooms.apart:
+            return False
+        return any(self.rooms.node_strangers(r, target) for r, _ in self.stopped_on[node])
 
     def _serves(self, task: _Task) -> None:
         """The new copy takes traffic; the old one may go when that loses nothing."""

@@ -147,24 +147,24 @@ class Rooms:
         if not self.known(replica):
             return
         for gpu in replica.gpus:
+            held = self.gpus[gpu]
             if replica.mig is not None:
-                self.gpus[gpu].hold(replica.mig, replica)
+                held.hold(replica.mig, replica)
             else:
-                self.gpus[gpu].plain.append(replica)
-        for node in replica.nodes:
-            self.on_node[node][id(replica)] = replica
+                held.plain.append(replica)
+            self.on_node[held.node][id(replica)] = replica
 
     def release(self, replica: Replica) -> None:
         """The replica has stopped; its instance stands empty."""
         if not self.known(replica):
             return
         for gpu in replica.gpus:
+            held = self.gpus[gpu]
             if replica.mig is not None:
-                self.gpus[gpu].hold(replica.mig, None)
+                held.hold(replica.mig, None)
             else:
-                self.gpus[gpu].plain.remove(replica)
-        for node in replica.nodes:
-            del self.on_node[node][id(replica)]
+                held.plain.remove(replica)
+            self.on_node[held.node].pop(id(replica), None)
 
     def blocked(self, replica: Replica) -> Blocked:
         """Who must leave before the replica can start in its place; false when nobody must."""
