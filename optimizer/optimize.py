@@ -6,14 +6,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from optimizer.domain.config import Candidate
 from optimizer.domain.engine import EngineCard
 from optimizer.domain.fleet import Fleet
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.outcome import Limits, Outcome, Progress
 from optimizer.domain.placement import Placement
-from optimizer.domain.plan import Plan, PlanInput, PlanRun
+from optimizer.domain.plan import Plan, PlanInput, PlanRun, Unmet
 from optimizer.domain.problem import PlacementProblem
-from optimizer.domain.workload import Workloads
+from optimizer.domain.workload import Deployment, Workloads
 from optimizer.sizing import SizeOptions, Sizing, size, size_json, size_model
 from optimizer.trajectory import Trajectory
 
@@ -178,4 +179,23 @@ def optimize(
         version=version,
         ordered=ordered,
     )
-    return Planned(plan, problem, sizing)
+    return Planned(replace(plan, unmet=mended(plan, problem, inputs)), problem, sizing)
+
+
+def mended(
+    plan: Plan, problem: PlacementProblem, inputs: Inputs, few: int = 3
+) -> tuple[Unmet, ...]:
+    """What goes short, the first ``few`` with changes that were solved and would serve them."""
+    from optimizer.solver.remedy import remedy
+
+    def resized(deployment: Deployment) -> tuple[Candidate, ...]:
+        sizing = size(inputs.fleet, (deployment,), inputs.engines, None, inputs.gpus)
+        return sizing.candidates[deployment.name]
+
+    found = []
+    for number, one in enumerate(plan.unmet):
+        told = None
+        if number < few:
+            told = remedy(problem, plan.placement, one.deployment, resized)
+        found.append(one if told is None else told.applied(one))
+    return tuple(found)

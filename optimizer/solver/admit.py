@@ -166,8 +166,13 @@ def _reason(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> str
     return f"room for {most} of {new.min_replicas} replicas is left"
 
 
+def fits(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> bool:
+    """Whether room for all of it was found, at any price."""
+    return bool(ways) and _fits(_Program(planned, new, ways))
+
+
 def _fits(program: "_Program") -> bool:
-    return program.solve() in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+    return program.feasible()
 
 
 @dataclass(slots=True)
@@ -464,6 +469,12 @@ class _Program:
             self.model.add_hint(self.model.get_int_var_from_proto_index(index), value)
         self._solved(self.running, SHORT_EFFORT)
         return status
+
+    def feasible(self) -> bool:
+        """Whether any room for all of it was found."""
+        self.solver.parameters.num_workers = 1
+        self.solver.parameters.max_deterministic_time = EFFORT
+        return self.solver.solve(self.model) in (cp_model.OPTIMAL, cp_model.FEASIBLE)
 
     def _solved(self, goal: Expr, effort: float) -> Any:
         self.solver.parameters.num_workers = 1

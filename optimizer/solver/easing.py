@@ -97,7 +97,7 @@ def _eased(name: str, d: Deployment) -> tuple[Easing, ...]:
             for what, limit in told
             if limit is not None
         )
-    if name == "replica_bounds" and d.max_replicas is not None:
+    if name == "replica_bounds" and d.max_replicas is not None and d.demand is not None:
         limit = d.max_replicas
         return (_numbered(f"{d.name}.replicas.max", d, "max_replicas", limit, MOST_STEPS, 1),)
     if name == "survive" and d.survive in DOMAINS:
@@ -138,6 +138,22 @@ def _ceiling(field: str, value: int, told: Callable[[int], str]) -> Easing:
     )
 
 
+def eased_rules(d: Deployment) -> tuple[Easing, ...]:
+    """The numbers of all of a deployment's own rules."""
+    return tuple(
+        easing for name in ("spread", "replica_bounds", "survive") for easing in _eased(name, d)
+    )
+
+
+def lifted_ceilings(problem: PlacementProblem) -> Iterator[tuple[str, PlacementProblem]]:
+    """The problem without one of the fleet's ceilings."""
+    limits = problem.fleet.limits
+    if limits.price_micros_per_hour is not None:
+        yield "price_limit", _limited(problem, price_micros_per_hour=None)
+    if limits.rack_power_w is not None:
+        yield "power_limit", _limited(problem, rack_power_w=None)
+
+
 def _about_fleet(problem: PlacementProblem) -> Iterator[Part]:
     limits, nodes = problem.fleet.limits, problem.fleet.nodes
     if limits.price_micros_per_hour is not None:
@@ -158,9 +174,9 @@ def _about_fleet(problem: PlacementProblem) -> Iterator[Part]:
         ("host_memory", {"host_memory_mib": None}, any(n.host_memory_mib for n in nodes)),
     ):
         if said:
-            yield Part(name, lambda p, fields=fields: _refitted(p, fields))  # type: ignore[misc]
+            yield Part(name, lambda p, fields=fields: refitted(p, fields))  # type: ignore[misc]
     if any(gpu.cordoned for gpu in problem.fleet.gpus()):
-        yield Part("cordon", _opened)
+        yield Part("cordon", opened)
 
 
 def _changed(name: str, d: Deployment, fields: dict[str, Any]) -> Part:
@@ -184,12 +200,12 @@ def _limited(problem: PlacementProblem, **fields: int | None) -> PlacementProble
     return replace(problem, fleet=replace(problem.fleet, limits=ceilings))
 
 
-def _refitted(problem: PlacementProblem, fields: dict[str, Any]) -> PlacementProblem:
+def refitted(problem: PlacementProblem, fields: dict[str, Any]) -> PlacementProblem:
     nodes = tuple(replace(n, **fields) for n in problem.fleet.nodes)
     return replace(problem, fleet=replace(problem.fleet, nodes=nodes))
 
 
-def _opened(problem: PlacementProblem) -> PlacementProblem:
+def opened(problem: PlacementProblem) -> PlacementProblem:
     nodes = tuple(
         replace(n, cordoned=False, devices=tuple(replace(d, cordoned=False) for d in n.devices))
         for n in problem.fleet.nodes

@@ -13,8 +13,7 @@ from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Node
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.domain.workload import Deployment
-from optimizer.solver.columns import fixed_layout, may_stay
-from optimizer.solver.formulation import domain_of
+from optimizer.solver.columns import domain_of, fixed_layout, may_stay
 from optimizer.solver.relaxation import Relaxation
 
 WAYS_TRIED = 4  # of a deployment, those that carry most

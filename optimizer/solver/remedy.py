@@ -1,0 +1,221 @@
+"""What would serve a deployment that goes short, while everything else stays where it is.
+
+Each rule left out, each number made looser, each GPU added and each promise of the SLO relaxed is
+tried by solving: the deployment is placed anew, in full, beside all the others of the plan.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from optimizer.domain import words
+from optimizer.domain.config import Candidate
+from optimizer.domain.fleet import Node
+from optimizer.domain.placement import Placement
+from optimizer.domain.plan import Unmet
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Deployment
+from optimizer.solver.admit import RULES, Planned, fits
+from optimizer.solver.easing import eased_rules, least, lifted_ceilings, opened, refitted
+
+MOST_FIXES = 3
+MOST_NODES = 32  # of a product
+SLO_STEPS = 300  # hundredths by which a promise is relaxed at most
+SMALL = 1.2  # a promise relaxed by no more than this is the first fix told
+
+Resize = Callable[[Deployment], Sequence[Candidate]]
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """``rules`` without any one of which it would be served; ``fixes``, the smallest first."""
+
+    rules: tuple[str, ...]
+    fixes: tuple[str, ...]
+
+    def applied(self, unmet: Unmet) -> Unmet:
+        """The same, told with these rules and fixes."""
+        reason = unmet.reason
+        if self.rules and not any(reason.startswith(rule) for rule in self.rules):
+            named = " or ".join(self.rules)
+            reason = f"{named}: without it, it would be served; {reason}"
+        return replace(unmet, reason=reason, smallest_fix=", or ".join(self.fixes) or None)
+
+
+def remedy(problem: PlacementProblem, found: Placement, name: str, resize: Resize) -> Remedy | None:
+    """What would serve that deployment in full; None: it fits as it is.
+
+    ``resize`` gives the ways to run it under another SLO.
+    """
+    case = _Case(problem, found, problem.deployment(name))
+    if case.served():
+        return None
+    dropped = list(case.without_rules())
+    slo = list(slo_fixes(case.asked, lambda d: case.served(d, resize(d))))
+    fixes = [told for factor, told in slo if factor <= SMALL]
+    fixes += case.eased()
+    fixes += case.more_gpus()
+    fixes += [told for factor, told in slo if factor > SMALL]
+    fixes += [told for _, told in dropped if told not in fixes]
+    return Remedy(tuple(rule for rule, _ in dropped), tuple(fixes[:MOST_FIXES]))
+
+
+def slo_fixes(
+    asked: Deployment, helps: Callable[[Deployment], bool | None]
+) -> Iterator[tuple[float, str]]:
+    """The least relaxed promise of the SLO that helps: each alone, else both; with its factor."""
+    slo = asked.slo
+    if slo is None or asked.model is None:
+        return
+    promised = {n: v for n in ("tpot_ms", "ttft_ms") if (v := getattr(slo, n)) is not None}
+
+    def relaxed(names: tuple[str, ...], step: int) -> Deployment:
+        changed = {n: _relaxed_ms(promised[n], step) for n in names}
+        return replace(asked, slo=replace(slo, **changed))
+
+    alone = False
+    for names in dict.fromkeys([*((name,) for name in promised), tuple(promised)]):
+        if len(names) > 1 and alone:
+            return
+        if not names or not helps(relaxed(names, SLO_STEPS)):
+            continue
+        step = least(SLO_STEPS, partial(_helps, helps, relaxed, names))
+        if step is not None:
+            alone = True
+            told = [
+                f"{n} {words.number(promised[n])} -> {words.number(_relaxed_ms(promised[n], step))}"
+                for n in names
+            ]
+            yield 1 + step / 100, " and ".join(told)
+
+
+def _helps(
+    helps: Callable[[Deployment], bool | None],
+    relaxed: Callable[[tuple[str, ...], int], Deployment],
+    names: tuple[str, ...],
+    step: int,
+) -> bool:
+    return helps(relaxed(names, step)) is True
+
+
+def _relaxed_ms(promised: float, step: int) -> float:
+    """So many hundredths more, in whole milliseconds where it promises at least ten."""
+    value = promised * (1 + step / 100)
+    return float(-(-value // 1)) if promised >= 10 else round(value, 2)
+
+
+class _Case:
+    """One deployment apart, and all that stays."""
+
+    def __init__(self, problem: PlacementProblem, found: Placement, asked: Deployment) -> None:
+        self.asked = asked
+        self.ways = problem.candidates.get(asked.name, ())
+        rest = tuple(d for d in problem.deployments if d.name != asked.name)
+        self.problem = replace(problem, deployments=rest)
+        stays = tuple(r for r in found.replicas if r.deployment != asked.name)
+        self.found = replace(found, replicas=stays)
+        self.planned = Planned.of(self.problem, self.found)
+
+    def served(
+        self,
+        asked: Deployment | None = None,
+        ways: Sequence[Candidate] | None = None,
+        planned: Planned | None = None,
+    ) -> bool:
+        """Whether it fits in full beside the rest."""
+        return fits(
+            self.planned if planned is None else planned,
+            self.asked if asked is None else asked,
+            self.ways if ways is None else ways,
+        )
+
+    def _under(self, problem: PlacementProblem, found: Placement | None = None) -> Planned:
+        return Planned.of(problem, self.found if found is None else found)
+
+    def without_rules(self) -> Iterator[tuple[str, str]]:
+        """Rules that alone stand in the way, each with what to do."""
+        for name, fields in RULES:
+            changed = replace(self.asked, **fields)
+            if changed != self.asked and self.served(changed):
+                yield name, f"drop {name} of {self.asked.name}"
+        for name, told, planned in self._fleets():
+            if self.served(planned=planned):
+                yield name, told
+
+    def _fleets(self) -> Iterator[tuple[str, str, Planned]]:
+        """The fleet without one of its own rules."""
+        problem, fleet = self.problem, self.problem.fleet
+        if any(node.layouts_fixed for node in fleet.nodes):
+            free = refitted(problem, {"layouts_fixed": False})
+            yield "fixed_layout", "let layouts change", self._under(free)
+        if any(gpu.cordoned for gpu in fleet.gpus()):
+            yield "cordon", "uncordon the GPUs", self._under(opened(problem))
+        if self.found.reserved:
+            bare = replace(self.found, reserved=())
+            yield "reserve", "drop reserve", self._under(problem, bare)
+        for name, lifted in lifted_ceilings(problem):
+            yield name, f"drop limits.{name}", self._under(lifted)
+        strict = [d for d in problem.deployments if d.isolate != "none"]
+        if strict:
+            open_ = tuple(replace(d, isolate="none") for d in problem.deployments)
+            told = f"drop isolation of {', '.join(d.name for d in strict[:3])}"
+            more = f" and {len(strict) - 3} more" if len(strict) > 3 else ""
+            yield "isolation", told + more, self._under(replace(problem, deployments=open_))
+
+    def eased(self) -> Iterator[str]:
+        """Its rules' numbers, each made looser by as little as serves it."""
+        for easing in eased_rules(self.asked):
+            alone = PlacementProblem(self.problem.fleet, (self.asked,))
+
+            def helps(step: int, at=easing.at, alone=alone) -> bool:  # type: ignore[no-untyped-def]
+                (changed,) = at(alone, step).deployments
+                return self.served(changed)
+
+            step = least(easing.steps, helps)
+            if step is not None:
+                yield easing.words(step).removeprefix(f"{self.asked.name}.")
+
+    def more_gpus(self) -> Iterator[str]:
+        """The fewest GPUs more, of the product that makes it cheapest."""
+        if self.asked.pin or self.asked.near:
+            return  # a new node is not among those that it may run on
+        fleet = self.problem.fleet
+        d = self.asked
+        apart = d.spread_node is not None or d.spread_rack is not None or d.survive is not None
+        offers: list[tuple[int, int, int, str]] = []
+        wanted = {way.gpu for way in self.ways if not way.running_only}
+        for node in {n.gpu.name: n for n in reversed(fleet.nodes)}.values():
+            if node.gpu.name not in wanted:
+                continue
+            fewest = self._fewest(node)
+            if fewest is not None:
+                offers.append((fewest[0] * fleet.price_micros(node), *fewest, node.gpu.name))
+        if offers:
+            price, gpus, nodes, name = min(offers)
+            where = f" on {words.plural(nodes, 'node')}, each a rack of its own" if apart else ""
+            cost = f" ({words.price(price, fleet.unit)})" if fleet.priced else ""
+            yield f"{gpus} more {name}{where}{cost}"
+
+    def _fewest(self, node: Node) -> tuple[int, int] | None:
+        """How many GPUs more, on how many nodes like that one: as few as serve it."""
+        nodes = least(MOST_NODES, lambda n: self._grown(node, n, node.gpus))
+        if nodes is None:
+            return None
+        each = least(node.gpus, lambda g: self._grown(node, nodes, g))
+        fewest = nodes * (each or node.gpus)
+        if self.asked.spread_node is None and not self.asked.survive and nodes > 1:
+            last = least(node.gpus, lambda g: self._grown(node, nodes - 1, node.gpus, g))
+            fewest = min(fewest, (nodes - 1) * node.gpus + (last or node.gpus))
+        return fewest, nodes
+
+    def _grown(self, node: Node, count: int, gpus: int, last: int = 0) -> bool:
+        sizes = [gpus] * count + ([last] if last else [])
+        new = tuple(
+            replace(
+                node, name=f"new {i}", gpus=size, rack=None, devices=(), cordoned=False,
+                layouts_fixed=False,
+            )
+            for i, size in enumerate(sizes)
+        )  # fmt: skip
+        fleet = replace(self.problem.fleet, nodes=(*self.problem.fleet.nodes, *new))
+        return self.served(planned=self._under(replace(self.problem, fleet=fleet)))
