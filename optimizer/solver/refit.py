@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Sharing
-from optimizer.domain.placement import Placement, node_of
+from optimizer.domain.placement import node_of
 from optimizer.domain.prices import held as part_held
 from optimizer.solver.formulation import Formulation
-from optimizer.solver.repair import Repair
+from optimizer.solver.repair import Repair, Staying
 from optimizer.solver.where import Seat
 
 TRIED = 8  # nodes or GPUs on which others may make way
@@ -23,9 +23,9 @@ TRIED = 8  # nodes or GPUs on which others may make way
 Kind = tuple[str, object, int]  # deployment, key of its candidate, site
 
 
-def refitted(f: Formulation, values: list[int], running: Placement | None) -> Repair:
+def refitted(f: Formulation, values: list[int], staying: Staying) -> Repair:
     """What runs, repaired towards the counts of a coarse view; who is short then is filled up."""
-    repair = Repair(f.problem, running)
+    repair = Repair(f.problem, f.problem.current, staying)
     _Refit(f, repair, values).run()
     repair.fill()
     return repair

@@ -7,7 +7,7 @@ node are left to the judge.
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from optimizer.domain.config import Candidate
@@ -27,6 +27,16 @@ MOST_AT_ONCE = 200  # replicas of one way
 WHOLE_NODES = 0.1  # how often whole nodes are emptied
 
 
+Staying = Sequence[tuple[Replica, Candidate]]
+
+
+def stayers(problem: PlacementProblem, running: Placement | None) -> Staying:
+    """Replicas that may stay where they are, each with the candidate that it runs as."""
+    gpus = {gpu.id: gpu for gpu in problem.fleet.gpus()}
+    ways = ((r, may_stay(problem, r, gpus)) for r in (running or Placement()).replicas)
+    return [(replica, way) for replica, way in ways if way is not None]
+
+
 def repaired(
     problem: PlacementProblem,
     running: Placement | None,
@@ -34,13 +44,14 @@ def repaired(
     rounds: int = 0,
     seed: int = 0,
     enough: float = 0.0,
+    staying: Staying | None = None,
 ) -> Placement:
     """A placement near to ``running``: fewer replicas where fewer do, more in free room.
 
     ``rounds`` of emptying a few GPUs and filling them again better it, until everybody is served
     at ``enough`` micros per hour.
     """
-    repair = Repair(problem, running)
+    repair = Repair(problem, running, staying)
     repair.fill()
     dice = random.Random(seed)
     for _ in range(rounds):
@@ -52,7 +63,13 @@ def repaired(
 class Repair:
     """A placement under repair: what stays, what is new, and the room they take."""
 
-    def __init__(self, problem: PlacementProblem, running: Placement | None) -> None:
+    def __init__(
+        self,
+        problem: PlacementProblem,
+        running: Placement | None,
+        staying: Staying | None = None,
+    ) -> None:
+        """``staying``: the ``stayers``, where they are known."""
         self.problem = problem
         self.room = room = Room(problem)
         self.kept: dict[str, Candidate] = {}
@@ -60,11 +77,7 @@ class Repair:
         self.stays: dict[int, tuple[Seat, Replica]] = {}
         self.seats: list[Seat] = []
         self.served = {d.name: _Served(d) for d in problem.deployments}
-        gpus = {gpu.id: gpu for gpu in problem.fleet.gpus()}
-        for replica in running.replicas if running is not None else ():
-            way = may_stay(problem, replica, gpus)
-            if way is None:
-                continue
+        for replica, way in stayers(problem, running) if staying is None else staying:
             seat = Seat(way.deployment, way, replica.gpus, replica.mig)
             if room.take(seat):
                 self.kept[replica.id] = way

@@ -15,7 +15,7 @@ from optimizer.domain.outcome import Limits, Objective, Outcome, Progress
 from optimizer.domain.placement import Placement, node_of
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.domain.workload import Deployment
-from optimizer.solver.columns import coarse_sites, may_stay
+from optimizer.solver.columns import coarse_sites
 from optimizer.solver.formulation import Copies, Formulation, build
 from optimizer.solver.integer import Clock, Level, common_divisor
 from optimizer.solver.large import counted_levels
@@ -24,7 +24,7 @@ from optimizer.solver.nearby import near, nearby
 from optimizer.solver.packing import Counts
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
 from optimizer.solver.refit import refitted, squeezed
-from optimizer.solver.repair import repaired
+from optimizer.solver.repair import Staying, repaired, stayers
 from optimizer.solver.search import DISRUPTION, PRICE, UNMET, outcome_of, solve
 from optimizer.solver.tighten import rounded
 
@@ -86,7 +86,9 @@ def solve_warm(
     clock = Clock(limits, progress or (lambda _: None))
     f = build(problem, coarse_sites(problem))
     master = _everybody(f)
-    hint = _Hint(problem, repaired(problem, problem.current))
+    staying = stayers(problem, problem.current)
+    least = least_load_mib(problem, staying)
+    hint = _Hint(problem, repaired(problem, problem.current, staying=staying))
     floor = _Floor(master)
     close = max(CLOSE, limits.gap / 10)
 
@@ -98,44 +100,40 @@ def solve_warm(
     bound = master.solve(go_on, seeds, _seeded_fillings(master, before))
     low = floor(bound)
     if not hint.within(low, limits.gap):
-        hint = min(hint, _near(master, bound, limits, hint, clock), key=lambda one: one.score)
+        hint = min(hint, _near(master, bound, staying, hint, clock), key=lambda one: one.score)
     if hint.within(low, limits.gap):
-        return outcome_of(problem, clock, hint.placement, list(hint.levels(low)))
+        return outcome_of(problem, clock, hint.placement, list(hint.levels(low, least)))
     return _searched(problem, clock, hint, (master, bound))
 
 
-def _near(master: Master, bound: Bound, limits: Limits, hint: "_Hint", clock: Clock) -> "_Hint":
+def _near(master: Master, bound: Bound, staying: Staying, hint: "_Hint", clock: Clock) -> "_Hint":
     """What runs, changed as the integer program says and no more than the price asks."""
-    problem = master.f.problem
+    problem, limits = master.f.problem, clock.limits
     if not bound.serves or not len(bound.duals):  # no duals: hard rules leave no relaxation
         return hint
-    kept = _kept(master)
+    kept = _kept(master, staying)
     values = nearby(master, bound, kept, clock, NEARBY * limits.effort)
     if values is None:
         return hint
-    repair = refitted(master.f, values, problem.current)
+    repair = refitted(master.f, values, staying)
     enough = _Floor(master)(bound) / (1 - limits.gap) if limits.gap < 1 else 0.0
     squeezed(repair, enough)
     return _Hint(problem, repair.placement())
 
 
-def _kept(master: Master) -> dict[str, Counter[int]]:
+def _kept(master: Master, staying: Staying) -> dict[str, Counter[int]]:
     """How many replicas may stay, by deployment and place."""
-    problem = master.f.problem
     site_of = {node.name: s for s, site in enumerate(master.f.sites) for node in site.nodes}
     place: dict[tuple[str, object, int], int] = {}
     for c in master.f.copies:
         for lies, _ in c.lies:
             place.setdefault((c.deployment, c.candidate.key, lies), c.count.index)
-    gpus = {gpu.id: gpu for gpu in problem.fleet.gpus()}
     found: dict[str, Counter[int]] = {}
-    for replica in problem.current.replicas if problem.current is not None else ():
-        way = may_stay(problem, replica, gpus)
-        site = site_of.get(node_of(replica.gpus[0])) if way is not None else None
-        if way is not None and site is not None:
-            variable = place.get((way.deployment, way.key, site))
-            if variable is not None:
-                found.setdefault(way.deployment, Counter())[variable] += 1
+    for replica, way in staying:
+        site = site_of.get(node_of(replica.gpus[0]), -1)
+        variable = place.get((way.deployment, way.key, site))
+        if variable is not None:
+            found.setdefault(way.deployment, Counter())[variable] += 1
     return found
 
 
@@ -182,10 +180,11 @@ class _Hint:
         price = next(level.value for level in self.counted if level.name == PRICE)
         return served and floor > 0 and price - floor <= gap * max(1, price)
 
-    def levels(self, floor: int) -> Iterator[Level]:
-        """Its levels where everybody is served and no price is below the floor."""
+    def levels(self, floor: int, least: int) -> Iterator[Level]:
+        """Its levels where everybody is served, at no price below the floor and no load below
+        the ``least``."""
         for level in self.counted:
-            low = {PRICE: floor, DISRUPTION: least_load_mib(self.problem)}.get(level.name, 0)
+            low = {PRICE: floor, DISRUPTION: least}.get(level.name, 0)
             yield replace(level, bound=min(low, level.value))
 
 
@@ -211,15 +210,12 @@ def _at(reached: dict[tuple[str, int | None], Objective], level: Level, otherwis
     return otherwise if known is None else known.value
 
 
-def least_load_mib(problem: PlacementProblem) -> int:
+def least_load_mib(problem: PlacementProblem, staying: Staying) -> int:
     """No placement that serves everybody loads less: as if all that may stay did."""
-    gpus = {gpu.id: gpu for gpu in problem.fleet.gpus()}
     stays: dict[str, list[int]] = {d.name: [] for d in problem.deployments}
     names = {d.name: d for d in problem.deployments}
-    for replica in problem.current.replicas if problem.current is not None else ():
-        way = may_stay(problem, replica, gpus)
-        if way is not None:
-            stays[way.deployment].append(capacity_mrps(names[way.deployment], way))
+    for _, way in staying:
+        stays[way.deployment].append(capacity_mrps(names[way.deployment], way))
     return sum(_least_load(problem, d, stays[d.name]) for d in problem.deployments)
 
 
