@@ -23,6 +23,7 @@ from optimizer.documents.changes import (
     domain,
     only,
     read_change,
+    scaled_whom,
     tenants,
 )
 from optimizer.documents.faults import Fault, Path, shown
@@ -108,6 +109,16 @@ def family_faults(raw: Entry, traces: Traces, say: Say) -> Iterator[Fault]:
     drawn = raw.get("random_demand")
     if isinstance(drawn, dict):
         yield from _draw_faults(drawn, traces, below(say, "random_demand"))
+
+
+def unknown_whom(world: World, raw: Entry, say: Say) -> list[Fault]:
+    """Names of nobody, told beside the family's other faults; changes might bring them first."""
+    stage = world.stage(clean=True)
+    if "for_each" not in raw and "changes" not in raw:
+        for path, axis in _axes(raw):
+            if any(axis.get(name) is not None for name in WHOSE):
+                list(scaled_whom(stage, axis, below(say, *path)))
+    return stage.faults
 
 
 def members(world: World, traces: Traces, raw: Entry, say: Say) -> Iterator[Member]:

@@ -9,7 +9,7 @@ from optimizer.documents import look
 from optimizer.documents.catalogue import Catalogue
 from optimizer.documents.changes import Say, World, below, check_prices, read_change
 from optimizer.documents.deployments import WorkloadsReading
-from optimizer.documents.families import Traces, family_faults, members
+from optimizer.documents.families import Traces, family_faults, members, unknown_whom
 from optimizer.documents.faults import Fault, Path, shown
 from optimizer.documents.fleets import FleetReading
 from optimizer.documents.reading import RawDocument
@@ -101,6 +101,7 @@ class _Reader:
         faults = [say(p, m, key=k) for p, m, k in complaints(FamilyDoc, outline)]
         if isinstance(raw, dict):
             faults += family_faults(raw, self.traces, say)
+            faults += unknown_whom(self.world, raw, say)
         if faults or not isinstance(raw, dict):
             self._bad(name, faults)
             return

@@ -11,7 +11,7 @@ from optimizer.documents import DocumentFaults, Documents, catalogue, load
 GOOD = Path(__file__).parents[1] / "data" / "good"
 SIGNS = "{}[]:,-#&*!|>'\"%@`\t\\ \u00e9\0"
 CATALOGUE = catalogue()  # one object for all, to compare by
-KINDS = ("fleet", "workloads", "state", "scenarios")
+KINDS = ("fleet", "workloads", "state", "scenarios", "prices")
 # What people leave where a value should stand, and what nobody should.
 VALUES = (
     *("", "~", "null", "no", "010", "12:30", "1e3", "1e999", ".inf", ".nan", "-1", "0", "0.5"),
