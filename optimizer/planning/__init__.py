@@ -3,7 +3,8 @@
 from optimizer.planning.compose import compose
 from optimizer.planning.makespan import Makespan, makespan
 from optimizer.planning.moves import moves, repartitions
-from optimizer.planning.order import Ordered, Pace, order
+from optimizer.planning.order import Ordered, order
+from optimizer.planning.pace import Pace
 from optimizer.planning.reach import reached
 from optimizer.planning.undo import spared, undo
 

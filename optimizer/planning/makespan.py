@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from optimizer.domain.placement import node_of
 from optimizer.domain.plan import Step
 from optimizer.domain.units import ceil_div
-from optimizer.planning.order import DEFAULT_PACE, HAND_OVER_S, SECONDS, Pace
+from optimizer.planning.pace import DEFAULT_PACE, HAND_OVER_S, SECONDS, Pace
 
 
 @dataclass(frozen=True, slots=True)

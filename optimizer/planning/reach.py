@@ -19,7 +19,8 @@ from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.planning.layout import layouts_after
 from optimizer.planning.match import Matcher
 from optimizer.planning.moves import moves, same_place
-from optimizer.planning.order import DEFAULT_PACE, Ordered, Pace, order
+from optimizer.planning.order import Ordered, order
+from optimizer.planning.pace import DEFAULT_PACE, Pace
 from optimizer.planning.places import free_places
 from optimizer.planning.rooms import Rooms
 from optimizer.planning.undo import recounted, taken_back, undo, with_empties

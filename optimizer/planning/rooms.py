@@ -186,6 +186,14 @@ class Rooms:
             return Blocked(tuple(every.values()), tuple(some))
         return FREE
 
+    def watched(self, target: Replica) -> list[str]:
+        """Nodes on which a stop may make room for the target."""
+        deployment = self.deployments.get(target.deployment)
+        if deployment is None or deployment.spread_rack is None:
+            return list(target.nodes)
+        racks = {self.nodes[n].rack_domain for n in target.nodes if n in self.nodes}
+        return [n.name for n in self.nodes.values() if n.rack_domain in racks]
+
     def _plainly_free(self, replica: Replica) -> bool:
         """Whether it runs in an instance and slices are all it asks: free ones are then enough."""
         if replica.mig is None or self.apart or self.rebuilt is not None:
