@@ -145,7 +145,8 @@ def whatif(
     """Ask many scenarios at once, on Ray.
 
     Each scenario of the Scenarios documents is planned in full and compared with the baseline.
-    One that fails does not stop the rest (exit code 6).
+    One that fails does not stop the rest (exit code 6); where all are answered the exit code is 0,
+    whatever the answers say.
 
     \b
     Examples:
@@ -180,11 +181,21 @@ def _answers(
     ground: "Setting", found: "Documents", working: Working, out: Path | None
 ) -> "list[Answer]":
     """The answers to all scenarios in document order, those that cannot be read as failed."""
+    from optimizer.domain import words
     from optimizer.scenarios.answer import Answer
     from optimizer.scenarios.compare import in_order
     from optimizer.scenarios.evaluate import evaluate
 
-    with progress_bar() as report:
+    again = 0
+
+    with progress_bar() as bar:
+
+        def report(tally: "Tally") -> None:
+            nonlocal again
+            again = tally.reused
+            if bar is not None:
+                bar(tally)
+
         answers = evaluate(
             ground,
             found.scenarios,
@@ -193,6 +204,8 @@ def _answers(
             out=out,
             report=report,
         )
+    if again:
+        say(f"{words.plural(again, 'answer')} of an earlier run used again, from {out}")
     bad = [
         Answer(name, failed="; ".join(str(fault) for fault in faults))
         for name, faults in found.bad_scenarios

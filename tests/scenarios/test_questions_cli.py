@@ -85,6 +85,17 @@ def test_whatif_by_flags_and_as_a_table(fleetslice):
     assert "USD/h" in text
 
 
+def test_an_interrupted_run_asks_only_what_is_missing(fleetslice):
+    flags = ("scenarios.yaml", "--workers", "0", "--out", "answers.jsonl")
+    _, whole, _ = fleetslice("whatif", *flags)
+    answers = Path("answers.jsonl")
+    first, *others = answers.read_text(encoding="utf-8").splitlines(keepends=True)
+    answers.write_text(first + others[0][:50], encoding="utf-8")  # ended in the middle of a line
+    _, again, told = fleetslice("whatif", *flags)
+    assert "1 answer of an earlier run used again, from answers.jsonl" in told
+    assert again == whole
+
+
 def test_a_wrong_flag_is_wrong_usage(fleetslice):
     code, _, told = fleetslice("whatif", "--lose-rack", "r7")
     assert code == 2
