@@ -179,6 +179,29 @@ def test_host(rule: Rule, needs: dict, room: float | None, count: int, fits: boo
 
 
 STAGED = ReplicaConfig(tensor_parallel=2, pipeline_parallel=2)
+THREE = ReplicaConfig(pipeline_parallel=3)
+TWO = ReplicaConfig(pipeline_parallel=2)
+
+
+@pytest.mark.parametrize(
+    ("network", "pairs", "broken"),
+    [
+        (None, [("n0/0", "n1/0"), ("n0/1", "n1/1")], []),
+        (0.2, [("n0/0", "n1/0"), ("n0/1", "n1/1")], []),
+        (0.199, [("n0/0", "n1/0"), ("n0/1", "n1/1")], ["n0", "n1"]),
+        (0.1, [("n0/0", "n0/1"), ("n0/2", "n0/3"), ("n1/0", "n1/1")], []),
+    ],
+    ids=["nobody knows the network", "just fits", "one too many", "nothing crosses"],
+)
+def test_network_bandwidth(
+    network: float | None, pairs: list[tuple[str, str]], broken: list[str]
+) -> None:
+    """Each pipeline hands over 100 MB/s, if its two stages lie in two nodes."""
+    machines = fleet(*(node(f"n{i}", TOY, 4, network_gbs=network) for i in range(2)))
+    way = candidate(product=TOY, gpus=2, config=TWO, network_mbs=100)
+    asked = problem(machines, [deployment(replicas=3)], [way])
+    found = place(*(replica(f"chat/{i}", *gpus, config=TWO) for i, gpus in enumerate(pairs)))
+    assert says(rules.network_bandwidth, asked, found) == broken
 
 
 @pytest.mark.parametrize(
@@ -192,6 +215,8 @@ STAGED = ReplicaConfig(tensor_parallel=2, pipeline_parallel=2)
         ("pair", ("n0/0", "n0/1", "n0/2", "n0/3"), None, True),
         ("node", ("n0/0", "n0/1", "n1/0", "n1/1"), STAGED, True),
         ("node", ("n0/0", "n0/1", "n0/2", "n1/1"), STAGED, False),
+        ("node", ("n0/0", "n0/1", "n1/0"), THREE, False),
+        ("node", ("n0/0", "n0/1", "n0/2"), THREE, True),
     ],
     ids=[
         "one GPU",
@@ -202,6 +227,8 @@ STAGED = ReplicaConfig(tensor_parallel=2, pipeline_parallel=2)
         "two pairs",
         "a stage a node",
         "a torn stage",
+        "stages that lie unevenly",
+        "three stages of one node",
     ],
 )
 def test_interconnect(
