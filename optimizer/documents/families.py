@@ -28,7 +28,7 @@ from optimizer.documents.changes import (
 )
 from optimizer.documents.faults import Fault, Path, shown
 from optimizer.documents.reading import read
-from optimizer.documents.schema.scenarios import MOST_SCENARIOS, ScenarioDoc
+from optimizer.documents.schema.scenarios import MOST_SCENARIOS, WINDOW_S, ScenarioDoc
 from optimizer.documents.traffic import read_trace
 from optimizer.documents.wording import complaints, quoted
 from optimizer.domain.scenario import Change, Scale
@@ -68,6 +68,15 @@ class Traces:
     given: Sequence[Trace] = ()
     folder: File = field(default_factory=File)
     _read: dict[str, Trace | str] = field(default_factory=dict)
+    _busy: dict[tuple[str, float], Busyness] = field(default_factory=dict)
+
+    def busyness(self, name: str, window_s: float) -> Busyness:
+        """That of the trace, counted once; nothing where there is no such trace."""
+        if (name, window_s) not in self._busy:
+            trace = self.find(name)
+            found = {} if isinstance(trace, str) else trace.busyness(window_s)
+            self._busy[name, window_s] = found
+        return self._busy[name, window_s]
 
     def find(self, name: str) -> Trace | str:
         """The trace, or what is wrong with it."""
@@ -234,7 +243,7 @@ def _draw_faults(drawn: Entry, traces: Traces, say: Say) -> Iterator[Fault]:
     judge = Stage.nowhere()
     what = only(judge, {k: v for k, v in drawn.items() if k in _DRAWN}, _DRAWN, say)
     yield from judge.faults
-    seconds = drawn.get("window_seconds", 300.0)
+    seconds = drawn.get("window_seconds", WINDOW_S)
     if what == "sigma" and "window_seconds" in drawn:
         yield say(("window_seconds",), "goes with trace only", key=True)
     name = look.text(drawn, "trace")
@@ -243,7 +252,7 @@ def _draw_faults(drawn: Entry, traces: Traces, say: Say) -> Iterator[Fault]:
     trace = traces.find(name)
     if isinstance(trace, str):
         yield say(("trace",), trace)
-    elif len(trace.busyness(seconds).get(None, ())) < 2:
+    elif len(traces.busyness(name, seconds).get(None, ())) < 2:
         message = (
             f"lasts {trace.seconds:g} s: not two whole windows with traffic; take shorter ones"
         )
@@ -377,8 +386,7 @@ def _random(stage: Stage, traces: Traces, drawn: Entry) -> list[_Step]:
     draws = {n: shared if drawn.get("together") else random.Random(f"{seed}/{n}") for n in names}
     busy: Busyness = {}
     if drawn.get("trace") is not None:
-        trace = traces.find(drawn["trace"])
-        busy = {} if isinstance(trace, str) else trace.busyness(drawn.get("window_seconds", 300.0))
+        busy = traces.busyness(drawn["trace"], drawn.get("window_seconds", WINDOW_S))
     steps = []
     for number in range(1, drawn["count"] + 1):
         chance = shared.random() if drawn.get("together") else None

@@ -9,6 +9,7 @@ from optimizer.documents.schema.fleet import NodeDoc
 from optimizer.documents.schema.workloads import DeploymentDoc
 
 MOST_SCENARIOS = 100_000  # of one load, families expanded
+WINDOW_S = 300.0  # of a trace, where none is said
 Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 PriceFactor = Annotated[float, Field(ge=0, le=1e6)]
 Steps = Annotated[int, Field(gt=0, le=MOST_SCENARIOS)]
@@ -117,7 +118,7 @@ class RandomDemandDoc(Strict):
     trace: Text | None = Field(
         None, description="a Trace document: its name among the documents, or its file"
     )
-    window_seconds: Positive = Field(300.0, description="length of the trace's windows")
+    window_seconds: Positive = Field(WINDOW_S, description="length of the trace's windows")
     together: bool = Field(
         False, description="true: one draw for all deployments; false: one for each"
     )
