@@ -26,6 +26,7 @@ from optimizer.scenarios.evaluate import (
     Setting,
     Spent,
     Work,
+    ready,
     timed,
 )
 
@@ -180,5 +181,5 @@ def _answer(box: list[Any], scenario: Scenario) -> tuple[Answer, Spent]:
         if (there := _versions()) != wanted:
             raise RuntimeError(f"node {platform.node()} has {there}, but {wanted} is asked")
         _planners.clear()
-        _planners[reference] = Planner(ray.get(reference))
+        _planners[reference] = ready(ray.get(reference))
     return timed(_planners[reference], scenario)

@@ -23,7 +23,8 @@ GRAIN = 1_000_000  # costs and parts of a GPU are integers of this grain
 CLOSE = 5e-5  # relative gap at which the program ends, at least
 NEAR = 0.1  # of the dearest GPU's price: how much dearer than the cheapest a mix may be
 SWAPS = 4  # places that are tried for what lacks
-SHARE = 0.5  # of the gap that few moves may cost
+PART = 0.4  # of the gap, at which the program ends
+SHARE = 0.3  # of the gap that few moves may cost
 
 Counts = tuple[tuple[int, int], ...]  # replicas by place
 Terms = list[tuple[cp_model.IntVar, int]]
@@ -66,7 +67,7 @@ def nearby(
             if _holds(master, d, dict(counts)):
                 moved = sum(max(0, count - mine[v]) * load[v] for v, count in counts)
                 choice.add(name, counts, moved * weight)
-    return choice.solve(max(CLOSE, gap / 4), effort, clock)
+    return choice.solve(max(CLOSE, PART * gap), effort, clock)
 
 
 def _around(master: Master, d: Deployment, mine: Counter[int], prices: Floats) -> Iterator[Counts]:
@@ -187,6 +188,10 @@ class _Choice:
         solver.parameters.max_deterministic_time = effort
         solver.parameters.max_time_in_seconds = max(LEAST_S, clock.seconds_left / 4)
         solver.parameters.relative_gap_limit = gap
+        # The relaxation says nearly all; probing and symmetries take longer than the search.
+        solver.parameters.linearization_level = 2
+        solver.parameters.cp_model_probing_level = 0
+        solver.parameters.symmetry_level = 0
         solver.parameters.catch_sigint_signal = False
         status = ear.beside(lambda: solver.solve(self.model), solver.stop_search)
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

@@ -90,7 +90,7 @@ def solve_warm(
     least = least_load_mib(problem, staying)
     hint = _Hint(problem, repaired(problem, problem.current, staying=staying))
     floor = _Floor(master)
-    close = max(CLOSE, limits.gap / 10)
+    close = max(CLOSE, limits.gap / 5)
 
     def go_on(bound: Bound) -> bool:
         near = bound.program - bound.value <= close * abs(bound.program)
