@@ -13,7 +13,11 @@ EXAMPLES = {
     "Fleet": ["tests/data/good/fleet.yaml", "clusters/lab-64.yaml"],
     "State": ["tests/data/good/state.yaml"],
     "Workloads": ["tests/data/good/workloads.yaml", "workloads/prod.yaml"],
-    "Scenarios": ["tests/data/good/scenarios.yaml", "workloads/lab-64.scenarios.yaml"],
+    "Scenarios": [
+        "tests/data/good/scenarios.yaml",
+        "workloads/lab-64.scenarios.yaml",
+        "workloads/lab-64.families.yaml",
+    ],
     "Prices": ["tests/data/good/prices.yaml", "clusters/offers.prices.yaml"],
     "Gpu": ["clusters/gpus/h100-80gb-sxm.yaml", "clusters/gpus/l40s.yaml"],
     "Model": ["workloads/models/llama-3.1-8b.yaml", "workloads/models/deepseek-v3.yaml"],
