@@ -20,6 +20,7 @@ from optimizer.domain.workload import Deployment
 from optimizer.solver.bulk import Filled
 from optimizer.solver.columns import Site, avoided, domain_of
 from optimizer.solver.formulation import Copies, Formulation
+from optimizer.solver.scatter import scattered
 from optimizer.solver.where import Seat, layout
 
 Counted = list[tuple[Copies, int]]
@@ -62,6 +63,7 @@ class Ground:
     by_node: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     by_rack: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     slack: Mapping[str, int] = field(default_factory=dict)  # what a loss may take (survive), mrps
+    lenient: bool = False  # let rules be broken that exchanges of replicas may mend
     inside: Counter[tuple[str, str]] = field(default_factory=Counter)  # by deployment and domain
     watts: Counter[str] = field(default_factory=Counter)  # by rack
     network: Counter[str] = field(default_factory=Counter)  # MB/s by node
@@ -75,18 +77,13 @@ class Ground:
         watts = (node.gpu.tdp_w or 0) * load.gpus
         if limit is not None and self.watts[node.rack_domain] + watts > limit:
             return False
-        here, rack = self.by_node[node.name], self.by_rack[node.rack_domain]
+        here = self.by_node[node.name]
         cpu, memory = self.cpu[node.name], self.memory[node.name]
         for name, count in held.items():
             d = self.deployments[name]
-            if d.spread_node is not None and here[name] + count > d.spread_node:
-                return False
-            first = self._first(load, node, "rack")
-            if d.spread_rack is not None and rack[name] + count * first > d.spread_rack:
-                return False
             cpu += d.host_cpu_millicores * count
             memory += d.host_memory_mib * count
-            if not self._alone(d, here) or not self._outlived(d, load, node):
+            if not self._alone(d, here) or not (self.lenient or self._apart(d, load, node)):
                 return False
         link, handed = node.network_mbs, _handed_mbs(load)
         if link is not None and handed and self.network[node.name] + handed > link:
@@ -98,6 +95,18 @@ class Ground:
     def kept(self, load: Load) -> bool:
         """Whether the load is room kept free, which must find a place."""
         return any(self.deployments[c.deployment].reserve for c, _ in load.held)
+
+    def _apart(self, d: Deployment, load: Load, node: Node) -> bool:
+        """Whether few enough replicas lie in the node and its rack (``spread``, ``survive``)."""
+        count = load.deployments[d.name]
+        here = self.by_node[node.name][d.name]
+        if d.spread_node is not None and here + count > d.spread_node:
+            return False
+        rack = self.by_rack[node.rack_domain][d.name]
+        first = self._first(load, node, "rack")
+        if d.spread_rack is not None and rack + count * first > d.spread_rack:
+            return False
+        return self._outlived(d, load, node)
 
     def _alone(self, d: Deployment, here: Counter[str]) -> bool:
         """A tenant that asks for whole nodes shares none (rule ``isolation``)."""
@@ -169,7 +178,7 @@ def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat
         ]
         placed = dealers[s].run(loads)
         seats += [seat for load in placed for seat in _seats(site, load)]
-    return _near_enough(problem, seats)
+    return _near_enough(problem, scattered(problem, seats))
 
 
 def _slack(f: Formulation, values: list[int]) -> dict[str, int]:
@@ -307,9 +316,16 @@ class _Dealer:
             done = self._fill_up(load) if load.gpus > 1 else self._next_round(load)
             (placed if done else waiting).append(load)
         for load in waiting:
-            if self._anywhere(load) or self._by_swap(load, placed):
+            if self._anywhere(load) or self._by_swap(load, placed) or self._crowded(load):
                 placed.append(load)
         return placed
+
+    def _crowded(self, load: Load) -> bool:
+        """Wherever there is room: exchanges of replicas may bring them apart later."""
+        self.ground.lenient = True
+        done = self._anywhere(load)
+        self.ground.lenient = False
+        return done
 
     def _gpus_for(self, load: Load, node: Node) -> tuple[int, ...]:
         """GPUs of the node that the load may take now; none when they do not do."""

@@ -15,12 +15,14 @@ from optimizer.solver.integer import Clock, Level, common_divisor, priorities, v
 from optimizer.solver.master import Bound, Master
 from optimizer.solver.measure import frail
 from optimizer.solver.repair import repaired
+from optimizer.solver.scatter import reinforced
 from optimizer.solver.shortfall import whole_shortfall
 from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
 MOST_DEALS = 5
 NEAR_BOUND = 1.01  # unmet demand in parts of its bound, above which counts are tried as well
+OUTLIVING_GAP = 0.002  # from the bound: nearer is not tried for
 MANY_GPUS = 256
 MOST_GPUS = 1024
 FEW_WAYS = 400  # times classes of nodes
@@ -83,8 +85,7 @@ def solve_large(
     if choice is None:
         return Large()
     clock.report(Progress("where"))
-    found = settle(problem, deal(f, choice.values, choice.fillings))
-    found = _outliving(f, found, proof[0].complete, clock)
+    found = _outliving(f, choice, proof[0].complete, floors.price, clock)
     found = _filled_up(problem, found)
     found = min((found, hosted or found), key=lambda p: _score(problem, p))
     return Large(found, _levels(problem, found, floors), proof)
@@ -137,31 +138,40 @@ def _score(problem: PlacementProblem, found: Placement) -> list[int]:
 
 
 def _outliving(
-    f: Formulation, found: Placement, complete: frozenset[int], clock: Clock
+    f: Formulation, choice: Choice, complete: frozenset[int], floor: int, clock: Clock
 ) -> Placement:
-    """Where nodes could not be found that bear a loss: more replicas, and dealt again.
+    """The counts dealt; where nodes could not be found that bear a loss, with more to spare.
 
-    The bounds are those of before, without the rows added here.
+    What is to spare says how many replicas may lie in one node, so a little more may let twice as
+    many. Of such placements, and those with replicas added where there is room, the cheapest. The
+    bounds are those of before, without the rows added here.
     """
-    problem = f.problem
-    extra: dict[str, int] = {}
-    for _ in range(MOST_DEALS):
+    problem, best = f.problem, Placement()
+    for turn in range(MOST_DEALS):
+        seats = deal(f, choice.values, choice.fillings)
+        found = settle(problem, seats)
         short = frail(problem, found)
-        if not short or clock.seconds_left <= 0:
+        if short:
+            found = settle(problem, reinforced(problem, seats))
+        if turn == 0 or _outlives(problem, found) < _outlives(problem, best):
+            best = found
+        near = measure.price_micros(problem, best) <= floor * (1 + OUTLIVING_GAP)
+        if not short or (near and not frail(problem, best)) or clock.seconds_left <= 0:
             break
-        for name in short:
-            d = problem.deployment(name)
-            rates = [capacity_mrps(d, c.candidate) for c in f.of(name)]
-            asked = d.asked_mrps or 0
-            least = min((rate for rate in rates if rate), default=0)
-            extra[name] = max(asked // 4, 2 * extra.get(name, 0), 2 * min(least, asked))
-            served = total(min(asked, r) * c.count for c, r in zip(f.of(name), rates, strict=True))
-            f.model.add(served >= asked + extra[name])
-        _, choice = _level(f, f.price_micros(), complete, clock, "price_per_hour")
-        if choice is None:
+        for name, spare in measure.spared_mrps(problem, settle(problem, seats), short).items():
+            asked = problem.deployment(name).asked_mrps or 0
+            rated = [(c, capacity_mrps(problem.deployment(name), c.candidate)) for c in f.of(name)]
+            f.model.add(total(min(asked, rate) * c.count for c, rate in rated) > asked + spare)
+        _, more = _level(f, f.price_micros(), complete, clock, "price_per_hour")
+        if more is None:
             break
-        found = settle(problem, deal(f, choice.values, choice.fillings))
-    return found
+        choice = more
+    return best
+
+
+def _outlives(problem: PlacementProblem, found: Placement) -> list[int]:
+    """How many deployments a loss would leave short, then what the placement is worth."""
+    return [len(frail(problem, found)), *_score(problem, found)]
 
 
 @dataclass(slots=True)

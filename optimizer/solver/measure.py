@@ -1,6 +1,7 @@
 """What a placement is worth, counted from its replicas: for answers that no formulation values."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from itertools import chain
 
 from optimizer.domain.config import Candidate
@@ -60,6 +61,20 @@ def frail(problem: PlacementProblem, found: Placement) -> list[str]:
         if served[name] - gone < (asking[name].asked_mrps or 0)
     )
     return sorted(set(chain(short, lost)))
+
+
+def spared_mrps(
+    problem: PlacementProblem, found: Placement, names: Iterable[str]
+) -> dict[str, int]:
+    """What each of these deployments serves above what it asks; nothing where it serves less."""
+    candidate_of = candidates_of(problem)
+    spare = {name: -(problem.deployment(name).asked_mrps or 0) for name in names}
+    for replica in found.replicas:
+        candidate = candidate_of(replica) if replica.deployment in spare else None
+        if candidate is not None:
+            rate = capacity_mrps(problem.deployment(replica.deployment), candidate)
+            spare[replica.deployment] += rate
+    return {name: max(0, mrps) for name, mrps in spare.items()}
 
 
 def disruption_mib(problem: PlacementProblem, found: Placement) -> int:
