@@ -10,7 +10,7 @@ from optimizer.domain.config import Candidate
 from optimizer.domain.engine import EngineCard
 from optimizer.domain.fleet import Fleet
 from optimizer.domain.gpu import Gpu
-from optimizer.domain.outcome import Limits, Outcome, Progress
+from optimizer.domain.outcome import Limits, Outcome, Progress, Termination
 from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Plan, PlanInput, PlanRun, Unmet
 from optimizer.domain.problem import PlacementProblem
@@ -161,6 +161,7 @@ def optimize(
     trajectory = Trajectory(clocks.stopwatch, progress or (lambda _: None))
     problem, sizing = pose(inputs)
     outcome = spared(problem, judged(problem, limits, trajectory, search), limits.gap)
+    outcome = beyond_pins(problem, outcome, inputs, limits)
     outcome, ordered = reached(problem, outcome, pace or Pace(), limits.gap)
     run = PlanRun(
         seconds=round(clocks.stopwatch() - watch, 3),
@@ -180,6 +181,26 @@ def optimize(
         ordered=ordered,
     )
     return Planned(replace(plan, unmet=mended(plan, problem, inputs)), problem, sizing)
+
+
+def beyond_pins(
+    problem: PlacementProblem, outcome: Outcome, inputs: Inputs, limits: Limits
+) -> Outcome:
+    """An impossible outcome, its clash told anew with ways to run on products beyond the pins.
+
+    Pinned deployments are sized for the products of their pins only, so without this leaving a pin
+    out would seem to help less than it does.
+    """
+    pinned = tuple(replace(d, pin=()) for d in problem.deployments if d.pin and d.survive)
+    if outcome.termination is not Termination.INFEASIBLE or not pinned:
+        return outcome
+    from optimizer.solver.conflict import clash, foreseen
+
+    fleet = problem.fleet
+    wider = size(fleet, pinned, inputs.engines, problem.current, inputs.gpus).candidates
+    wide = replace(problem, candidates={**problem.candidates, **wider})
+    told = foreseen(wide, limits) or clash(wide, limits, outcome)
+    return told if told.termination is Termination.INFEASIBLE else outcome
 
 
 def mended(

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,7 +127,7 @@ def quote(
         new = ground.found.scenarios[-1].changes
         deployments = [d for c in new if isinstance(c, AddDeployments) for d in c.deployments]
         names = [d.name for d in deployments]
-        planner = Planner(ground.setting)
+        planner = Planner(replace(ground.setting, fixes=True))
         data = _answered(lambda: quote_data(quoted(planner, deployments), ground.unit, names))
     asked.show(data)
     finish(Code.DONE if data["fits"] else Code.UNMET)

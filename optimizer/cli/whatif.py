@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from optimizer.scenarios.answer import Answer
     from optimizer.scenarios.evaluate import Setting, Tally
 
+FEW = 100  # of so many scenarios, what would serve who is short is solved for
 QUICK = "A quick scenario without a file: one, in which all of these happen"
 
 
@@ -135,6 +136,15 @@ def whatif(
         bool,
         typer.Option("--fresh", help="Plan scenarios from scratch, not from the baseline's plan."),
     ] = False,
+    fixes: Annotated[
+        bool | None,
+        typer.Option(
+            "--fixes/--no-fixes",
+            help=f"Solve for changes that would serve who is short; default: of up to {FEW} "
+            "scenarios.",
+            show_default=False,
+        ),
+    ] = None,
     quick: Quick,
     output: options.Shown = Output.TABLE,
     out: AnswersFile = None,
@@ -170,6 +180,8 @@ def whatif(
     limits = limiting.limits()
     asked, planned = baseline_of(found, baseline, limits)
     ground = setting(asked, planned, limits, fresh=fresh)
+    wanted = len(found.scenarios) <= FEW if fixes is None else fixes
+    ground = replace(ground, fixes=wanted)
     data = comparison(ground.before, _answers(ground, found, working, out))
     _show(data, planned, output, ascii=ascii)
     if out is not None:

@@ -82,10 +82,10 @@ def _ends_told(scenarios: Sequence[Row], price: str) -> Iterator[str]:
         yield f"best: {_end(whole.best, price)}; in the middle {whole.middle:,.2f} {price}"
     if whole.worst is not None and whole.worst is not whole.best:
         yield f"worst: {_end(whole.worst, price)}"
-    if whole.short or whole.impossible:
-        unmet = f"{words.plural(whole.short, 'scenario')} with unmet demand"
-        without = f"{whole.impossible} without a plan"
-        yield f"{unmet}, {without}" if whole.impossible else unmet
+    short = f"{words.plural(whole.short, 'scenario')} with unmet demand" if whole.short else ""
+    without = f"{whole.impossible} without a plan" if whole.impossible else ""
+    if short or without:
+        yield ", ".join(part for part in (short, without) if part)
 
 
 def _end(one: Row, price: str) -> str:

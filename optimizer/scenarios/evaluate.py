@@ -19,7 +19,7 @@ from optimizer.domain.outcome import Limits, Outcome
 from optimizer.domain.plan import Plan, PlanRun
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.scenario import Scenario
-from optimizer.optimize import BrokenPlan, Inputs, Planned, judged, pose
+from optimizer.optimize import BrokenPlan, Inputs, Planned, beyond_pins, judged, mended, pose
 from optimizer.scenarios.answer import Answer, Summary, summary
 from optimizer.scenarios.compare import compared
 from optimizer.scenarios.journal import Journal
@@ -36,6 +36,7 @@ class Setting:
     """What all scenarios share; ``inputs.current`` is what each starts from.
 
     ``known``: what solving the baseline taught; None: each scenario is planned from scratch.
+    ``fixes``: for who is short, changes are solved that would serve them.
     """
 
     inputs: Inputs
@@ -43,6 +44,7 @@ class Setting:
     limits: Limits
     before: Summary
     known: "Known | None" = None
+    fixes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ class Planner:
         world = self.world(scenario)
         sizing = self.sized.size(world.fleet, world.workloads.deployments, world.current)
         problem, _ = pose(replace(self.setting.inputs, **world._asdict()), sizing)
-        outcome = self._outcome(problem)
+        inputs = replace(self.setting.inputs, fleet=world.fleet)
+        outcome = beyond_pins(problem, self._outcome(problem), inputs, self.setting.limits)
         # Only what differs between two runs on the same input is left open.
         run = PlanRun(0.0, self.setting.limits.workers, "", outcome.stopped_by)
         plan: Plan = compose(
@@ -136,6 +139,8 @@ class Planner:
             dropped=sizing.dropped,
             brief=brief,
         )
+        if self.setting.fixes:
+            plan = replace(plan, unmet=mended(plan, problem, inputs))
         return Planned(plan, problem, sizing)
 
     def _outcome(self, problem: PlacementProblem) -> Outcome:

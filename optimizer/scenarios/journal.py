@@ -27,6 +27,7 @@ class Journal:
             sorted(inputs.gpus.items()),
             setting.limits,
             setting.before,
+            setting.fixes,
         )
         self.fingerprint = setting.before.fingerprint
         self._file: Any = None

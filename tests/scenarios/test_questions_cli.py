@@ -133,10 +133,14 @@ def test_a_customer_whose_rules_clash_is_told_why(fleetslice):
     assert quote["fix"] in ("without pin: new", "without survive: new")
 
 
-def test_an_impossible_scenario_names_the_clash_and_a_fix(fleetslice):
-    """Each fix is tried: with it there is a plan, with every rule of the clash there is none."""
+@pytest.mark.parametrize("node", ["big-1", "small-1"])
+def test_an_impossible_scenario_names_the_clash_and_a_fix(fleetslice, node):
+    """Each fix is tried: with it there is a plan, with every rule of the clash there is none.
+
+    Away from small-1 there are only GPUs of another product.
+    """
     Path("workloads.yaml").write_text(WEB, encoding="utf-8")
-    pinned = ("--set", 'deployments.web.pin=["big-1"]')
+    pinned = ("--set", f'deployments.web.pin=["{node}"]')
     code, data, _ = fleetslice("whatif", *pinned, "--workers", "0")
     (row,) = data["scenarios"]
     assert (code, row["status"]) == (0, "infeasible")
