@@ -48,24 +48,23 @@ def quote_data(quote: Quote, unit: str, names: Sequence[str]) -> Json:
 def _quote_says(quote: Quote, unit: str, who: str) -> list[str]:
     if not quote.answer.planned:
         return [f"{who} cannot come: {clash_told(quote.answer)}."]
-    says = [f"{who}: {_more(quote.marginal_micros, unit)}{_month(quote.marginal_micros, unit)}"]
+    price = f"{_more(quote.marginal_micros, unit)}{_month(quote.marginal_micros, unit)}"
     if quote.proved:
-        says[0] += "; exact, the difference of two proved plans."
+        price += "; exact, the difference of two proved plans."
     else:
         low, high = (words.price(p, unit) for p in (quote.at_least_micros, quote.at_most_micros))
-        says[0] += f"; the best plans differ by {low} to {high}."
+        price += f"; the best plans differ by {low} to {high}."
     paid = words.price(quote.average_micros, unit)
-    says.append(
-        f"By the GPUs that it uses it would pay {paid}{_month(quote.average_micros, unit)}."
-    )
-    if quote.answer.moves and quote.fits:
-        starts = len(quote.replicas)
-        others = quote.answer.moves - starts
-        if others > 0:
-            says.append(f"{words.plural(others, 'replica')} of others would move or change for it.")
+    shared = f"By the GPUs that it uses it would pay {paid}{_month(quote.average_micros, unit)}."
     if not quote.fits:
-        says.append("It does not fit:")
-        says += [_short_of(one) for one in quote.answer.unmet]
+        short = [_short_of(one) for one in quote.answer.unmet]
+        return [f"{who} does not fit:", *short, f"As far as there is room: {price}", shared]
+    says = [f"{who}: {price}", shared]
+    others = (quote.answer.moves or 0) - len(quote.replicas)
+    if others > 0:
+        says.append(
+            f"{words.plural(others, 'replica')} of others would start, stop or move for it."
+        )
     return says
 
 
