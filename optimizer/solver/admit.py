@@ -5,7 +5,7 @@ program grows with the variety of the fleet and not with its size. Its optimum i
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from ortools.sat.python import cp_model
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import FleetGpu, Node, Sharing
 from optimizer.domain.gpu import PlacedProfile, Use
-from optimizer.domain.placement import Placement, Replica, node_of
+from optimizer.domain.placement import Placement, Replica, node_of, replica_order
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
@@ -32,6 +32,7 @@ from optimizer.solver.columns import (
 )
 from optimizer.solver.formulation import Expr, total
 from optimizer.solver.integer import value_of
+from optimizer.solver.measure import candidates_of
 from optimizer.solver.where import Seat, layout
 
 EFFORT = 5.0  # deterministic
@@ -84,6 +85,7 @@ class Planned:
     fixed: Mapping[str, tuple[PlacedProfile, ...]]
     cpu: Counter[str]
     memory: Counter[str]
+    network: Counter[str]  # MB/s that pipelines over several nodes hand over
 
     @classmethod
     def of(cls, problem: PlacementProblem, placement: Placement) -> "Planned":
@@ -92,7 +94,8 @@ class Planned:
         on_gpu: dict[str, list[Replica]] = defaultdict(list)
         on_node: dict[str, set[str]] = defaultdict(set)
         kept: dict[str, list[PlacedProfile | None]] = defaultdict(list)
-        cpu, memory = Counter[str](), Counter[str]()
+        cpu, memory, network = Counter[str](), Counter[str](), Counter[str]()
+        way_of = candidates_of(problem)
         for replica in placement.replicas:
             for gpu in replica.gpus:
                 on_gpu[gpu].append(replica)
@@ -100,12 +103,14 @@ class Planned:
                 on_node[node].add(replica.deployment)
                 cpu[node] += names[replica.deployment].host_cpu_millicores
                 memory[node] += names[replica.deployment].host_memory_mib
+            way = way_of(replica) if len(replica.nodes) > 1 else None
+            network.update(dict.fromkeys(replica.nodes, way.network_mbs if way else 0))
         for piece in placement.reserved:
             for gpu in piece.gpus:
                 kept[gpu].append(piece.mig)
         gpus = tuple(problem.fleet.gpus())
         fixed = fixed_layout(problem)
-        return cls(problem, placement, gpus, on_gpu, on_node, kept, fixed, cpu, memory)
+        return cls(problem, placement, gpus, on_gpu, on_node, kept, fixed, cpu, memory, network)
 
 
 def admit(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> Admitted:
@@ -186,6 +191,20 @@ class _Place:
 
 
 @dataclass(slots=True)
+class _Pipeline:
+    """Whether one new pipeline runs, and its parts: ``gpus`` of a node, ``of`` such in all."""
+
+    candidate: Candidate
+    count: Expr
+    parts: list[tuple[_Kind, int, int, Expr]] = field(default_factory=list)
+
+    def touches(self, kinds: Iterable[_Kind]) -> list[Expr]:
+        """Whether it lies in each of these nodes."""
+        some = {id(kind) for kind in kinds}
+        return [lies for kind, _, _, lies in self.parts if id(kind) in some]
+
+
+@dataclass(slots=True)
 class _Fill:
     """So many GPUs of one room filled one way."""
 
@@ -206,12 +225,17 @@ class _Program:
         self.places: list[_Place] = []
         self.fills: list[_Fill] = []
         self.values: list[int] = []
+        self.held: dict[int, list[str]] = {}  # GPUs of pipelines, by identity
         self.pending: dict[tuple[int, int], list[Candidate]] = {}  # not seated yet
         host = new.host_cpu_millicores or new.host_memory_mib
-        self.by_node = bool(new.spread_node is not None or new.survive == "node" or host)
+        staged = any(way.shape.stages > 1 for way in self.ways)
+        self.by_node = bool(new.spread_node is not None or new.survive == "node" or host or staged)
         self.kinds = list(self._kinds())
+        self.pipelines = list(self._pipelines())
         for kind in self.kinds:
             self._offer(kind)
+        for pipeline in self.pipelines:
+            self._join(pipeline)
         self._rules()
 
     # --- what is left
@@ -359,16 +383,48 @@ class _Program:
             sum(len(ids[n]) for room, ids in kind.rooms.items() if _empty(room))
             for n in range(kind.nodes)
         ]
-        places = [(w, self._place(kind, w, kind.nodes * max(empty), None)) for w in whole]
-        self.model.add(total(w.shape.gpus * x for w, x in places) == total(taken))
-        for size in sorted({w.shape.gpus for w in whole} - {1}):
-            blocks = total(
-                (w.shape.gpus // size) * x for w, x in places if w.shape.gpus % size == 0
-            )
+        most = kind.nodes * max(empty)
+        plain = [way for way in whole if way.shape.stages == 1]
+        places = [(w.shape.gpus, self._place(kind, w, most, None)) for w in plain]
+        places += [(n, x) for p in self.pipelines for n, x in self._part(p, kind, most)]
+        self.model.add(total(gpus * x for gpus, x in places) == total(taken))
+        for size in sorted({n for w in whole for n in (w.shape.gpus, w.shape.block)} - {1}):
+            blocks = total(gpus // size * x for gpus, x in places if gpus % size == 0)
             room_for = sum(n // size for n in empty)
             if size == 2 and kind.node.nvlink_domain == "pair":
                 room_for = len(self._pairs(kind))
             self.model.add(blocks <= room_for)
+
+    def _pipelines(self) -> Iterator[_Pipeline]:
+        """New pipelines, one by one: each is told apart in the domains that it touches."""
+        for way in (way for way in self.ways if way.shape.stages > 1):
+            before = None
+            for _ in range(self._useful(way)):
+                count = self.model.new_bool_var("pipeline")
+                if before is not None:
+                    self.model.add_implication(count, before)
+                before = count
+                yield _Pipeline(way, count)
+
+    def _part(self, pipeline: _Pipeline, kind: _Kind, room: int) -> Iterator[tuple[int, Expr]]:
+        """Whether it has one of so many parts in that node."""
+        way, link = pipeline.candidate, kind.node.network_mbs
+        left = None if link is None else link - self.planned.network[kind.node.name]
+        for of in (n for n in range(1, way.shape.stages + 1) if way.shape.stages % n == 0):
+            slow = of > 1 and left is not None and way.network_mbs > left
+            if way.gpu == kind.node.gpu.name and way.shape.gpus // of <= room and not slow:
+                lies = self.model.new_bool_var("part")
+                pipeline.parts.append((kind, of, way.shape.gpus // of, lies))
+                yield way.shape.gpus // of, lies
+
+    def _join(self, pipeline: _Pipeline) -> None:
+        """It runs over one number of nodes, with a part in each."""
+        over = []
+        for of in sorted({of for _, of, _, _ in pipeline.parts}):
+            over.append(self.model.new_bool_var(f"over {of}"))
+            parts = total(lies for _, n, _, lies in pipeline.parts if n == of)
+            self.model.add(parts == of * over[-1])
+        self.model.add(total(over) == pipeline.count)
 
     def _pairs(self, kind: _Kind) -> list[tuple[str, str]]:
         free = {g for room, ids in kind.rooms.items() if _empty(room) for some in ids for g in some}
@@ -381,21 +437,25 @@ class _Program:
         ]
 
     def _place(self, kind: _Kind, way: Candidate, most: int, room: _Room | None) -> Expr:
-        rate, asked = capacity_mrps(self.new, way), self.new.asked_mrps or 0
-        enough = ceil_div(asked, rate) * (2 if self.new.survive else 1) if rate else 0
-        useful = max(self.new.min_replicas, enough)
-        count = self.model.new_int_var(0, min(most, useful), f"{way.gpu}")
+        count = self.model.new_int_var(0, min(most, self._useful(way)), f"{way.gpu}")
         self.places.append(_Place(kind, way, count, room))
         return count
+
+    def _useful(self, way: Candidate) -> int:
+        """More replicas of that way never help."""
+        rate, asked = capacity_mrps(self.new, way), self.new.asked_mrps or 0
+        enough = ceil_div(asked, rate) * (2 if self.new.survive else 1) if rate else 0
+        return max(self.new.min_replicas, enough)
 
     # --- rules
 
     def _rules(self) -> None:
         new, model = self.new, self.model
-        running = total(p.count for p in self.places)
+        every: list[_Place | _Pipeline] = [*self.places, *self.pipelines]
+        running = total(p.count for p in every)
         self.running = running
         asked = new.asked_mrps or 0
-        self.served = total(self._rate(p) * p.count for p in self.places)
+        self.served = total(self._rate(p) * p.count for p in every)
         self.needs = [model.add(self.served >= asked).index] if asked else []
         if new.min_replicas:
             self.needs.append(model.add(running >= new.min_replicas).index)
@@ -403,6 +463,8 @@ class _Program:
             model.add(running <= new.replica_limit)
         for kind in self.kinds:
             here = [p.count for p in self.places if p.kind is kind]
+            here += [lies for p in self.pipelines for lies in p.touches([kind])]
+            self._network(kind)
             if new.spread_node is not None:
                 model.add(total(here) <= new.spread_node)
             name, node = kind.node.name, kind.node
@@ -413,22 +475,43 @@ class _Program:
                 left = node.host_memory_mib - self.planned.memory[name]
                 model.add(new.host_memory_mib * total(here) <= left)
         if new.spread_rack is not None:
-            for some in self._by("rack").values():
-                model.add(total(p.count for p in some) <= new.spread_rack)
+            for some in self._by("rack"):
+                model.add(total(count for _, count in some) <= new.spread_rack)
         if new.survive is not None and asked:
-            for some in self._by(new.survive).values():
-                lost = total(self._rate(p) * p.count for p in some)
+            for some in self._by(new.survive):
+                lost = total(rate * count for rate, count in some)
                 self.needs.append(model.add(self.served - lost >= asked).index)
         self._ceilings()
 
-    def _rate(self, place: _Place) -> int:
+    def _network(self, kind: _Kind) -> None:
+        """Rule ``network_bandwidth``: what is handed over fits what the node's link has left."""
+        link, handed = kind.node.network_mbs, []
+        for p in self.pipelines:
+            mbs = p.candidate.network_mbs
+            handed += [mbs * lies for k, of, _, lies in p.parts if k is kind and of > 1]
+        if link is not None and handed:
+            left = link - self.planned.network[kind.node.name]
+            self.model.add(total(handed) <= max(0, left))
+
+    def _rate(self, place: _Place | _Pipeline) -> int:
         return min(capacity_mrps(self.new, place.candidate), self.new.asked_mrps or 0)
 
-    def _by(self, domain: str) -> dict[str, list[_Place]]:
-        found: dict[str, list[_Place]] = defaultdict(list)
+    def _by(self, domain: str) -> list[list[tuple[int, Expr]]]:
+        """By domain: the rate of each that may touch it, and how often it does."""
+        found: dict[str, list[tuple[int, Expr]]] = defaultdict(list)
         for place in self.places:
-            found[domain_of(place.kind.node, domain)].append(place)
-        return found
+            name = domain_of(place.kind.node, domain)
+            found[name].append((self._rate(place), place.count))
+        kinds: dict[str, list[_Kind]] = defaultdict(list)
+        for kind in self.kinds if self.pipelines else ():
+            kinds[domain_of(kind.node, domain)].append(kind)
+        for name, some in kinds.items():
+            for pipeline in self.pipelines:
+                touched = self.model.new_bool_var(f"touches {name}")
+                for lies in pipeline.touches(some):
+                    self.model.add(lies <= touched)
+                found[name].append((self._rate(pipeline), touched))
+        return list(found.values())
 
     def _ceilings(self) -> None:
         fleet = self.planned.problem.fleet
@@ -517,6 +600,10 @@ class _Program:
                     if fill.kind is kind and fill.room is room and not fill.whole:
                         taken = [left.pop(0) for _ in range(self.at(fill.count))]
                         found += self._filled(kind, fill, taken)
+        for pipeline in self.pipelines:
+            if self.at(pipeline.count):
+                gpus = tuple(sorted(self.held.pop(id(pipeline)), key=replica_order))
+                found.append(Seat(self.new.name, pipeline.candidate, gpus))
         return found
 
     def _wanted(self, kind: _Kind, room: _Room | None) -> list[Candidate]:
@@ -530,18 +617,23 @@ class _Program:
     def _whole(self, kind: _Kind, free: dict[_Room, list[list[str]]]) -> Iterator[Seat]:
         rooms = [room for room in free if _empty(room)]
         pairs = self._pairs(kind) if kind.node.nvlink_domain == "pair" else []
-        for way in sorted(self._wanted(kind, None), key=lambda w: -w.shape.gpus):
-            size = way.shape.gpus
-            if size == 2 and pairs:
-                chosen: list[str] = list(pairs.pop(0))
+        wanted: list[tuple[Candidate, int, _Pipeline | None]] = [
+            (way, way.shape.gpus, None) for way in self._wanted(kind, None)
+        ]
+        for p in self.pipelines:
+            parts = [gpus for k, _, gpus, lies in p.parts if k is kind and self.at(lies)]
+            wanted += [(p.candidate, gpus, p) for gpus in parts]
+        for way, size, pipeline in sorted(wanted, key=lambda w: (-w[0].shape.block, -w[1])):
+            chosen: list[str] = []
+            for _ in range(size // way.shape.block):
+                block = way.shape.block
+                chosen += pairs.pop(0) if block == 2 and pairs else _block(kind, free, rooms, block)
+                for ids in (some for room in rooms for some in free[room]):
+                    ids[:] = [gpu for gpu in ids if gpu not in chosen]
+            if pipeline is None:
+                yield Seat(self.new.name, way, tuple(chosen))
             else:
-                n = next(
-                    n for n in range(kind.nodes) if sum(len(free[r][n]) for r in rooms) >= size
-                )
-                chosen = [gpu for room in rooms for gpu in free[room][n]][:size]
-            for ids in (some for room in rooms for some in free[room]):
-                ids[:] = [gpu for gpu in ids if gpu not in chosen]
-            yield Seat(self.new.name, way, tuple(chosen))
+                self.held.setdefault(id(pipeline), []).extend(chosen)
 
     def _filled(self, kind: _Kind, fill: _Fill, gpus: list[str]) -> Iterator[Seat]:
         key = (id(kind), id(fill.room))
@@ -571,6 +663,14 @@ class _Program:
             starts[placed.profile].append(placed)
         for way in here:
             yield Seat(self.new.name, way, (gpu,), starts[way.shape.profile or ""].pop(0))
+
+
+def _block(
+    kind: _Kind, free: dict[_Room, list[list[str]]], rooms: list[_Room], size: int
+) -> list[str]:
+    """So many free GPUs of one node."""
+    n = next(n for n in range(kind.nodes) if sum(len(free[r][n]) for r in rooms) >= size)
+    return [gpu for room in rooms for gpu in free[room][n]][:size]
 
 
 def _empty(room: _Room) -> bool:
