@@ -8,12 +8,15 @@ import worlds
 from builders import a100, deployment, gpu, node
 from optimizer.domain.offer import Commitment, Discount, Offer
 from optimizer.domain.placement import node_of
+from optimizer.domain.plan import Unmet
 from optimizer.domain.scenario import AddNodes, Lose, Scale, Scenario
 from optimizer.domain.workload import MeasuredOption, Needs
 from optimizer.optimize import Inputs, optimize
 from optimizer.scenarios import questions
+from optimizer.scenarios.answer import Answer
 from optimizer.scenarios.buy import buy
 from optimizer.scenarios.evaluate import Planner, Setting, evaluate, setting
+from optimizer.scenarios.told import survive_data
 
 SMALL = gpu("small", memory_gib=24)
 
@@ -128,6 +131,20 @@ def test_who_is_short_before_anything_moves(planned):
         ("chat", 12_000, 0),
         ("batch", 0, 2),
     ]
+
+
+def test_of_many_losses_the_worst_are_shown():
+    fine = Answer("x", "optimal", price_micros=1, gpus_used=1)
+    short = questions.Short("chat", 9, 0)
+    gone = replace(fine, unmet=(Unmet("chat", 9, 0, "no room"),))
+    losses = [questions.Loss("node", f"n{i}", (), (), fine) for i in range(50)]
+    losses[30] = replace(losses[30], short=(short,))
+    losses[40] = replace(losses[40], short=(short,), answer=gone)
+    data = survive_data(losses, "USD", {"chat": "node"})
+    assert [row["lost"] for row in data["rows"]] == ["node n40", "node n30"]
+    assert len(data["losses"]) == 50
+    assert data["says"][0].startswith("Of 50 nodes lost in turn, 2 leave somebody short")
+    assert "chat should survive any node, but not n40." in data["says"]
 
 
 # --- retire ---------------------------------------------------------------------------------------
