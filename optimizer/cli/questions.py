@@ -62,15 +62,21 @@ class Asking:
         return found
 
     @contextmanager
-    def ground(self, found: "Documents", working: Working = HERE) -> Iterator[_Ground]:
-        """The baseline planned, and Ray started. Raises Stop."""
-        from optimizer.scenarios.evaluate import asking, setting
+    def ground(
+        self, found: "Documents", working: Working = HERE, *, any_price: bool = False
+    ) -> Iterator[_Ground]:
+        """The baseline planned, and Ray started. Raises Stop.
+
+        ``any_price``: of scenarios it is only asked who can be served.
+        """
+        from optimizer.scenarios.evaluate import asking, at_any_price, setting
 
         limits = self.limiting.limits()
         inputs, planned = baseline_of(found, self.baseline, limits)
         if planned.plan.status in ("infeasible", "nothing_found"):
             raise Stop(Code.UNMET, "there is no baseline: fleetslice plan says why")
         ground = setting(inputs, planned, limits)
+        ground = at_any_price(ground) if any_price else ground
         with (
             progress_bar() as report,
             asking(ground, workers=working.workers, address=working.address, report=report) as ask,
@@ -201,7 +207,7 @@ def headroom(
     width = round(within * PPM)
     read = asked.read(documents)
     _check_name(read, kind, name)
-    with asked.ground(read, working) as ground:
+    with asked.ground(read, working, any_price=True) as ground:
         data = _answered(
             lambda: headroom_data(
                 found(
@@ -371,7 +377,11 @@ def buy(
     with asked.ground(found, working) as ground:
         planner = Planner(ground.setting)
         data = _answered(
-            lambda: buy_data(bought(planner, ground.ask, offers, wanted), offers, ground.unit)
+            lambda: buy_data(
+                bought(planner, ground.ask, offers, wanted),
+                offers,
+                ground.setting.inputs.fleet.currency,  # offers have prices where no node has one
+            )
         )
     asked.show(data)
     finish(Code.DONE if data["serves"] else Code.UNMET)
@@ -394,6 +404,9 @@ def _wanted(found: "Documents", name: str | None, *, with_flags: bool) -> "Scena
     from optimizer.domain.scenario import Scenario
 
     known = {one.name: one for one in found.scenarios}
+    faulty = dict(found.bad_scenarios)
+    if name in faulty:
+        raise Stop(Code.USAGE, *map(str, faulty[name]))
     if name is not None and name not in known:
         raise Stop(Code.USAGE, f"--scenario: {unknown('scenario', name, known)}")
     parts = [known[name]] if name is not None else []

@@ -67,6 +67,11 @@ class Limits:
     workers: int = 2
     seed: int = 0
 
+    @property
+    def any_price(self) -> bool:
+        """Whether all that is asked is who can be served: neither price nor moves matter."""
+        return self.gap >= 1
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

@@ -94,6 +94,11 @@ def setting(inputs: Inputs, baseline: Planned, limits: Limits, *, fresh: bool = 
     )
 
 
+def at_any_price(setting: Setting) -> Setting:
+    """The same, where all that is asked is who can be served."""
+    return replace(setting, limits=replace(setting.limits, gap=1.0))
+
+
 class Planner:
     """Plans scenarios of one setting, and keeps what they have in common."""
 

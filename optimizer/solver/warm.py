@@ -9,6 +9,7 @@ the better of the two is the answer.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import inf
 
 from optimizer.domain.gpu import Use
 from optimizer.domain.outcome import Limits, Objective, Outcome, Progress
@@ -89,6 +90,8 @@ def solve_warm(
     staying = stayers(problem, problem.current)
     least = least_load_mib(problem, staying)
     hint = _Hint(problem, repaired(problem, problem.current, staying=staying))
+    if limits.any_price and hint.served:
+        return outcome_of(problem, clock, hint.placement, list(hint.levels(0, least)))
     floor = _Floor(master)
     close = max(CLOSE, limits.gap / 5)
 
@@ -116,7 +119,7 @@ def _near(master: Master, bound: Bound, staying: Staying, hint: "_Hint", clock: 
     if values is None:
         return hint
     repair = refitted(master.f, values, staying)
-    enough = _Floor(master)(bound) / (1 - limits.gap) if limits.gap < 1 else 0.0
+    enough = inf if limits.any_price else _Floor(master)(bound) / (1 - limits.gap)
     squeezed(repair, enough)
     return _Hint(problem, repair.placement())
 
@@ -174,11 +177,15 @@ class _Hint:
         """Values of all levels, the first the most important."""
         return [level.value for level in self.counted]
 
+    @property
+    def served(self) -> bool:
+        """Whether it serves everybody."""
+        return all(level.value == 0 for level in self.counted if level.name == UNMET)
+
     def within(self, floor: int, gap: float) -> bool:
         """Whether it serves everybody at a price within the gap of the floor."""
-        served = all(level.value == 0 for level in self.counted if level.name == UNMET)
         price = next(level.value for level in self.counted if level.name == PRICE)
-        return served and floor > 0 and price - floor <= gap * max(1, price)
+        return self.served and floor > 0 and price - floor <= gap * max(1, price)
 
     def levels(self, floor: int, least: int) -> Iterator[Level]:
         """Its levels where everybody is served, at no price below the floor and no load below
