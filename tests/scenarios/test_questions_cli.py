@@ -338,6 +338,17 @@ def test_buy_of_a_price_list(fleetslice):
     assert (code, data["nodes"], data["price_per_hour"]) == (0, {"a100-1": 2}, 3.0)
 
 
+def test_what_is_bought_has_its_price_where_no_node_has_one(fleetslice):
+    Path("prices.yaml").write_text(PRICES.split("gpus: {l40s")[0], encoding="utf-8")
+    bare = FLEET.replace(", price_per_gpu_hour: 2.0", "").replace(", price_per_gpu_hour: 0.5", "")
+    Path("fleet.yaml").write_text(bare, encoding="utf-8")
+    flags = ("prices.yaml", "--scale-demand", "tenant:acme=6", "--workers", "0")
+    code, data, _ = fleetslice("buy", *flags)
+    assert (code, data["unit"], data["price_per_hour"]) == (0, "USD", 6.0)
+    code, _, told = fleetslice("buy", "prices.yaml", "scenarios.yaml", "--scenario", "misspelt")
+    assert (code, 'no node "small-9"' in told) == (2, True)
+
+
 def test_a_price_list_stands_in_for_the_prices_of_the_fleet(fleetslice):
     Path("prices.yaml").write_text(PRICES, encoding="utf-8")
     code, plan, _ = fleetslice("plan", "prices.yaml", "--out", "plan.json")
