@@ -167,14 +167,24 @@ def _where(
 
 
 def _together(search: Search, effort: float) -> None:
-    """Among placements as good: one whose new pipelines lie in fewer nodes, if one is found."""
-    parts = [part for c in search.f.copies if c.stays is None for part in c.parts]
-    apart = total(part.count for part in parts if part.of > 1)
-    if not parts or not search.at(apart) or search.clock.interrupted:
+    """Among placements as good: one whose new pipelines lie in fewer nodes, if one is found.
+
+    And off the nodes where their deployment runs now: there a new copy can start before the old
+    one stops.
+    """
+    current = search.f.problem.current
+    now = current.replicas if current is not None else ()
+    runs = {(r.deployment, node) for r in now for node in r.nodes}
+    site_of = [site.nodes[0].name for site in search.f.sites]
+    new = [(c, part) for c in search.f.copies if c.stays is None for part in c.parts]
+    apart = [part.count for _, part in new if part.of > 1]
+    beside = [p.count for c, p in new if (c.deployment, site_of[p.site]) in runs]
+    goal = (len(new) + 1) * total(apart) + total(beside)
+    if not new or not search.at(goal) or search.clock.interrupted:
         return
     model = search.f.model.clone()
     search.hint(model)
-    model.minimize(apart)
+    model.minimize(goal)
     answer = run(model, search.clock, "where", effort=effort)
     if answer.found:
         search.values = answer.values
