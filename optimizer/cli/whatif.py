@@ -165,7 +165,7 @@ def whatif(
       fleetslice whatif fleet.yaml workloads.yaml --lose-node h100-01 --scale-demand 1.5
     """
     from optimizer.scenarios.compare import comparison
-    from optimizer.scenarios.evaluate import setting
+    from optimizer.scenarios.evaluate import comparing, setting
     from optimizer.scenarios.quick import load_with
 
     refuse_output(output, *DATA, Output.HTML)
@@ -179,7 +179,7 @@ def whatif(
         )
     limits = limiting.limits()
     asked, planned = baseline_of(found, baseline, limits)
-    ground = setting(asked, planned, limits, fresh=fresh)
+    ground = comparing(setting(asked, planned, limits, fresh=fresh))
     wanted = len(found.scenarios) <= FEW if fixes is None else fixes
     ground = replace(ground, fixes=wanted)
     data = comparison(ground.before, _answers(ground, found, working, out))

@@ -27,6 +27,8 @@ from optimizer.scenarios.reuse import SizedBefore
 from optimizer.scenarios.scenario import ScenarioFault, World, apply
 from optimizer.sizing import Sizing
 
+LARGE_GAP = 0.01
+
 if TYPE_CHECKING:
     from optimizer.solver.warm import Known
 
@@ -97,6 +99,20 @@ def setting(inputs: Inputs, baseline: Planned, limits: Limits, *, fresh: bool = 
 def at_any_price(setting: Setting) -> Setting:
     """The same, where all that is asked is who can be served."""
     return replace(setting, limits=replace(setting.limits, gap=1.0))
+
+
+def comparing(setting: Setting) -> Setting:
+    """The same, where no gap is asked and the fleet is large with a gap of ``LARGE_GAP``.
+
+    There a proof is out of reach, and the last parts of a per cent take most of the time and of
+    the moves. A scenario planned from scratch is left as it is.
+    """
+    from optimizer.solver.large import MANY_GPUS
+
+    gpus = sum(node.gpus for node in setting.inputs.fleet.nodes)
+    if setting.limits.gap or setting.known is None or gpus <= MANY_GPUS:
+        return setting
+    return replace(setting, limits=replace(setting.limits, gap=LARGE_GAP))
 
 
 class Planner:
