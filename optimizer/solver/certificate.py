@@ -18,8 +18,10 @@ from optimizer.domain.problem import capacity_mrps
 from optimizer.solver.columns import Site, mig_patterns
 from optimizer.solver.formulation import Copies
 from optimizer.solver.master import Bound, Master
-from optimizer.solver.packing import Packer
+from optimizer.solver.packing import Packer, surrogate
 from optimizer.solver.pricing import Asked, Item, cheapest_mix
+
+NEARLY = 1e-4  # weights of the dimensions prove that much too little at most
 
 Kind = tuple[str, int]  # product and price of a GPU
 Values = dict[Kind, dict[object, float]]
@@ -31,11 +33,15 @@ def certificate(master: Master, bound: Bound) -> Mapping[str, Any]:
     proofs = [_mixes(master, some) - _scarcity(master, some) for some in tried]
     proved = floor(max(proofs) - 1e-3)
     values = tried[proofs.index(max(proofs))]
+    products = {site.gpu.name: site.gpu for site in master.f.sites}
     return {
         "objective": "price_per_hour",
         "holds": "while all demand is met",
         "bound_micros": max(0, proved),
-        "values": [_plain(kind, some) for kind, some in sorted(values.items())],
+        "values": [
+            _plain(kind, some, _weights(products[kind[0]], some))
+            for kind, some in sorted(values.items())
+        ],
     }
 
 
@@ -124,12 +130,35 @@ def _best(gpu: Gpu, some: Mapping[object, float]) -> float:
             best = max(best, sum(slices[p] * count for p, count in pattern))
     shares = [u for u in some if isinstance(u, Use)]
     if shares:
+        weights = _weights(gpu, some)
         packer = Packer.of_shares(gpu.room, shares)
-        best = max(best, packer.best(np.array([some[u] for u in shares])).bound)
+        values = np.array([some[u] for u in shares])
+        best = max(best, sum(weights) if weights else packer.best(values).bound)
     return best
 
 
-def _plain(kind: Kind, some: Mapping[object, float]) -> dict[str, Any]:
+def _weights(gpu: Gpu, some: Mapping[object, float]) -> list[float]:
+    """What memory, bandwidth and compute of a whole GPU are worth, if no share is worth more.
+
+    Shares priced by their parts are too many alike for a search; these weights bound them all.
+    None where a filling is not nearly worth as much.
+    """
+    shares = [u for u in some if isinstance(u, Use) and some[u] > 0]
+    if not shares:
+        return []
+    values = np.array([some[u] for u in shares])
+    parts = np.array([u.parts_of(gpu.room) for u in shares])
+    scaled = []
+    for weights in (*np.eye(3), surrogate(values, parts)):
+        worth = parts @ weights
+        if (worth > 0).all():
+            scaled.append((weights * (values / worth).max()).tolist())
+    best = min(scaled, key=sum)
+    reached = Packer.of_shares(gpu.room, shares).best(values, exact=False).value
+    return best if sum(best) <= reached * (1 + NEARLY) else []
+
+
+def _plain(kind: Kind, some: Mapping[object, float], weights: list[float]) -> dict[str, Any]:
     shares = [
         [u.memory_mib, u.bandwidth_mbs, u.compute_ppm, v]
         for u, v in some.items()
@@ -141,6 +170,7 @@ def _plain(kind: Kind, some: Mapping[object, float]) -> dict[str, Any]:
         "whole": some.get("whole", 0.0),
         "mig": {p: v for p, v in sorted(some.items(), key=str) if p in _names(some)},
         "shares": sorted(shares),
+        "weights": weights,
     }
 
 

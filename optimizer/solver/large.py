@@ -10,9 +10,10 @@ from optimizer.solver import hosts, measure
 from optimizer.solver.bulk import Choice, choose
 from optimizer.solver.columns import coarse_sites
 from optimizer.solver.deal import deal
+from optimizer.solver.fluid import begin
 from optimizer.solver.formulation import Expr, Formulation, build, total
 from optimizer.solver.integer import Clock, Level, common_divisor, priorities, value_of
-from optimizer.solver.master import Bound, Master
+from optimizer.solver.master import MANY, Bound, Master
 from optimizer.solver.measure import frail
 from optimizer.solver.repair import repaired
 from optimizer.solver.scatter import reinforced
@@ -232,7 +233,10 @@ def _bound(
             clock.timed_out = True
         return not clock.timed_out
 
-    return master, master.solve(on_round)
+    if not master.pools or len(master.names) < MANY:
+        return master, master.solve(on_round)
+    seeds, at = begin(master, on_round)
+    return master, master.solve(on_round, seeds, at=at)
 
 
 def _low(expr: Expr, proof: tuple[Master, Bound]) -> int:

@@ -30,6 +30,8 @@ MOST_ROUNDS = 200
 MOST_TREE_NODES = 2_000
 BIG = 1e4  # price of leaving a deployment out, in units of the dearest objective coefficient
 TOLERANCE = 1e-5  # relative distance of program and bound at which generating ends
+NEAR = 1e-4  # the same where it begins at good duals: the rest would take most of the time
+MOST_STALLS = 5  # then bounds in a row that are no better end it
 MOST_STARTERS = 6  # places of a deployment that the program starts with, of many
 SLOW = 1e-4  # relative progress of a round that calls for exact pricing
 SMOOTHING = 0.5  # how far the prices asked at lean to those of the best bound
@@ -80,7 +82,7 @@ class Master:
         """``complete``: priorities whose deployments must be served in full."""
         self.f = f
         self.names = {d.name: d for d in f.problem.deployments}
-        self.complete = complete
+        self.objective, self.complete = objective, complete
         flat = cp_model.FlatIntExpr(objective)
         self.unit = float(max([1, *(abs(int(c)) for c in flat.coeffs)]))
         self.offset = flat.offset / self.unit
@@ -96,7 +98,7 @@ class Master:
         self.own_rows: dict[str, list[Row]] = defaultdict(list)
         self.paid_rows: dict[str, list[Row]] = defaultdict(list)  # own ones that pricing leaves
         self.rows = list(self._coupling_rows())
-        self.pools = [self._open(pool) for pool in f.pools]
+        self.pools = self._opened()
         self._index_rows()
         self.items = self._items()
         self.listed = self._listed()
@@ -156,6 +158,9 @@ class Master:
             rate = self.rate_of.get(variable, 0)
             most = max(most, ceil_div(asked, rate) if rate else 0)
         return most > row.high and row.high != d.replica_limit
+
+    def _opened(self) -> list[OpenPool]:
+        return [self._open(pool) for pool in self.f.pools]
 
     def _open(self, pool: Any) -> OpenPool:
         """Rows that generated fillings of a pool supply: its sizes, and its GPUs in use."""
@@ -353,11 +358,12 @@ class Master:
         on_round: Callable[[Bound], bool] = lambda _: True,
         seeds: Sequence[tuple[str, Mix]] = (),
         fillings: Iterable[tuple[int, Counts]] = (),
+        at: Floats | None = None,
     ) -> Bound:
         """Column generation to the relaxation's optimum; the best bound met on the way.
 
         ``on_round`` hears of each round and says whether to go on; ``seeds`` are mixes to begin
-        with, ``fillings`` of pools too.
+        with, ``fillings`` of pools too; ``at`` are duals whose bound is known to be good.
         """
         program = _Program(self)
         program.start(frozenset(name for name, _ in seeds))
@@ -367,11 +373,13 @@ class Master:
             program.fill(number, counts, None)
         best = Bound(-inf)
         many = len(self.names) >= MANY
-        before, duals = inf, None
+        before, duals, stalls = inf, None, 0
         for _ in range(MOST_ROUNDS):
             duals = program.solve()
             if duals is None:
                 break
+            if at is not None and isinf(best.value):
+                self._generate(program, duals, at, best, exact=True)
             asked_at = duals
             if many and not isinf(best.value):
                 asked_at = SMOOTHING * best.duals + (1 - SMOOTHING) * duals
@@ -380,15 +388,20 @@ class Master:
                 added = self._generate(program, duals, duals, best, exact=False)
             slow = before - program.value < SLOW * max(1.0, abs(program.value))
             before = program.value
+            best.program = program.value
+            if at is not None and _close(program, best, NEAR):
+                break
             if many and (slow or added <= len(self.names) // 20):
+                known = best.value
                 added += self._generate(program, duals, asked_at, best, exact=True)
+                stalls = 0 if best.value > known else stalls + 1
                 if not added and asked_at is not duals:
                     added += self._generate(program, duals, duals, best, exact=True)
-            best.program = program.value
             if ear.heard():
                 break
-            close = program.value - best.value <= TOLERANCE * max(1.0, abs(program.value))
-            if not added or (close and many) or not on_round(best):
+            stalled = at is not None and stalls >= MOST_STALLS
+            close = many and _close(program, best, TOLERANCE)
+            if not added or close or stalled or not on_round(best):
                 break
         if isinf(best.value) and duals is not None:
             self._generate(program, duals, duals, best, exact=True)
@@ -482,6 +495,10 @@ class Master:
         for name in self.names if values else ():
             counts = tuple(sorted((v, values[v]) for v, _ in self.items[name] if values[v]))
             yield name, Mix(0.0, 0.0, counts, float(values[self.missing[name]]))
+
+
+def _close(program: "_Program", best: Bound, tolerance: float) -> bool:
+    return program.value - best.value <= tolerance * max(1.0, abs(program.value))
 
 
 def _ends(domain: Iterable[int]) -> tuple[int, int]:

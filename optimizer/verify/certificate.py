@@ -161,7 +161,27 @@ def _most_held(gpu: Gpu, row: Mapping[str, Any] | None) -> float:
     """The most that one GPU of a kind can hold, over its modes."""
     if row is None:
         return 0.0
-    return max(float(row["whole"]), _most_sliced(gpu, row["mig"]), _most_shared(gpu, row["shares"]))
+    by_parts = _by_parts(gpu, row)
+    shared = by_parts if by_parts < inf else _most_shared(gpu, row["shares"])
+    return max(float(row["whole"]), _most_sliced(gpu, row["mig"]), shared)
+
+
+def _by_parts(gpu: Gpu, row: Mapping[str, Any]) -> float:
+    """No set of shares is worth more: what a whole GPU is worth by the weights of its dimensions.
+
+    The weights are the certificate's, taken up until no share is worth more than its parts.
+    Infinite where it has none.
+    """
+    weights = [max(0.0, float(w)) for w in row.get("weights", ())]
+    if len(weights) != 3:
+        return inf
+    scale = 1.0
+    for m, b, c, value in row["shares"]:
+        parts = Use(int(m), int(b), int(c)).parts_of(gpu.room)
+        worth = sum(w * part for w, part in zip(weights, parts, strict=True))
+        if value > scale * worth:
+            scale = value / worth if worth > 0 else inf
+    return scale * sum(weights)
 
 
 def _most_sliced(gpu: Gpu, values: Mapping[str, float]) -> float:
