@@ -48,6 +48,8 @@ def _every(usable: Iterable[FleetGpu], rooms: Rooms, like: Replica) -> Iterator[
         yield from _slots(usable, rooms, like)
     elif shape.sharing is Sharing.SHARED:
         yield from (replace(like, gpus=(g.id,)) for g in usable)
+    elif shape.stages > 1:
+        yield from _pipelines(list(usable), rooms, like)
     else:
         yield from _groups(usable, like, shape.gpus)
 
@@ -63,11 +65,25 @@ def _slots(usable: Iterable[FleetGpu], rooms: Rooms, like: Replica) -> Iterator[
                 yield replace(like, gpus=(gpu.id,), mig=placed)
 
 
+def _pipelines(usable: list[FleetGpu], rooms: Rooms, like: Replica) -> Iterator[Replica]:
+    """Stages in one node or evenly in several, the fewest first; a part on neighbouring GPUs."""
+    shape = like.shape
+    for of in (n for n in range(1, shape.stages + 1) if shape.stages % n == 0):
+        parts: list[tuple[str, ...]] = []
+        for _, members in groupby(usable, lambda g: g.node.name):
+            groups = _groups(members, like, shape.gpus // of)
+            free = (group.gpus for group in groups if not rooms.blocked(group))
+            parts += [part for part in [next(free, None)] if part is not None]
+        for first in range(len(parts) - of + 1):
+            gpus = (gpu for part in sorted(parts[first : first + of]) for gpu in part)
+            yield replace(like, gpus=tuple(gpus))
+
+
 def _groups(usable: Iterable[FleetGpu], like: Replica, count: int) -> Iterator[Replica]:
     """Neighbouring GPUs of one node; where NVLink joins pairs, a group of two is such a pair."""
     for _, members in groupby(usable, lambda g: g.node.name):
         here = list(members)
-        paired = count == 2 and here[0].node.nvlink_domain == "pair"
+        paired = like.shape.block == 2 and here[0].node.nvlink_domain == "pair"
         for at in range(len(here) - count + 1):
             group = here[at : at + count]
             if paired and (group[0].device.index % 2 or not _neighbours(group)):

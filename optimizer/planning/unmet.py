@@ -297,6 +297,8 @@ def _shape(way: Candidate) -> str:
         return f"a share of {words.gib(shape.share.memory_mib)} on {way.gpu}"
     if shape.gpus == 1:
         return f"a whole {way.gpu}"
+    if shape.stages > 1:
+        return f"{shape.stages} times {shape.block} whole {way.gpu}, each in one node"
     return f"{shape.gpus} whole {way.gpu} in one node"
 
 
