@@ -90,6 +90,12 @@ def disruption_mib(problem: PlacementProblem, found: Placement) -> int:
     return loads + MIB_PER_GIB * len(_cut_anew(problem, current, found))
 
 
+def starting(problem: PlacementProblem, found: Placement) -> list[Replica]:
+    """Replicas for which a copy must start: where or as they run now they do not stay."""
+    before = {r.id: r for r in problem.current.replicas} if problem.current is not None else {}
+    return [r for r in found.replicas if not _stays(r, before.get(r.id))]
+
+
 def _stays(replica: Replica, before: Replica | None) -> bool:
     return (
         before is not None

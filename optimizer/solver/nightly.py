@@ -18,8 +18,14 @@ from optimizer.solver.ear import listening
 from optimizer.solver.formulation import Copies, Expr, Formulation, build, total
 from optimizer.solver.integer import Clock, Level, Search, common_divisor, priorities
 from optimizer.solver.master import Master
-from optimizer.solver.measure import disruption_mib
-from optimizer.solver.rebalance import Ask
+from optimizer.solver.measure import (
+    candidates_of,
+    disruption_mib,
+    price_micros,
+    starting,
+    unmet_ppm,
+)
+from optimizer.solver.rebalance import Ask, consolidate
 from optimizer.solver.relocation import only_places, relocate, told_apart
 from optimizer.solver.reserve import reserve
 from optimizer.solver.search import DISRUPTION, PRICE, UNMET, nothing_found, outcome_of
@@ -82,7 +88,32 @@ def _within(
         _least(search, PRICE, f.price_micros(), limits, _unlimited(search))
         _least(search, DISRUPTION, f.disruption_mib(), limits)
     found = placement(f, search.values)
+    if worth is None and ask.free_gpus is None:
+        found = _moved_on(problem, found, search, ask)
     return outcome_of(problem, clock, found, _plain(problem, found, search))
+
+
+def _moved_on(problem: PlacementProblem, found: Placement, search: Search, ask: Ask) -> Placement:
+    """With what the limits still allow, what runs in MIG slices moved closer together as it runs.
+
+    Where the search was cut short on a large fleet, it left moves that only the flow over alike
+    GPUs sees; the bounds hold for its answer too.
+    """
+    proved = any(x.name == PRICE and x.value == x.bound for x in search.levels)
+    if proved or any(d.reserve for d in problem.deployments):
+        return found
+    new, candidate_of = starting(problem, found), candidates_of(problem)
+    loads = sum(c.load_mib for r in new if (c := candidate_of(r)) is not None)
+    spare = Ask(
+        None if ask.max_moves is None else max(0, ask.max_moves - len(new)),
+        None if ask.max_load_mib is None else max(0, ask.max_load_mib - loads),
+        whole_gpus=ask.whole_gpus,
+    )
+    further = consolidate(replace(problem, current=found), search.clock.limits, spare).incumbent
+    if further is None or unmet_ppm(problem, further) != unmet_ppm(problem, found):
+        return found
+    dearer = price_micros(problem, further) >= price_micros(problem, found)
+    return found if dearer else further
 
 
 def _served(search: Search, limits: Limits) -> bool:
