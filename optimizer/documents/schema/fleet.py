@@ -40,7 +40,9 @@ class NodeDoc(Strict):
     sharing: list[Sharing] | None = Field(None, min_length=1, description="mig, whole, shared")
     mig_layouts: Layouts = Field("free", description="free, or fixed: layouts may not change")
     nvlink_domain: Text | None = Field(None, description="node, pair, none, or a shared name")
-    network_gbs: Positive | None = Field(None, description="GB/s per direction")
+    network_gbs: Positive | None = Field(
+        None, description="GB/s per direction, for pipelines over nodes; unknown: no limit"
+    )
     cpu_cores: Positive | None = Field(None, description="CPU cores for replicas")
     memory_gib: Positive | None = Field(None, description="host memory for replicas, GiB")
     cordoned: bool = Field(False, description="true: nothing new may run on it")

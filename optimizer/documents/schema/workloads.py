@@ -69,7 +69,9 @@ class AllowDoc(Strict):
     gpus: list[Text] | None = Field(None, min_length=1)
     sharing: list[Sharing] | None = Field(None, min_length=1)
     tensor_parallel: list[ParallelSize] = Field([1, 2, 4, 8], min_length=1)
-    pipeline_parallel: list[ParallelSize] = Field([1], min_length=1)
+    pipeline_parallel: list[ParallelSize] = Field(
+        [1], min_length=1, description="stages; each of tensor_parallel GPUs, in any nodes"
+    )
 
 
 class LoraDoc(Strict):
