@@ -75,6 +75,7 @@ class _Case:
     replicas: int
     rooms: Rooms
     reopened: Mapping[str, Sequence[FleetGpu]]  # by product, nodes with cordons as if they had none
+    any_network: bool = False  # whether links are asked for no room
 
     def explained(self, dropped: Sequence[Dropped]) -> tuple[str, str | None]:
         """What was short, and the smallest fix where one is certain to help."""
@@ -88,6 +89,10 @@ class _Case:
         open_way = next((w for w in shapes if self._free(w)), None)
         if open_way is not None:
             return self._still_free(open_way), None
+        slow = next((w for w in shapes if replace(self, any_network=True)._free(w)), None)
+        if slow is not None:
+            handed = f"{slow.network_mbs} MB/s that its stages hand over"
+            return f"network_bandwidth: no free nodes have links with {handed} left", None
         shut = self._behind_cordons(shapes)
         if shut is not None and shut.serves:
             return "cordon: only GPUs that are cordoned have room for it", f"uncordon {shut.names}"
@@ -137,7 +142,22 @@ class _Case:
     def _free(self, way: Candidate, gpus: Iterable[FleetGpu] | None = None) -> Replica | None:
         """A place for one more, of these GPUs or the whole fleet."""
         gpus = self.problem.fleet.gpus() if gpus is None else gpus
-        return next(places(gpus, self.rooms, self._like(way), way.gpu), None)
+        found = places(gpus, self.rooms, self._like(way), way.gpu)
+        return next((one for one in found if self.any_network or self._linked(one, way)), None)
+
+    def _linked(self, place: Replica, way: Candidate) -> bool:
+        """Whether the links of its nodes have left what its stages hand over."""
+        if len(place.nodes) == 1 or not way.network_mbs:
+            return True
+        matcher = Matcher(self.problem)
+        for name in place.nodes:
+            link = self.rooms.nodes[name].network_mbs
+            across = [r for r in self.rooms.on_node[name].values() if len(r.nodes) > 1]
+            ways = [matcher.candidate(r) for r in across]
+            handed = way.network_mbs + sum(w.network_mbs for w in ways if w is not None)
+            if link is not None and handed > link:
+                return False
+        return True
 
     def _fitting(
         self, way: Candidate, count: int, gpus: Sequence[FleetGpu] | None = None
