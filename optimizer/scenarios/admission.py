@@ -18,8 +18,8 @@ def admission(inputs: Inputs, planned: Planned, new: Sequence[Deployment]) -> Js
     ``seconds`` is the solving part: the fleet read already, the ways to run it known. Raises
     BrokenPlan where the judge finds fault with the placement.
     """
-    from optimizer.solver.admit import Planned as Beside
     from optimizer.solver.admit import admit, after
+    from optimizer.solver.beside import Planned as Beside
     from optimizer.verify import verify
 
     unit = inputs.fleet.unit
@@ -28,6 +28,7 @@ def admission(inputs: Inputs, planned: Planned, new: Sequence[Deployment]) -> Js
     for one in new:
         ways = size(inputs.fleet, (one,), inputs.engines, None, inputs.gpus).candidates[one.name]
         beside = Beside.of(problem, placement)
+        beside.ready()
         started = time.monotonic()
         found = admit(beside, one, ways)
         seconds += time.monotonic() - started

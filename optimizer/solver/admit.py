@@ -5,38 +5,39 @@ program grows with the variety of the fleet and not with its size. Its optimum i
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ortools.sat.python import cp_model
 
 from optimizer.domain.config import Candidate
-from optimizer.domain.fleet import FleetGpu, Node, Sharing
-from optimizer.domain.gpu import PlacedProfile, Use
-from optimizer.domain.placement import Placement, Replica, node_of, replica_order
-from optimizer.domain.problem import PlacementProblem, capacity_mrps
+from optimizer.domain.fleet import FleetGpu, Limits, Node, Sharing
+from optimizer.domain.gpu import Use
+from optimizer.domain.placement import Placement, Replica, replica_order
+from optimizer.domain.problem import capacity_mrps
 from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
+from optimizer.solver.beside import Company, Planned, Room, is_empty
 from optimizer.solver.columns import (
     Refill,
     additions,
-    avoided,
     cordon,
     counted,
     domain_of,
-    fixed_layout,
     pin,
     share_patterns,
     shares_of,
 )
 from optimizer.solver.formulation import Expr, total
 from optimizer.solver.integer import value_of
-from optimizer.solver.measure import candidates_of
+from optimizer.solver.offers import least
+from optimizer.solver.room import Found
 from optimizer.solver.where import Seat, layout
 
 EFFORT = 5.0  # deterministic
 SHORT_EFFORT = 0.5
+SHORTEST_EFFORT = 0.02  # for fewer replicas where the price is known already
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,73 +53,20 @@ class Admitted:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """What one GPU has left. ``taken`` instances stay; ``kept``: its layout is fixed to these."""
-
-    used: bool
-    modes: tuple[Sharing, ...]
-    taken: tuple[PlacedProfile, ...] = ()
-    kept: tuple[PlacedProfile, ...] | None = None
-    share: Use | None = None  # of a shared or an empty GPU
-
-
 @dataclass(slots=True)
 class _Kind:
     """Alike nodes: how many GPUs of each room every one of them has."""
 
     node: Node
-    rooms: dict[_Room, list[list[str]]] = field(default_factory=dict)  # GPUs, node by node
+    rooms: dict[Room, list[list[str]]] = field(default_factory=dict)  # GPUs, node by node
     nodes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A planned fleet, read once: who is on each GPU, what is left of each node."""
-
-    problem: PlacementProblem
-    placement: Placement
-    gpus: tuple[FleetGpu, ...]
-    on_gpu: Mapping[str, list[Replica]]
-    on_node: Mapping[str, set[str]]
-    kept: Mapping[str, list[PlacedProfile | None]]
-    fixed: Mapping[str, tuple[PlacedProfile, ...]]
-    cpu: Counter[str]
-    memory: Counter[str]
-    network: Counter[str]  # MB/s that pipelines over several nodes hand over
-
-    @classmethod
-    def of(cls, problem: PlacementProblem, placement: Placement) -> "Planned":
-        """Index a placement."""
-        names = {d.name: d for d in problem.deployments}
-        on_gpu: dict[str, list[Replica]] = defaultdict(list)
-        on_node: dict[str, set[str]] = defaultdict(set)
-        kept: dict[str, list[PlacedProfile | None]] = defaultdict(list)
-        cpu, memory, network = Counter[str](), Counter[str](), Counter[str]()
-        way_of = candidates_of(problem)
-        for replica in placement.replicas:
-            for gpu in replica.gpus:
-                on_gpu[gpu].append(replica)
-            for node in replica.nodes:
-                on_node[node].add(replica.deployment)
-                cpu[node] += names[replica.deployment].host_cpu_millicores
-                memory[node] += names[replica.deployment].host_memory_mib
-            way = way_of(replica) if len(replica.nodes) > 1 else None
-            network.update(dict.fromkeys(replica.nodes, way.network_mbs if way else 0))
-        for piece in placement.reserved:
-            for gpu in piece.gpus:
-                kept[gpu].append(piece.mig)
-        gpus = tuple(problem.fleet.gpus())
-        fixed = fixed_layout(problem)
-        return cls(problem, placement, gpus, on_gpu, on_node, kept, fixed, cpu, memory, network)
 
 
 def admit(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> Admitted:
     """The cheapest room for the deployment, all of its demand served and every rule kept."""
     if any(other == new.name for names in planned.on_node.values() for other in names):
         raise ValueError(f"{new.name} runs already")
-    program = _Program(planned, new, ways)
-    status = program.solve()
+    program, status = _solved(planned, new, ways)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         seats = program.seats()
         replicas = tuple(
@@ -135,6 +83,19 @@ def admit(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> Admit
         return Admitted(replicas, program.price_micros(), status == cp_model.OPTIMAL)
     exact = status == cp_model.INFEASIBLE
     return Admitted((), 0, exact, _reason(planned, new, ways) if exact else "not settled in time")
+
+
+def _solved(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> tuple["_Program", Any]:
+    """The cheapest room: where its least price is reached on a few nodes, there; else anywhere."""
+    low = least(planned, new, ways)
+    if isinstance(low, Found):
+        few = _Program(planned, new, ways, frozenset(low.names))
+        if few.reaches(low):
+            return few, cp_model.OPTIMAL
+    program = _Program(planned, new, ways)
+    if low is None:
+        return program, cp_model.INFEASIBLE
+    return program, program.solve()
 
 
 RULES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -156,14 +117,14 @@ def _reason(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> str
         return "no way to run it fits a GPU of this fleet"
     for name, fields in RULES:
         eased = replace(new, **fields)
-        if eased != new and _fits(_Program(planned, eased, ways)):
+        if eased != new and fits(planned, eased, ways):
             return f"{name}: without it, it fits"
     limits = planned.problem.fleet.limits
     if limits.price_micros_per_hour is not None or limits.rack_power_w is not None:
         open_ended = replace(planned.problem.fleet, limits=replace(
             limits, price_micros_per_hour=None, rack_power_w=None))  # fmt: skip
         eased_problem = replace(planned.problem, fleet=open_ended)
-        if _fits(_Program(replace(planned, problem=eased_problem), new, ways)):
+        if fits(replace(planned, problem=eased_problem, states=[]), new, ways):
             return "price_limit or power_limit: without them, it fits"
     most = _Program(planned, new, ways).most()
     if new.asked_mrps:
@@ -173,7 +134,12 @@ def _reason(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> str
 
 def fits(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> bool:
     """Whether room for all of it was found, at any price."""
-    return bool(ways) and _fits(_Program(planned, new, ways))
+    if not ways:
+        return False
+    low = least(planned, new, ways)
+    if isinstance(low, Found) and _fits(_Program(planned, new, ways, frozenset(low.names))):
+        return True
+    return low is not None and _fits(_Program(planned, new, ways))
 
 
 def _fits(program: "_Program") -> bool:
@@ -187,7 +153,7 @@ class _Place:
     kind: _Kind
     candidate: Candidate
     count: Expr
-    room: _Room | None
+    room: Room | None
 
 
 @dataclass(slots=True)
@@ -209,7 +175,7 @@ class _Fill:
     """So many GPUs of one room filled one way."""
 
     kind: _Kind
-    room: _Room
+    room: Room
     count: Expr
     mig: Refill | None = None
     shares: tuple[tuple[Use, int], ...] = ()
@@ -217,8 +183,15 @@ class _Fill:
 
 
 class _Program:
-    def __init__(self, planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> None:
-        self.planned, self.new = planned, new
+    def __init__(
+        self,
+        planned: Planned,
+        new: Deployment,
+        ways: Sequence[Candidate],
+        among: frozenset[str] | None = None,
+    ) -> None:
+        """``among``: only these nodes."""
+        self.planned, self.new, self.among = planned, new, among
         self.ways = [way for way in ways if not way.running_only]
         self.model = cp_model.CpModel()
         self.solver = cp_model.CpSolver()
@@ -230,6 +203,7 @@ class _Program:
         host = new.host_cpu_millicores or new.host_memory_mib
         staged = any(way.shape.stages > 1 for way in self.ways)
         self.by_node = bool(new.spread_node is not None or new.survive == "node" or host or staged)
+        self.apart = self.by_node or new.survive is not None or new.spread_rack is not None
         self.kinds = list(self._kinds())
         self.pipelines = list(self._pipelines())
         for kind in self.kinds:
@@ -242,14 +216,18 @@ class _Program:
 
     def _kinds(self) -> Iterator[_Kind]:
         products = {way.gpu for way in self.ways}
-        by_node: dict[str, list[tuple[_Room, str]]] = defaultdict(list)
+        by_node: dict[str, list[tuple[Room, str]]] = defaultdict(list)
         nodes: dict[str, Node] = {}
-        alone = _Company(self.planned, self.new)
-        for gpu in self.planned.gpus:
+        alone = Company(self.planned, self.new)
+        gpus: Iterable[FleetGpu] = self.planned.gpus
+        if self.among is not None:
+            by_name = self.planned.ready().gpus
+            gpus = (gpu for name in sorted(self.among) for gpu in by_name[name])
+        for gpu in gpus:
             if gpu.gpu.name not in products or not cordon(gpu) or not pin(self.new, gpu):
                 continue
             if alone.welcome_on_node(gpu.node.name):
-                room = self._room(gpu, alone)
+                room = self.planned.room(gpu, alone)
                 if room is not None:
                     by_node[gpu.node.name].append((room, gpu.id))
                     nodes[gpu.node.name] = gpu.node
@@ -257,7 +235,7 @@ class _Program:
         for name, rooms in by_node.items():
             for some in self._parts(rooms):
                 sizes = Counter(room for room, _ in some)
-                empty = frozenset((r, n) for r, n in sizes.items() if _empty(r) or self.by_node)
+                empty = frozenset((r, n) for r, n in sizes.items() if is_empty(r) or self.by_node)
                 key = (self._alike(nodes[name]), empty)
                 kind = found.setdefault(key, _Kind(nodes[name]))
                 kind.nodes += 1
@@ -266,12 +244,12 @@ class _Program:
                     kind.rooms.setdefault(room, []).append(ids)
         return iter(found.values())
 
-    def _parts(self, rooms: list[tuple[_Room, str]]) -> list[list[tuple[_Room, str]]]:
+    def _parts(self, rooms: list[tuple[Room, str]]) -> list[list[tuple[Room, str]]]:
         """A node's GPUs together; or apart where only groups of empty ones care for the node."""
         if self.by_node:
             return [rooms]
-        empty = [pair for pair in rooms if _empty(pair[0])]
-        rest = [pair for pair in rooms if not _empty(pair[0])]
+        empty = [pair for pair in rooms if is_empty(pair[0])]
+        rest = [pair for pair in rooms if not is_empty(pair[0])]
         return [some for some in (empty, rest) if some]
 
     def _alike(self, node: Node) -> object:
@@ -285,32 +263,6 @@ class _Program:
             node.gpu.name,
             self.planned.problem.fleet.price_micros(node),
         )
-
-    def _room(self, gpu: FleetGpu, alone: "_Company") -> _Room | None:
-        here = self.planned.on_gpu.get(gpu.id, [])
-        pieces = self.planned.kept.get(gpu.id, [])
-        fixed = self.planned.fixed.get(gpu.id)
-        if any(mig is None for mig in pieces) or not alone.welcome(here, bool(pieces)):
-            return None
-        modes = tuple(m for m in gpu.node.sharing if not fixed or m is Sharing.MIG)
-        if fixed == ():
-            modes = tuple(m for m in modes if m is not Sharing.MIG)
-        if not here and not pieces:
-            return _Room(False, modes, kept=fixed or None, share=gpu.gpu.room)
-        held = [r.mig for r in here if r.mig] + [mig for mig in pieces if mig]
-        if len(held) == len(here) + len(pieces):
-            return _Room(True, (Sharing.MIG,), tuple(sorted(held)), fixed or None)
-        shares = [r.share for r in here if r.share]
-        if len(shares) < len(here):
-            return None  # held whole
-        used = sum(shares, Use())
-        whole = gpu.gpu.room
-        left = Use(
-            whole.memory_mib - used.memory_mib,
-            whole.bandwidth_mbs - used.bandwidth_mbs,
-            whole.compute_ppm - used.compute_ppm,
-        )
-        return _Room(True, (Sharing.SHARED,), share=left)
 
     # --- how it may be filled
 
@@ -332,7 +284,7 @@ class _Program:
                 self.model.add(total(some) <= gpus)
         self._groups(kind, whole)
 
-    def _slices(self, kind: _Kind, room: _Room, gpus: int, ways: list[Candidate]) -> Iterator[Expr]:
+    def _slices(self, kind: _Kind, room: Room, gpus: int, ways: list[Candidate]) -> Iterator[Expr]:
         table = kind.node.gpu.mig
         cut = [w for w in ways if w.shape.sharing is Sharing.MIG]
         profiles = tuple(sorted({w.shape.profile or "" for w in cut}))
@@ -360,7 +312,7 @@ class _Program:
                 total(self._place(kind, way, most, room) for way in same) <= total(offered)
             )
 
-    def _shares(self, kind: _Kind, room: _Room, gpus: int, ways: list[Candidate]) -> Iterator[Expr]:
+    def _shares(self, kind: _Kind, room: Room, gpus: int, ways: list[Candidate]) -> Iterator[Expr]:
         sizes = shares_of(ways, kind.node.gpu.name)
         supply: dict[Use, list[Expr]] = defaultdict(list)
         for pattern in share_patterns(room.share or Use(), sizes) or ():
@@ -380,7 +332,7 @@ class _Program:
         if not taken:
             return
         empty = [
-            sum(len(ids[n]) for room, ids in kind.rooms.items() if _empty(room))
+            sum(len(ids[n]) for room, ids in kind.rooms.items() if is_empty(room))
             for n in range(kind.nodes)
         ]
         most = kind.nodes * max(empty)
@@ -427,7 +379,9 @@ class _Program:
         self.model.add(total(over) == pipeline.count)
 
     def _pairs(self, kind: _Kind) -> list[tuple[str, str]]:
-        free = {g for room, ids in kind.rooms.items() if _empty(room) for some in ids for g in some}
+        free = {
+            g for room, ids in kind.rooms.items() if is_empty(room) for some in ids for g in some
+        }
         lows = sorted(int(gpu.rpartition("/")[2]) for gpu in free)
         name = kind.node.name
         return [
@@ -436,7 +390,7 @@ class _Program:
             if i % 2 == 0 and f"{name}/{i + 1}" in free
         ]
 
-    def _place(self, kind: _Kind, way: Candidate, most: int, room: _Room | None) -> Expr:
+    def _place(self, kind: _Kind, way: Candidate, most: int, room: Room | None) -> Expr:
         count = self.model.new_int_var(0, min(most, self._useful(way)), f"{way.gpu}")
         self.places.append(_Place(kind, way, count, room))
         return count
@@ -515,15 +469,14 @@ class _Program:
 
     def _ceilings(self) -> None:
         fleet = self.planned.problem.fleet
-        used = {*self.planned.on_gpu, *self.planned.kept}
-        prices = {g.id: fleet.price_micros(g.node) for g in self.planned.gpus}
         self.cost = total(
             fleet.price_micros(fill.kind.node) * fill.count
             for fill in self.fills
             if not fill.room.used
         )
+        used = {*self.planned.on_gpu, *self.planned.kept} if fleet.limits != Limits() else set()
         if fleet.limits.price_micros_per_hour is not None:
-            now = sum(prices[gpu] for gpu in used)
+            now = sum(fleet.price_micros(g.node) for g in self.planned.gpus if g.id in used)
             self.model.add(self.cost <= fleet.limits.price_micros_per_hour - now)
         if fleet.limits.rack_power_w is None:
             return
@@ -546,17 +499,38 @@ class _Program:
         status = self._solved(self.cost, EFFORT)
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return status
-        cheapest = self.values
         self.model.add(self.cost <= self.at(self.cost))
-        for index, value in enumerate(cheapest):
-            self.model.add_hint(self.model.get_int_var_from_proto_index(index), value)
+        self._hint(self.values)
         self._solved(self.running, SHORT_EFFORT)
         return status
 
-    def feasible(self) -> bool:
+    def reaches(self, low: Found) -> bool:
+        """Whether room for all of it costs no more; then with few replicas, by a short look."""
+        self.model.add(self.cost <= low.price)
+        here: dict[str, list[Expr]] = defaultdict(list)
+        for fill in self.fills:
+            if not fill.room.used:
+                node = fill.kind.node
+                here[node.name if node.name in low.switched else node.rack_domain].append(
+                    fill.count
+                )
+        if self.apart and low.switched.keys() <= here.keys():
+            for name, some in here.items():
+                self.model.add(total(some) == low.switched.get(name, 0))
+        status = self._solved(self.running, SHORTEST_EFFORT)
+        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            status = self._solved(self.running, SHORT_EFFORT)
+        return status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+
+    def _hint(self, values: list[int]) -> None:
+        self.values = values
+        for index, value in enumerate(values):
+            self.model.add_hint(self.model.get_int_var_from_proto_index(index), value)
+
+    def feasible(self, effort: float = EFFORT) -> bool:
         """Whether any room for all of it was found."""
         self.solver.parameters.num_workers = 1
-        self.solver.parameters.max_deterministic_time = EFFORT
+        self.solver.parameters.max_deterministic_time = effort
         return self.solver.solve(self.model) in (cp_model.OPTIMAL, cp_model.FEASIBLE)
 
     def _solved(self, goal: Expr, effort: float) -> Any:
@@ -606,7 +580,7 @@ class _Program:
                 found.append(Seat(self.new.name, pipeline.candidate, gpus))
         return found
 
-    def _wanted(self, kind: _Kind, room: _Room | None) -> list[Candidate]:
+    def _wanted(self, kind: _Kind, room: Room | None) -> list[Candidate]:
         return [
             p.candidate
             for p in self.places
@@ -614,8 +588,8 @@ class _Program:
             for _ in range(self.at(p.count))
         ]
 
-    def _whole(self, kind: _Kind, free: dict[_Room, list[list[str]]]) -> Iterator[Seat]:
-        rooms = [room for room in free if _empty(room)]
+    def _whole(self, kind: _Kind, free: dict[Room, list[list[str]]]) -> Iterator[Seat]:
+        rooms = [room for room in free if is_empty(room)]
         pairs = self._pairs(kind) if kind.node.nvlink_domain == "pair" else []
         wanted: list[tuple[Candidate, int, _Pipeline | None]] = [
             (way, way.shape.gpus, None) for way in self._wanted(kind, None)
@@ -666,52 +640,11 @@ class _Program:
 
 
 def _block(
-    kind: _Kind, free: dict[_Room, list[list[str]]], rooms: list[_Room], size: int
+    kind: _Kind, free: dict[Room, list[list[str]]], rooms: list[Room], size: int
 ) -> list[str]:
     """So many free GPUs of one node."""
     n = next(n for n in range(kind.nodes) if sum(len(free[r][n]) for r in rooms) >= size)
     return [gpu for room in rooms for gpu in free[room][n]][:size]
-
-
-def _empty(room: _Room) -> bool:
-    return Sharing.WHOLE in room.modes and not room.used
-
-
-class _Company:
-    """Who may lie beside whom (rules isolation, anti_affinity, affinity)."""
-
-    def __init__(self, planned: Planned, new: Deployment) -> None:
-        self.planned, self.new = planned, new
-        problem = planned.problem
-        self.names = {d.name: d for d in problem.deployments}
-        both = replace(problem, deployments=(*problem.deployments, new))
-        self.apart = avoided(both).get(new.name, set())
-
-    def welcome(self, here: Sequence[Replica], kept: bool) -> bool:
-        """Whether those on a GPU bear the deployment beside them, and it bears them."""
-        if kept and self.new.isolate != "none":
-            return False
-        if here and self.new.isolate == "gpu":
-            return False
-        others = {r.deployment for r in here}
-        if others & self.apart:
-            return False
-        return all(self._bears(self.names[name], ("tenant", "node", "gpu")) for name in others)
-
-    def _bears(self, other: Deployment, kinds: tuple[str, ...]) -> bool:
-        if other.isolate == "gpu" and "gpu" in kinds:
-            return False
-        strict = other.isolate in kinds or self.new.isolate in kinds
-        return not strict or other.tenant == self.new.tenant
-
-    def welcome_on_node(self, node: str) -> bool:
-        """Whether the node holds whom it wants near, and nobody who wants the node alone."""
-        here = self.planned.on_node.get(node, set())
-        if not here.issuperset(self.new.near):
-            return False
-        if self.new.isolate == "node" and any(node_of(gpu) == node for gpu in self.planned.kept):
-            return False
-        return all(self._bears(self.names[name], ("node",)) for name in here)
 
 
 def after(planned: Planned, admitted: Admitted) -> Placement:

@@ -15,7 +15,8 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Unmet
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
-from optimizer.solver.admit import RULES, Planned, fits
+from optimizer.solver.admit import RULES, fits
+from optimizer.solver.beside import Planned
 from optimizer.solver.easing import eased_rules, least, lifted_ceilings, opened, refitted
 
 MOST_FIXES = 3

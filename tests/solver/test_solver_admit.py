@@ -1,16 +1,21 @@
 """One more deployment beside a plan: as cheap as a whole plan in which nothing else may move."""
 
+import random
 from collections import Counter
 from dataclasses import replace
 
 import pytest
+from ortools.sat.python import cp_model
 from stagedproblems import wide_problem
 
-from builders import a100, candidate, deployment, fleet, node, place, problem, replica
+from builders import a100, candidate, deployment, fleet, gpu, node, place, problem, replica
+from optimizer.domain.config import Candidate
 from optimizer.domain.outcome import Limits
 from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Deployment
 from optimizer.solver import solve
-from optimizer.solver.admit import Planned, admit, after
+from optimizer.solver.admit import _Program, admit, after
+from optimizer.solver.beside import Planned
 from optimizer.verify import objectives, verify
 from randomproblems import ruled_problem
 
@@ -84,3 +89,45 @@ def test_a_refusal_names_what_binds(fields: dict, said: str) -> None:
     new = deployment("new", **{"replicas": 2, **fields})
     admitted = admit(Planned.of(old, before), new, [candidate("new", a100(), profile="1g.10gb")])
     assert (admitted.reason, admitted.replicas) == (said, ())
+
+
+def drawn(seed: int) -> tuple[Planned, Deployment, list[Candidate]]:
+    """A planned fleet in three racks, and a newcomer with one of the rules that look at domains."""
+    dice = random.Random(seed)
+    big, small = a100(), gpu("l40s")
+    nodes = [node(f"a{i}", big, 2, price=2.0, rack=f"ra{i // 2}") for i in range(4)]
+    nodes += [node(f"l{i}", small, 2, price=1.0, rack=f"rl{i // 2}") for i in range(4)]
+    machines = fleet(*nodes)
+    old = deployment("old", replicas=6)
+    here = [replica(f"old/{i}", f"a{dice.randrange(4)}/{i % 2}", mig=f"2g.20gb@{i % 3 * 2}")
+            for i in range(0, 6, 2)]  # fmt: skip
+    rule = dice.choice(
+        [{}, {"spread_node": 1}, {"spread_rack": 2}, {"survive": "node"}, {"survive": "rack"},
+         {"survive": "rack", "spread_node": 1}, {"survive": "node", "spread_rack": 2}]
+    )  # fmt: skip
+    new = deployment("new", rps=dice.randint(10, 260) / 10, **rule)
+    ways = [
+        candidate("new", big, profile="2g.20gb", rps=dice.randint(8, 15) / 10),
+        candidate("new", big, profile="3g.40gb", rps=dice.randint(15, 25) / 10),
+        candidate("new", big, rps=dice.randint(35, 45) / 10),
+        candidate("new", big, gpus=2, rps=dice.randint(70, 80) / 10),
+        candidate("new", small, rps=dice.randint(10, 25) / 10),
+    ]
+    unique = {tuple(r.gpus) + (r.mig,): r for r in here}
+    return Planned.of(problem(machines, [old], []), place(*unique.values())), new, ways
+
+
+def test_a_few_nodes_reach_the_price_that_all_would() -> None:
+    told = Counter[bool]()
+    for seed in range(60):
+        planned, new, ways = drawn(seed)
+        admitted = admit(planned, new, ways)
+        whole = _Program(planned, new, ways)
+        fits = whole.solve() == cp_model.OPTIMAL
+        told[fits] += 1
+        assert (admitted.reason is None) is fits, seed
+        assert admitted.exact
+        if fits:
+            assert admitted.marginal_micros == whole.price_micros(), seed
+    assert told[True] > 20
+    assert told[False] > 3
