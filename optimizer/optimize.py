@@ -161,7 +161,7 @@ def optimize(
     trajectory = Trajectory(clocks.stopwatch, progress or (lambda _: None))
     problem, sizing = pose(inputs)
     outcome = spared(problem, judged(problem, limits, trajectory, search), limits.gap)
-    outcome = beyond_pins(problem, outcome, inputs, limits)
+    outcome = promises_eased(problem, beyond_pins(problem, outcome, inputs, limits), inputs, limits)
     outcome, ordered = reached(problem, outcome, pace or Pace(), limits.gap)
     run = PlanRun(
         seconds=round(clocks.stopwatch() - watch, 3),
@@ -203,20 +203,37 @@ def beyond_pins(
     return told if told.termination is Termination.INFEASIBLE else outcome
 
 
+def promises_eased(
+    problem: PlacementProblem, outcome: Outcome, inputs: Inputs, limits: Limits
+) -> Outcome:
+    """An impossible outcome, with the promises of SLOs that would have to give way."""
+    if outcome.termination is not Termination.INFEASIBLE:
+        return outcome
+    from optimizer.solver.conflict import with_slo_fixes
+
+    return with_slo_fixes(problem, outcome, limits, resizing(inputs))
+
+
+def resizing(inputs: Inputs) -> Callable[[Deployment], tuple[Candidate, ...]]:
+    """The ways to run a deployment that was changed."""
+
+    def resized(deployment: Deployment) -> tuple[Candidate, ...]:
+        sizing = size(inputs.fleet, (deployment,), inputs.engines, None, inputs.gpus)
+        return sizing.candidates[deployment.name]
+
+    return resized
+
+
 def mended(
     plan: Plan, problem: PlacementProblem, inputs: Inputs, few: int = 3
 ) -> tuple[Unmet, ...]:
     """What goes short, the first ``few`` with changes that were solved and would serve them."""
     from optimizer.solver.remedy import remedy
 
-    def resized(deployment: Deployment) -> tuple[Candidate, ...]:
-        sizing = size(inputs.fleet, (deployment,), inputs.engines, None, inputs.gpus)
-        return sizing.candidates[deployment.name]
-
     found = []
     for number, one in enumerate(plan.unmet):
         told = None
         if number < few:
-            told = remedy(problem, plan.placement, one.deployment, resized)
+            told = remedy(problem, plan.placement, one.deployment, resizing(inputs))
         found.append(one if told is None else told.applied(one))
     return tuple(found)

@@ -13,6 +13,7 @@ from optimizer.domain.fleet import Fleet, Node
 from optimizer.domain.outcome import Limits, Outcome, Termination
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem, with_reserve
+from optimizer.domain.workload import Deployment
 from optimizer.solver.columns import (
     Site,
     coarse_sites,
@@ -27,6 +28,7 @@ from optimizer.solver.formulation import build
 from optimizer.solver.integer import Clock, run
 from optimizer.solver.large import is_large
 from optimizer.solver.measure import frail
+from optimizer.solver.promises import Resize, slo_fixes
 
 Pins = tuple[tuple[str, tuple[str, ...]], ...]
 EFFORT = 2.0  # deterministic, of one question
@@ -63,6 +65,33 @@ def foreseen(problem: PlacementProblem, limits: Limits) -> Outcome | None:
     asking = _asking(limits)
     few = clashing(with_reserve(problem), asking.possible)
     return None if few is None else _infeasible(asking, few, with_reserve(problem))
+
+
+def with_slo_fixes(
+    problem: PlacementProblem, outcome: Outcome, limits: Limits, resize: Resize
+) -> Outcome:
+    """A clash's outcome, with the least relaxed promise of an SLO that lets its rules hold.
+
+    More is carried by each replica then. ``resize`` gives the ways to run under another SLO.
+    """
+    told = [r.partition(": ")[2] for r in outcome.conflict if r.startswith("survive: ")]
+    asking, wide = _asking(limits), with_reserve(problem)
+    names = {d.name: d for d in wide.deployments}
+    notes: list[str] = []
+    few, said = demanding(wide), "a plan is possible"
+    if is_large(few):
+        few = demanding(wide, {r.partition(": ")[2] or r for r in outcome.conflict})
+        said = "these rules can hold"
+    for name in told:
+
+        def helps(changed: Deployment, few: PlacementProblem = few) -> bool | None:
+            some = tuple(changed if d.name == changed.name else d for d in few.deployments)
+            offered = {**few.candidates, changed.name: tuple(resize(changed))}
+            return asking.possible(replace(few, deployments=some, candidates=offered))
+
+        for _, fix in slo_fixes(names[name], helps):
+            notes.append(f"{said} with {name}.slo: {fix}")
+    return replace(outcome, notes=(*outcome.notes, *notes))
 
 
 def _asking(limits: Limits) -> "_Asking":

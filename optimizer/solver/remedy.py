@@ -4,9 +4,8 @@ Each rule left out, each number made looser, each GPU added and each promise of 
 tried by solving: the deployment is placed anew, in full, beside all the others of the plan.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from optimizer.domain import words
 from optimizer.domain.config import Candidate
@@ -18,13 +17,11 @@ from optimizer.domain.workload import Deployment
 from optimizer.solver.admit import RULES, fits
 from optimizer.solver.beside import Planned
 from optimizer.solver.easing import eased_rules, least, lifted_ceilings, opened, refitted
+from optimizer.solver.promises import Resize, slo_fixes
 
 MOST_FIXES = 3
 MOST_NODES = 32  # of a product
-SLO_STEPS = 300  # hundredths by which a promise is relaxed at most
 SMALL = 1.2  # a promise relaxed by no more than this is the first fix told
-
-Resize = Callable[[Deployment], Sequence[Candidate]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,50 +56,6 @@ def remedy(problem: PlacementProblem, found: Placement, name: str, resize: Resiz
     fixes += [told for factor, told in slo if factor > SMALL]
     fixes += [told for _, told in dropped if told not in fixes]
     return Remedy(tuple(rule for rule, _ in dropped), tuple(fixes[:MOST_FIXES]))
-
-
-def slo_fixes(
-    asked: Deployment, helps: Callable[[Deployment], bool | None]
-) -> Iterator[tuple[float, str]]:
-    """The least relaxed promise of the SLO that helps: each alone, else both; with its factor."""
-    slo = asked.slo
-    if slo is None or asked.model is None:
-        return
-    promised = {n: v for n in ("tpot_ms", "ttft_ms") if (v := getattr(slo, n)) is not None}
-
-    def relaxed(names: tuple[str, ...], step: int) -> Deployment:
-        changed = {n: _relaxed_ms(promised[n], step) for n in names}
-        return replace(asked, slo=replace(slo, **changed))
-
-    alone = False
-    for names in dict.fromkeys([*((name,) for name in promised), tuple(promised)]):
-        if len(names) > 1 and alone:
-            return
-        if not names or not helps(relaxed(names, SLO_STEPS)):
-            continue
-        step = least(SLO_STEPS, partial(_helps, helps, relaxed, names))
-        if step is not None:
-            alone = True
-            told = [
-                f"{n} {words.number(promised[n])} -> {words.number(_relaxed_ms(promised[n], step))}"
-                for n in names
-            ]
-            yield 1 + step / 100, " and ".join(told)
-
-
-def _helps(
-    helps: Callable[[Deployment], bool | None],
-    relaxed: Callable[[tuple[str, ...], int], Deployment],
-    names: tuple[str, ...],
-    step: int,
-) -> bool:
-    return helps(relaxed(names, step)) is True
-
-
-def _relaxed_ms(promised: float, step: int) -> float:
-    """So many hundredths more, in whole milliseconds where it promises at least ten."""
-    value = promised * (1 + step / 100)
-    return float(-(-value // 1)) if promised >= 10 else round(value, 2)
 
 
 class _Case:

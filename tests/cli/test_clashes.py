@@ -35,9 +35,9 @@ def planned(tmp_path, monkeypatch, capsys):
     """Plans the documents; exit code, rules that clash, notes."""
     monkeypatch.chdir(tmp_path)
 
-    def called(rules: str, fleet: str = FLEET):
+    def called(rules: str, fleet: str = FLEET, workloads: str = WORKLOADS):
         Path("fleet.yaml").write_text(fleet, encoding="utf-8")
-        Path("workloads.yaml").write_text(WORKLOADS.replace("RULES", rules), encoding="utf-8")
+        Path("workloads.yaml").write_text(workloads.replace("RULES", rules), encoding="utf-8")
         flags = ["fleet.yaml", "workloads.yaml", "--effort", "5", "-o", "json"]
         monkeypatch.setattr(sys, "argv", ["fleetslice", "plan", *flags])
         code = run()
@@ -86,3 +86,22 @@ def test_a_fixed_layout_has_no_slot_to_keep_free(planned):
     assert "a plan is possible with 1 more a100-80gb-sxm (1 node of 1, each a rack of its own)" in (
         notes
     )
+
+
+def test_a_promise_that_would_have_to_give_way(planned):
+    """At 20 ms a replica carries too little for what is left after a loss."""
+    model = WORKLOADS.replace(
+        WORKLOADS[WORKLOADS.index("    measured") : WORKLOADS.index("    RULES")],
+        "    model: llama-3.1-8b\n"
+        "    demand: {requests_per_second: 30, input_tokens: 700, output_tokens: 200,"
+        " max_context_tokens: 4096}\n"
+        "    slo: {ttft_ms: 4000, tpot_ms: 20}\n"
+        "    allow: {precisions: [bf16], engines: [vllm], tensor_parallel: [1]}\n",
+    )
+    code, _, rules, notes = planned("survive: node", workloads=model)
+    assert (code, rules) == (3, ["survive: chat"])
+    (fix,) = [note for note in notes if "slo" in note]
+    before, after = fix.partition("tpot_ms ")[2].split(" -> ")
+    assert float(before) == 20 < float(after)
+    relaxed = model.replace("tpot_ms: 20", f"tpot_ms: {after}")
+    assert planned("survive: node", workloads=relaxed)[1] != "infeasible"
