@@ -24,6 +24,7 @@ from optimizer.solver.scatter import scattered
 from optimizer.solver.where import Seat, layout
 
 Counted = list[tuple[Copies, int]]
+Strangers = dict[str, set[str]]
 Sharings = (Sharing.WHOLE, Sharing.MIG, Sharing.SHARED)
 MOST_GPUS = 1024  # of one node
 MOST_LOOKED_AT = 200  # nodes tried for a load before it waits for a swap
@@ -149,9 +150,18 @@ def _handed_mbs(load: Load) -> int:
     return load.held[0][0].candidate.network_mbs if len(load.parts) > 1 else 0
 
 
-def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat]:
-    """Seats of all replicas that the counts ask for, as far as the rules let them lie somewhere."""
-    problem = f.problem
+def deal(
+    f: Formulation,
+    values: list[int],
+    fillings: list[Filled],
+    problem: PlacementProblem | None = None,
+) -> list[Seat]:
+    """Seats of all replicas that the counts ask for, as far as the rules let them lie somewhere.
+
+    ``problem``: the one to deal for, where the formulation's is without some of its pins.
+    """
+    problem = problem or f.problem
+    apart = _strangers(problem)
     ground = Ground(
         problem,
         {d.name: d for d in problem.deployments},
@@ -173,12 +183,22 @@ def deal(f: Formulation, values: list[int], fillings: list[Filled]) -> list[Seat
         whole, mig, shared = (copies[s, mode] for mode in Sharings)
         loads = [
             *(group for group in _groups(whole) if group.gpus <= staged.block),
-            *_cut(f, s, values, mig),
-            *_packed(f, s, values, fillings, shared),
+            *_cut(f, s, values, mig, apart),
+            *_packed(f, s, values, fillings, shared, apart),
         ]
         placed = dealers[s].run(loads)
         seats += [seat for load in placed for seat in _seats(site, load)]
     return _near_enough(problem, scattered(problem, seats))
+
+
+def _strangers(problem: PlacementProblem) -> Strangers:
+    """Who may not lie on one GPU with whom: who avoids whom, and who is pinned elsewhere."""
+    found = {name: set(others) for name, others in avoided(problem).items()}
+    pinned = [d for d in problem.deployments if len(d.pin) == 1]
+    for d in pinned:
+        elsewhere = {o.name for o in pinned if o.pin != d.pin}
+        found[d.name] = found.get(d.name, set()) | elsewhere
+    return found
 
 
 def _slack(f: Formulation, values: list[int]) -> dict[str, int]:
@@ -219,9 +239,10 @@ def _groups(copies: Counted) -> Iterator[Load]:
             yield Load(None, c.candidate.shape.gpus, [(c, "")])
 
 
-def _cut(f: Formulation, s: int, values: list[int], copies: Counted) -> Iterator[Load]:
+def _cut(
+    f: Formulation, s: int, values: list[int], copies: Counted, apart: Strangers
+) -> Iterator[Load]:
     """GPUs cut into instances; slots are dealt so that a deployment's replicas lie apart."""
-    apart = avoided(f.problem)
     loads: list[Load] = []
     slots: dict[tuple[int, str, str], list[tuple[int, Load]]] = defaultdict(list)
     for filling in f.fillings:
@@ -247,10 +268,14 @@ def _cut(f: Formulation, s: int, values: list[int], copies: Counted) -> Iterator
 
 
 def _packed(
-    f: Formulation, s: int, values: list[int], fillings: list[Filled], copies: Counted
+    f: Formulation,
+    s: int,
+    values: list[int],
+    fillings: list[Filled],
+    copies: Counted,
+    apart: Strangers,
 ) -> Iterator[Load]:
     """GPUs of shares: by pattern, or by what filled the pool."""
-    apart = avoided(f.problem)
     slots: dict[tuple[int, str, Use], deque[Load]] = defaultdict(deque)
     loads: list[Load] = []
 
@@ -312,8 +337,14 @@ class _Dealer:
         """Largest first; groups fill nodes up, single GPUs go round the nodes."""
         placed: list[Load] = []
         waiting: list[Load] = []
-        for load in sorted(loads, key=lambda load: (-load.gpus, not self.ground.kept(load))):
-            done = self._fill_up(load) if load.gpus > 1 else self._next_round(load)
+        for load in sorted(
+            loads,
+            key=lambda load: (not self._at_home(load), -load.gpus, not self.ground.kept(load)),
+        ):
+            if self._at_home(load):
+                done = self._anywhere(load)
+            else:
+                done = self._fill_up(load) if load.gpus > 1 else self._next_round(load)
             (placed if done else waiting).append(load)
         for load in waiting:
             if self._anywhere(load) or self._by_swap(load, placed) or self._crowded(load):
@@ -330,15 +361,26 @@ class _Dealer:
     def _gpus_for(self, load: Load, node: Node) -> tuple[int, ...]:
         """GPUs of the node that the load may take now; none when they do not do."""
         names = [c.deployment for c, _ in load.held]
+        pinned = [name for name in names if self.ground.deployments[name].pin]
         here = [
             index
             for index, z in self.free[node.name]
             if (z == load.zone or (load.zone is None and not self.site.zones[z].sliced))
             and not any(name in self.barred[z] for name in names)
+            and all(self._may(name, node, index) for name in pinned)
         ]
         if node.nvlink_domain == "pair":
             return _on_pairs(here, load.gpus, load.held[0][0].candidate.shape.block)
         return tuple(here[: load.gpus]) if len(here) >= load.gpus else ()
+
+    def _may(self, name: str, node: Node, index: int) -> bool:
+        """Rule ``pin``, where the formulation knows nothing of it."""
+        wanted = self.ground.deployments[name].pin
+        return node.name in wanted or f"{node.name}/{index}" in wanted
+
+    def _at_home(self, load: Load) -> bool:
+        """Whether a replica of it may lie on one node or GPU alone."""
+        return any(len(self.ground.deployments[c.deployment].pin) == 1 for c, _ in load.held)
 
     def roomy(self, gpus: int) -> Iterator[Node]:
         """Nodes with so many free GPUs, the fullest first, a few of each."""

@@ -71,7 +71,45 @@ def solve_large(
     problem: PlacementProblem, clock: Clock, proof: tuple[Master, Bound] | None = None
 ) -> Large:
     """Everybody served at the least price; else the least unmet demand by priority, then price."""
-    f = build(problem, coarse_sites(problem)) if proof is None else proof[0].f
+    loose = None if proof else unpinned(problem)
+    if loose is not None and not hosts.apply(problem):
+        found = _solved(problem, loose, clock, None)
+        served = all(level.value == 0 for level in found.levels if level.priority is not None)
+        if found.placement is not None and served and not frail(problem, found.placement):
+            return found
+    return _solved(problem, problem, clock, proof)
+
+
+def unpinned(problem: PlacementProblem) -> PlacementProblem | None:
+    """Pins to one node taken for pins to its product: few kinds of nodes, and still a bound.
+
+    Who is pinned so is small beside its product, so dealing finds it room on its node; where it
+    does not, the pinned node must be a kind of its own. None where no pin names one node.
+    """
+    nodes = {node.name: node for node in problem.fleet.nodes}
+    home = {
+        d.name: nodes[d.pin[0].partition("/")[0]].gpu.name
+        for d in problem.deployments
+        if len(d.pin) == 1 and d.pin[0].partition("/")[0] in nodes
+    }
+    if not home:
+        return None
+    offered = {
+        name: tuple(w for w in ways if home.get(name, w.gpu) == w.gpu)
+        for name, ways in problem.candidates.items()
+    }
+    free = tuple(replace(d, pin=()) if d.name in home else d for d in problem.deployments)
+    return replace(problem, deployments=free, candidates=offered)
+
+
+def _solved(
+    problem: PlacementProblem,
+    view: PlacementProblem,
+    clock: Clock,
+    proof: tuple[Master, Bound] | None,
+) -> Large:
+    """The counts by a view of the problem, maybe without pins, and places by all its rules."""
+    f = build(view, coarse_sites(view)) if proof is None else proof[0].f
     everybody = frozenset(priorities(f))
     floors = Floors(dict.fromkeys(everybody, 0), dict.fromkeys(everybody, 0))
     proof = proof or _bound(f, f.price_micros(), everybody, clock, "price_per_hour")
@@ -86,7 +124,7 @@ def solve_large(
     if choice is None:
         return Large()
     clock.report(Progress("where"))
-    found = _outliving(f, choice, proof[0].complete, floors.price, clock)
+    found = _outliving(problem, f, choice, proof[0].complete, floors.price, clock)
     found = _filled_up(problem, found)
     found = min((found, hosted or found), key=lambda p: _score(problem, p))
     return Large(found, _levels(problem, found, floors), proof)
@@ -139,7 +177,12 @@ def _score(problem: PlacementProblem, found: Placement) -> list[int]:
 
 
 def _outliving(
-    f: Formulation, choice: Choice, complete: frozenset[int], floor: int, clock: Clock
+    problem: PlacementProblem,
+    f: Formulation,
+    choice: Choice,
+    complete: frozenset[int],
+    floor: int,
+    clock: Clock,
 ) -> Placement:
     """The counts dealt; where nodes could not be found that bear a loss, with more to spare.
 
@@ -147,9 +190,9 @@ def _outliving(
     many. Of such placements, and those with replicas added where there is room, the cheapest. The
     bounds are those of before, without the rows added here.
     """
-    problem, best = f.problem, Placement()
+    best = Placement()
     for turn in range(MOST_DEALS):
-        seats = deal(f, choice.values, choice.fillings)
+        seats = deal(f, choice.values, choice.fillings, problem)
         found = settle(problem, seats)
         short = frail(problem, found)
         if short:

@@ -2,8 +2,14 @@
 
 from dataclasses import replace
 
-from builders import a100, candidate, deployment, fleet, node, problem
+from ortools.sat.python import cp_model
+
+from builders import a100, candidate, deployment, fleet, gpu, node, problem
 from optimizer.domain.gpu import PlacedProfile
+from optimizer.solver.columns import coarse_sites
+from optimizer.solver.deal import deal
+from optimizer.solver.formulation import build
+from optimizer.solver.large import unpinned
 from optimizer.solver.measure import frail
 from optimizer.solver.scatter import reinforced, scattered
 from optimizer.solver.where import Seat, settle
@@ -78,3 +84,35 @@ def test_a_replica_is_added_where_a_loss_would_leave_too_little():
     more = settle(asked, reinforced(asked, alone))
     assert not frail(asked, more)
     assert len(more.replicas) == 2
+
+
+def test_a_pin_to_one_node_is_a_pin_to_its_product_in_the_view():
+    plain = gpu("plain", memory_gib=48)
+    ways = [candidate("chat", plain, rps=5), candidate("chat", a100(), rps=9)]
+    nodes = [node("n0", a100(), 2), node("n1", a100(), 2), node("p0", plain, 2)]
+    home = problem(fleet(*nodes), [deployment("chat", rps=5, pin=("n1",))], ways)
+    view = unpinned(home)
+    assert [way.gpu for way in view.candidates["chat"]] == [a100().name]
+    assert not view.deployments[0].pin
+    assert len(coarse_sites(view)) == 2
+    wide = problem(fleet(*nodes), [deployment("chat", rps=5, pin=("n0", "n1"))], ways)
+    assert unpinned(wide) is None
+
+
+def test_who_is_pinned_is_dealt_to_its_node_whatever_the_counts_know_of_it():
+    nodes = [node(f"n{i}", a100(), 2) for i in range(3)]
+    posed = problem(
+        fleet(*nodes),
+        [deployment("chat", rps=10, pin=("n2",)), deployment("large", rps=18)],
+        [SMALL, GROUP],
+    )
+    f = build(unpinned(posed), coarse_sites(unpinned(posed)))
+    solver = cp_model.CpSolver()
+    for missing in f.missing.values():
+        f.model.add(missing == 0)
+    f.model.minimize(f.price_micros())
+    assert solver.solve(f.model) == cp_model.OPTIMAL
+    values = [int(v) for v in solver.response_proto.solution]
+    found = settle(posed, deal(f, values, [], posed))
+    assert len(found.replicas) == 4
+    assert not verify(posed, found)
