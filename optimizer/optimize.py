@@ -10,7 +10,7 @@ from optimizer.domain.config import Candidate
 from optimizer.domain.engine import EngineCard
 from optimizer.domain.fleet import Fleet
 from optimizer.domain.gpu import Gpu
-from optimizer.domain.outcome import Limits, Outcome, Progress, Termination
+from optimizer.domain.outcome import Limits, Objective, Outcome, Progress, Termination
 from optimizer.domain.placement import Placement
 from optimizer.domain.plan import Plan, PlanInput, PlanRun, Unmet
 from optimizer.domain.problem import PlacementProblem
@@ -127,6 +127,8 @@ def judged(
         if outcome.incumbent is not None and not check_outcome(problem, outcome):
             return outcome
     outcome = (search or solve)(problem, limits, progress)
+    if search is None and outcome.termination is Termination.NOTHING_FOUND:
+        outcome = _around_or_as_now(problem, limits, outcome)
     if outcome.incumbent is None:
         return outcome
     violations = check_outcome(problem, outcome)
@@ -137,6 +139,36 @@ def judged(
     if violations:
         raise BrokenPlan(violations)
     return outcome
+
+
+def _around_or_as_now(problem: PlacementProblem, limits: Limits, outcome: Outcome) -> Outcome:
+    """Where a search found nothing: the better of a plan around what must stay, and what runs.
+
+    Either only where it keeps every rule; nothing is claimed of what is best.
+    """
+    from optimizer.solver.around import NOTE, around
+    from optimizer.verify import objectives, verify
+
+    if problem.current is None or outcome.stopped_by == "interrupt":
+        return outcome
+    beside = around(problem, limits)
+    options = [(beside, NOTE)] if beside is not None else []
+    options.append((problem.current, "no better placement was found than what runs now"))
+    sound = [(p, note) for p, note in options if not verify(problem, p)]
+    if not sound:
+        return outcome
+    found, note = min(sound, key=lambda one: objectives(problem, one[0]).levels)
+    score = objectives(problem, found)
+    told = (
+        *(Objective("unmet", ppm, 0, priority) for priority, ppm in score.unmet_ppm),
+        Objective("price_per_hour", score.price_micros, 0),
+        Objective("disruption", score.disruption_mib or 0, 0),
+        Objective("stranded", score.stranded_mib, 0),
+    )
+    notes = (*outcome.notes, note)
+    return replace(
+        outcome, termination=Termination.LIMIT, incumbent=found, objectives=told, notes=notes
+    )
 
 
 def optimize(
