@@ -125,7 +125,7 @@ def _solved(
         return Large()
     clock.report(Progress("where"))
     found = _outliving(problem, f, choice, proof[0].complete, floors.price, clock)
-    found = _filled_up(problem, found)
+    found = filled_up(problem, found)
     found = min((found, hosted or found), key=lambda p: _score(problem, p))
     return Large(found, _levels(problem, found, floors), proof)
 
@@ -163,7 +163,7 @@ def _with(f: Formulation, rows: list[Expr]) -> Formulation:
     return replace(f, model=model)
 
 
-def _filled_up(problem: PlacementProblem, found: Placement) -> Placement:
+def filled_up(problem: PlacementProblem, found: Placement) -> Placement:
     """Who could not be dealt gets what room is left, unless a rule looks beyond one node."""
     served = not any(measure.unmet_ppm(problem, found).values())
     looks_far = any(d.survive or d.near for d in problem.deployments)

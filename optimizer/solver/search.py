@@ -16,7 +16,7 @@ from optimizer.solver.deal import deal
 from optimizer.solver.ear import listening
 from optimizer.solver.formulation import Expr, Formulation, build, total
 from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
-from optimizer.solver.large import counted_levels, few_ways, is_large, solve_large
+from optimizer.solver.large import counted_levels, few_ways, filled_up, is_large, solve_large
 from optimizer.solver.master import Bound, Master
 from optimizer.solver.tighten import Goal, minimise, start
 from optimizer.solver.where import placement, settle, stranded_slices
@@ -257,6 +257,7 @@ def _dealt(problem: PlacementProblem, clock: Clock, what: What) -> Outcome:
     """Where time ran out: the counts dealt to the nodes, as far as they fit there."""
     search = what.search
     found = settle(problem, deal(search.f, search.values, [() for _ in search.f.pools]))
+    found = filled_up(problem, found)
     floors = {(o.name, o.priority): o for o in what.search.levels}
     kept, levels = True, []
     for level in counted_levels(problem, found):
