@@ -25,6 +25,7 @@ Progressing = Callable[[Progress], None] | None
 Search = Callable[[PlacementProblem, Limits, Progressing], Outcome]
 
 
+MENDED = 3  # deployments that go short, whose changes are sought in every plan
 WITHOUT_CERTIFICATE = (
     "the judge could not confirm the solver's certificate of the price, so the plan carries none"
 )
@@ -257,15 +258,19 @@ def resizing(inputs: Inputs) -> Callable[[Deployment], tuple[Candidate, ...]]:
 
 
 def mended(
-    plan: Plan, problem: PlacementProblem, inputs: Inputs, few: int = 3
+    plan: Plan, problem: PlacementProblem, inputs: Inputs, only: str | None = None
 ) -> tuple[Unmet, ...]:
-    """What goes short, the first ``few`` with changes that were solved and would serve them."""
+    """What goes short, the first few (or ``only`` that one) with changes that would serve them.
+
+    Each change was solved.
+    """
     from optimizer.solver.remedy import remedy
 
     found = []
-    for number, one in enumerate(plan.unmet):
+    names = [one.deployment for one in plan.unmet][:MENDED] if only is None else [only]
+    for one in plan.unmet:
         told = None
-        if number < few:
+        if one.deployment in names:
             told = remedy(problem, plan.placement, one.deployment, resizing(inputs))
         found.append(one if told is None else told.applied(one))
     return tuple(found)

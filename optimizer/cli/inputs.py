@@ -10,7 +10,7 @@ from optimizer.cli.terminal import Stop, say
 if TYPE_CHECKING:
     from optimizer.documents import Documents
     from optimizer.domain.plan import Plan
-    from optimizer.optimize import Inputs, Planned
+    from optimizer.optimize import Inputs
 
 
 def inputs_of(documents: "Documents", *, with_state: bool) -> "Inputs":
@@ -66,15 +66,6 @@ def ran_before(plan: "Plan") -> Path | None:
     """The file that said what ran when the plan was made; None for a plan from scratch."""
     said = [i.path for i in plan.inputs if i.kind in ("State", "Plan")]
     return Path(said[0]) if said else None
-
-
-def posed_again(plan_file: Path, others: Sequence[Path] | None) -> "Planned":
-    """A plan with its problem posed anew, for whoever explains or judges it."""
-    from optimizer.optimize import Planned, pose
-
-    plan, inputs = read_again(plan_file, others)
-    problem, sizing = pose(inputs)
-    return Planned(plan, problem, sizing)
 
 
 def version() -> str:

@@ -1,7 +1,7 @@
 """Commands that look at documents and plans: valid, true, why, what differs."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +27,7 @@ from optimizer.cli.terminal import (
 if TYPE_CHECKING:
     from optimizer.documents import Documents
     from optimizer.domain.plan import Plan
-    from optimizer.optimize import Planned
+    from optimizer.optimize import Inputs, Planned
 
 DEAREST = 5  # deployments whose marginal prices an explanation of a whole plan shows
 
@@ -167,7 +167,7 @@ def explain(
     from optimizer import report
 
     refuse_output(output, *DATA)
-    known = inputs.posed_again(plan, documents)
+    known = _mended(*inputs.read_again(plan, documents), subject)
     try:
         told = report.explain(known.plan, known.problem, known.sizing.dropped, subject)
     except report.UnknownSubject as error:
@@ -180,6 +180,16 @@ def explain(
     console = stdout()
     for sentence in (*told, *more):
         console.print(sentence, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+
+def _mended(plan: "Plan", given: "Inputs", subject: str | None) -> "Planned":
+    """A plan with its problem posed anew, and what would serve the subject if it goes short."""
+    from optimizer.optimize import Planned, mended, pose
+
+    problem, sizing = pose(given)
+    if subject in {one.deployment for one in plan.unmet}:
+        plan = replace(plan, unmet=mended(plan, problem, given, only=subject))
+    return Planned(plan, problem, sizing)
 
 
 def _marginal(known: "Planned", subject: str | None) -> tuple[dict[str, Any] | None, list[str]]:

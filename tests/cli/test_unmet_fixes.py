@@ -100,3 +100,13 @@ def test_the_rule_in_the_way_is_named(short, rule, workloads, node, fleet, fix):
     assert told["reason"].startswith(rule)
     if fix is not None:
         assert fix in told["smallest_fix"]
+
+
+def test_explain_seeks_changes_for_whoever_is_asked_about(short, monkeypatch, capsys):
+    """A plan does so for the first three only."""
+    many = "".join(f"  - {{name: d{i}, needs: {{gpus: 2}}, priority: {9 - i}}}\n" for i in range(6))
+    told = short(many)
+    assert list(told) == ["d2", "d3", "d4", "d5"]
+    monkeypatch.setattr(sys, "argv", ["fleetslice", "explain", "p.json", "d5"])
+    assert run() == 0
+    assert "Would help: 2 more a100-80gb-sxm (4.00 USD/h)" in capsys.readouterr().out
