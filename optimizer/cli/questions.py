@@ -378,7 +378,7 @@ def buy(
         planner = Planner(ground.setting)
         data = _answered(
             lambda: buy_data(
-                bought(planner, ground.ask, offers, wanted),
+                bought(planner, ground.ask, offers, wanted, at_once=max(1, working.workers)),
                 offers,
                 ground.setting.inputs.fleet.currency,  # offers have prices where no node has one
             )

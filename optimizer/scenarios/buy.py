@@ -13,8 +13,6 @@ from optimizer.scenarios.answer import Answer, summary
 from optimizer.scenarios.evaluate import Planner
 from optimizer.scenarios.questions import Ask, Unanswered
 
-AT_ONCE = 4  # mixes tried at a time: fixed, so that the answer does not depend on the workers
-
 Mix = tuple[int, ...]
 
 
@@ -45,12 +43,14 @@ def buy(
     scenario: Scenario,
     *,
     tries: int = 64,
+    at_once: int = 1,
 ) -> Purchase:
     """The cheapest mix of offered nodes with which nobody in the scenario is unserved.
 
     All offers together, priced by the GPU and the fleet's own GPUs for nothing, bound the cost from
     both sides: what that plan uses is a mix that does, and no mix costs less than its bound.
-    Between the two, mixes are tried in order of cost. Raises ScenarioFault, Unanswered.
+    Between the two, mixes are tried in order of cost, ``at_once`` of them together; the first that
+    does is the answer, however many. Raises ScenarioFault, Unanswered.
     """
     priced = planner.setting.inputs.fleet.priced
 
@@ -69,17 +69,16 @@ def buy(
     used = {node_of(gpu.id) for gpu in plan.gpus if gpu.mode != "empty"}
     best = tuple(_enough(o, sum(n.name in used for n in _nodes(o, o.most, 0))) for o in offers)
     floor, sure, tried = answer.bound_micros or 0, True, 1
-    for batch in _batches(_between(offers, floor, _price(offers, best))):
-        if tried + len(batch) > tries:
-            sure = False
-            break
+    between = list(islice(_between(offers, floor, _price(offers, best)), tries + 1))
+    for batch in _batches(between[:tries], at_once):
         found = ask([asked(mix) for mix in batch])
-        tried += len(batch)
         for mix, one in zip(batch, found, strict=True):
+            tried += 1
             if _does(one):
                 return _bought(offers, mix, floor, sure, one, tried)
             sure &= one.unmet_proved or one.status == "infeasible"
             floor = max(floor, _price(offers, mix)) if sure else floor
+    sure &= len(between) <= tries
     (last,) = ask([asked(best)])
     return _bought(offers, best, floor, sure, last, tried + 1)
 
@@ -177,6 +176,5 @@ def _between(offers: Sequence[Offer], floor: int, ceiling: int) -> Iterator[Mix]
                 heappush(heap, (_price(offers, mix), more, i))
 
 
-def _batches(mixes: Iterator[Mix]) -> Iterator[list[Mix]]:
-    while batch := list(islice(mixes, AT_ONCE)):
-        yield batch
+def _batches(mixes: Sequence[Mix], size: int) -> Iterator[Sequence[Mix]]:
+    yield from (mixes[i : i + size] for i in range(0, len(mixes), size))

@@ -184,6 +184,16 @@ def test_the_cheapest_mix_is_bought(base, ask, offers):
     assert found.proved
     assert found.answer.unmet == ()
     assert found.price_micros == brute_force(ask, offers, grown)
+    assert buy(Planner(base), ask, offers, grown, at_once=3) == found
+
+
+def test_without_tries_nothing_is_said_to_be_proved(base, ask):
+    grown = Scenario("grown", (Scale("deployment", "batch", 5_000_000),))
+    offers = (Offer(FOUR, 8_000_000, 2), Offer(ONE, 3_000_000, 3))
+    found = buy(Planner(base), ask, offers, grown, tries=0)
+    assert not found.proved
+    assert found.answer.unmet == ()
+    assert found.at_least_micros <= brute_force(ask, offers, grown) <= found.price_micros
 
 
 def test_what_a_scenario_adds_itself_is_not_bought(base, ask):
