@@ -6,6 +6,7 @@ are generated: fillings of a GPU at prices less what their hosts' room is worth,
 node (an exact knapsack in GPUs, CPU and memory). Dives into the program give whole nodes.
 """
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ NEW_FILLINGS = 40  # of GPUs, in one round for one kind of node
 PART = 0.04  # of the nodes still to fill that one step of a dive fixes
 NEAR = 0.8  # a pattern used so often, or so often more, is as good as used once more
 WORTH = 1e-4  # by which a new pattern must gain, in parts of the dearest GPU's price
+TURNS = 16  # dives again, of a part of the nodes
+VAIN = 4  # of them without a gain, after which they end
+LOOSE = 0.15  # the part of the nodes of each kind
+TINY = 1e-6
 LEFT_OUT = 1e3  # price of leaving a deployment out, in GPUs and times the most replicas of one
 
 Floats = NDArray[np.float64]
@@ -67,7 +72,9 @@ def by_node(problem: PlacementProblem) -> list[Seat]:
         program.solve()
         if not program.generate() or ear.heard():
             break
-    return [seat for kind, nodes in program.dive() for seat in kind.seats(nodes)]
+    program.dive()
+    program.improve()
+    return program.seats()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,24 +209,48 @@ class _Program:
 
     def __init__(self, problem: PlacementProblem, kinds: list[_Kind]) -> None:
         self.kinds = kinds
-        self.wanted: Ints = np.array([d.min_replicas for d in problem.deployments], dtype=np.int64)
-        self.nodes = [len(kind.nodes) for kind in kinds]
+        self.asked: Ints = np.array([d.min_replicas for d in problem.deployments], dtype=np.int64)
+        self.fixed: Counter[tuple[int, Counts]] = Counter()
+        self.columns: dict[tuple[int, Counts], tuple[_Column, pywraplp.Variable]] = {}
+        self._count()
         self.unit = max([1.0, *(kind.price for kind in kinds)])
         self.lp = pywraplp.Solver.CreateSolver("GLOP")
         self.rows = [self.lp.Constraint(float(n), self.lp.infinity()) for n in self.wanted]
         self.room = [self.lp.Constraint(-self.lp.infinity(), float(n)) for n in self.nodes]
-        self.columns: dict[tuple[int, Counts], tuple[_Column, pywraplp.Variable]] = {}
+        self.weights: Floats = np.zeros(len(self.asked))
+        self.root = 0.0  # the program's value before anything was fixed
         objective = self.lp.Objective()
         objective.SetMinimization()
         most, ranks = (
             max([1, *self.wanted.tolist()]),
             sorted({d.priority for d in problem.deployments}),
         )
-        for d, row in zip(problem.deployments, self.rows, strict=True):
+        for n, (d, row) in enumerate(zip(problem.deployments, self.rows, strict=True)):
             out = self.lp.NumVar(0, self.lp.infinity(), "")
-            weight = LEFT_OUT * most / max(1, d.min_replicas) * 100.0 ** ranks.index(d.priority)
-            objective.SetCoefficient(out, weight)
+            rank = 100.0 ** ranks.index(d.priority)
+            self.weights[n] = LEFT_OUT * most / max(1, d.min_replicas) * rank
+            objective.SetCoefficient(out, float(self.weights[n]))
             row.SetCoefficient(out, 1.0)
+
+    def _count(self) -> None:
+        """Replicas wanted and nodes free beside what is fixed."""
+        self.wanted = self.asked.copy()
+        self.nodes = [len(kind.nodes) for kind in self.kinds]
+        for (kind, pattern), times in self.fixed.items():
+            self.nodes[kind] -= times
+            for n, copies in self.columns[kind, pattern][0].held:
+                self.wanted[n] -= copies * times
+
+    @property
+    def cost(self) -> float:
+        """What the fixed nodes and the replicas left out cost."""
+        gpus = sum(self._price(key) * times for key, times in self.fixed.items())
+        return gpus + float(self.weights @ self.wanted)
+
+    def _price(self, key: tuple[int, Counts]) -> float:
+        kind, pattern = self.kinds[key[0]], key[1]
+        gpus = sum(kind.loads[load].gpus * times for load, times in pattern)
+        return gpus * kind.price / self.unit
 
     def solve(self) -> None:
         """Prices of replicas and of nodes."""
@@ -243,41 +274,65 @@ class _Program:
             return False
         kind = self.kinds[number]
         held: Counter[int] = Counter()
-        gpus = 0
         for load, times in pattern:
-            gpus += kind.loads[load].gpus * times
             for deployment, copies in kind.loads[load].held:
                 held[deployment] += copies * times
         column = _Column(number, pattern, tuple(sorted(held.items())))
         x = self.lp.NumVar(0, self.lp.infinity(), "")
         self.columns[number, pattern] = column, x
-        self.lp.Objective().SetCoefficient(x, gpus * kind.price / self.unit)
+        self.lp.Objective().SetCoefficient(x, self._price((number, pattern)))
         self.room[number].SetCoefficient(x, 1.0)
         for deployment, copies in held.items():
             self.rows[deployment].SetCoefficient(x, copies)
         return True
 
-    def dive(self) -> list[tuple[_Kind, list[tuple[Counts, int]]]]:
-        """Whole nodes by kind: what the program uses most is fixed, the rest asked anew."""
-        fixed: dict[int, Counter[Counts]] = defaultdict(Counter)
+    def dive(self) -> None:
+        """Fix what the program uses most, ask for the rest anew, and so on."""
         while self.wanted.any() and any(self.nodes):
+            self._ask()
             for _ in range(DIVE_ROUNDS):
                 self.solve()
                 if not self.generate():
                     break
             else:
                 self.solve()
+            self.root = self.root or self.lp.Objective().Value()
             chosen = self._chosen()
             if not chosen:
                 break
             for column, times in chosen:
-                fixed[column.kind][column.pattern] += times
-                self.nodes[column.kind] -= times
-                for deployment, copies in column.held:
-                    left = self.wanted[deployment] - copies * times
-                    self.wanted[deployment] = max(0, left)
-            self._ask()
-        return [(self.kinds[n], sorted(some.items())) for n, some in sorted(fixed.items())]
+                self.fixed[column.kind, column.pattern] += times
+            self._count()
+
+    def improve(self) -> None:
+        """Dive again with some nodes emptied, and keep what is no worse."""
+        vain = 0
+        for turn in range(TURNS):
+            out = self.weights[self.wanted > 0]
+            if not len(out) or self.cost - self.root < out.min() or vain == VAIN or ear.heard():
+                break
+            kept, cost = self.fixed.copy(), self.cost
+            self._loosen(random.Random(turn))
+            self.dive()
+            vain = 0 if self.cost < cost - TINY else vain + 1
+            if self.cost > cost:
+                self.fixed = kept
+                self._count()
+
+    def _loosen(self, dice: random.Random) -> None:
+        """Empty some nodes of each kind."""
+        for key in sorted(self.fixed):
+            times = self.fixed[key]
+            self.fixed[key] -= sum(dice.random() < LOOSE for _ in range(times))
+        self.fixed = +self.fixed
+        self._count()
+
+    def seats(self) -> list[Seat]:
+        """Where all replicas of the fixed nodes lie."""
+        by_kind: dict[int, list[tuple[Counts, int]]] = defaultdict(list)
+        for (kind, pattern), times in sorted(self.fixed.items()):
+            by_kind[kind].append((pattern, times))
+        return [seat for n, some in by_kind.items() for seat in self.kinds[n].seats(some)]
 
     def _ask(self) -> None:
         """State what is left, without the columns that hold more than is wanted."""
@@ -286,8 +341,8 @@ class _Program:
         for room, n in zip(self.room, self.nodes, strict=True):
             room.SetUb(float(n))
         for column, x in self.columns.values():
-            if any(self.wanted[n] < copies for n, copies in column.held):
-                x.SetUb(0.0)
+            fits = all(self.wanted[n] >= copies for n, copies in column.held)
+            x.SetUb(self.lp.infinity() if fits else 0.0)
 
     def _chosen(self) -> list[tuple[_Column, int]]:
         """Columns used nearly whole, else those used most."""

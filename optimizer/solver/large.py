@@ -22,7 +22,7 @@ from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
 MOST_DEALS = 5
-NEAR_BOUND = 1.01  # unmet demand in parts of its bound, above which counts are tried as well
+NEAR_BOUND = 1.02  # a level in parts of its bound, above which counts by class are tried as well
 OUTLIVING_GAP = 0.002  # from the bound: nearer is not tried for
 MANY_GPUS = 256
 MOST_GPUS = 1024
