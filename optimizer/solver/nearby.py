@@ -12,6 +12,7 @@ from math import inf, isinf
 import numpy as np
 from ortools.sat.python import cp_model
 
+from optimizer.domain.problem import missing_ppm
 from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver import ear
@@ -23,6 +24,8 @@ GRAIN = 1_000_000  # costs and parts of a GPU are integers of this grain
 CLOSE = 5e-5  # relative gap at which the program ends, at least
 NEAR = 0.1  # of the dearest GPU's price: how much dearer than the cheapest a mix may be
 SWAPS = 4  # places that are tried for what lacks
+UNMET_GRAIN_PPM = 10_000  # so little unmet is worth as much as the whole fleet
+RANKED = 30  # how often more a higher priority weighs
 PART = 0.4  # of the gap, at which the program ends
 SHARE = 0.3  # of the gap that few moves may cost
 
@@ -70,6 +73,40 @@ def nearby(
     return choice.solve(max(CLOSE, PART * gap), effort, clock)
 
 
+def least_unmet(
+    master: Master, proof: tuple[Master, Bound], kept: Kept, clock: Clock, effort: float
+) -> list[int] | None:
+    """The same where not everybody can be served: little unmet, the higher priority first.
+
+    ``proof`` bounds what is unmet; ``master`` knows the prices, which decide among equals.
+    """
+    by_unmet, bound = proof
+    prices = by_unmet.prices(bound.duals)
+    mixes: dict[str, dict[Counts, None]] = defaultdict(dict)
+    for name, mix in near(by_unmet, bound, NEAR):
+        mixes[name][mix.counts] = None
+    ranks = sorted({d.priority for d in master.names.values()})
+    fleet = sum(float(c) * high for c, high in zip(master.costs, master.highs, strict=True) if c)
+    choice = _Choice(master, bound.duals)
+    for name, d in master.names.items():
+        mine = kept.get(name, Counter())
+        some = {**mixes[name], **dict.fromkeys(_around(master, d, mine, prices))}
+        some |= dict.fromkeys([tuple(sorted(mine.items())), ()])
+        some |= dict.fromkeys([less for counts in tuple(some) for less in _one_less(counts)])
+        dear = fleet / UNMET_GRAIN_PPM * RANKED ** ranks.index(d.priority)
+        for counts in some:
+            if _holds(master, d, dict(counts), in_full=False):
+                served = sum(master.rate_of[v] * n for v, n in counts)
+                missing = missing_ppm(d, served, sum(n for _, n in counts))
+                choice.add(name, counts, dear * missing)
+    return choice.solve(CLOSE, effort, clock)
+
+
+def _one_less(counts: Counts) -> Iterator[Counts]:
+    for v, _ in counts:
+        yield tuple((w, n - (w == v)) for w, n in counts if n > (w == v))
+
+
 def _around(master: Master, d: Deployment, mine: Counter[int], prices: Floats) -> Iterator[Counts]:
     """The mix that runs, with what lacks in one place; with one or all of a place elsewhere."""
     rate = dict(master.items[d.name])
@@ -95,16 +132,19 @@ def _around(master: Master, d: Deployment, mine: Counter[int], prices: Floats) -
             yield tuple(sorted((base + Counter({v: more})).items()))
 
 
-def _holds(master: Master, d: Deployment, counts: dict[int, int]) -> bool:
+def _holds(master: Master, d: Deployment, counts: dict[int, int], *, in_full: bool = True) -> bool:
     """Whether the mix serves the deployment and keeps the rows that speak of it alone."""
     rate = dict(master.items[d.name])
-    if d.survive and d.asked_mrps and not master.survives(d, counts):
-        return False
-    if sum(rate[v] * n for v, n in counts.items()) < (d.asked_mrps or 0):
-        return False
     number = sum(counts.values())
-    if number < d.min_replicas or (d.replica_limit is not None and number > d.replica_limit):
+    if d.replica_limit is not None and number > d.replica_limit:
         return False
+    if counts and d.survive and d.asked_mrps and not master.survives(d, counts):
+        return False
+    if in_full or d.reserve:
+        if sum(rate[v] * n for v, n in counts.items()) < (d.asked_mrps or 0):
+            return False
+        if number < d.min_replicas or (d.survive and d.asked_mrps and not counts):
+            return False
     return all(
         not isinf(row.low) or sum(c * counts.get(v, 0) for v, c in row.coefficients) <= row.high
         for row in (*master.own_rows[d.name], *master.paid_rows[d.name])

@@ -15,13 +15,14 @@ from optimizer.domain.gpu import Use
 from optimizer.domain.outcome import Limits, Objective, Outcome, Progress
 from optimizer.domain.placement import Placement, node_of
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
+from optimizer.domain.units import PPM
 from optimizer.domain.workload import Deployment
 from optimizer.solver.columns import coarse_sites
 from optimizer.solver.formulation import Copies, Formulation, build
 from optimizer.solver.integer import Clock, Level, common_divisor
 from optimizer.solver.large import counted_levels
 from optimizer.solver.master import Bound, Master
-from optimizer.solver.nearby import near, nearby
+from optimizer.solver.nearby import least_unmet, near, nearby
 from optimizer.solver.packing import Counts
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
 from optimizer.solver.refit import refitted, squeezed
@@ -100,7 +101,12 @@ def solve_warm(
         return not near and not hint.within(floor(bound), limits.gap)
 
     seeds = list(_seeds(master, before))
-    bound = master.solve(go_on, seeds, _seeded_fillings(master, before))
+    fillings = list(_seeded_fillings(master, before))
+    bound = master.solve(go_on, seeds, fillings)
+    if not bound.serves and limits.gap and len(bound.duals):
+        short = _Short(master, staying, seeds, fillings, clock)
+        if (found := short.answer(hint)) is not None:
+            return found
     low = floor(bound)
     if not hint.within(low, limits.gap):
         hint = min(hint, _near(master, bound, staying, hint, clock), key=lambda one: one.score)
@@ -122,6 +128,71 @@ def _near(master: Master, bound: Bound, staying: Staying, hint: "_Hint", clock: 
     enough = inf if limits.any_price else _Floor(master)(bound) / (1 - limits.gap)
     squeezed(repair, enough)
     return _Hint(problem, repair.placement())
+
+
+class _Short:
+    """Where the fleet cannot serve everybody: who is, near to what runs.
+
+    Done when what is unmet is within the gap, as a part of all that is asked, of what must be.
+    """
+
+    def __init__(
+        self,
+        master: Master,
+        staying: Staying,
+        seeds: list[tuple[str, Mix]],
+        fillings: list[tuple[int, Counts]],
+        clock: Clock,
+    ) -> None:
+        self.master, self.staying, self.clock = master, staying, clock
+        self.seeds, self.fillings = seeds, fillings
+        self.problem = master.f.problem
+
+    def answer(self, hint: "_Hint") -> Outcome | None:
+        """The better of the hint and of a program's choice, if it is good enough."""
+        first = next((x for x in hint.counted if x.name == UNMET and x.value), None)
+        if first is None or first.priority is None:
+            return None
+        complete = frozenset(
+            d.priority for d in self.problem.deployments if d.priority > first.priority
+        )
+        by_unmet = Master(self.master.f, self.master.f.unmet_ppm(first.priority), complete)
+        bound = by_unmet.solve(self._go_on, self.seeds, self.fillings)
+        if not bound.serves or not len(bound.duals):
+            return None
+        low = rounded(bound.value * by_unmet.unit, 1)
+        if not self._enough(hint, first.priority, low):
+            hint = min(hint, self._chosen((by_unmet, bound), hint), key=lambda one: one.score)
+        if not self._enough(hint, first.priority, low):
+            return None
+        levels = [
+            replace(level, bound=min(low, level.value) if level.priority == first.priority else 0)
+            for level in hint.counted
+        ]
+        return outcome_of(self.problem, self.clock, hint.placement, levels)
+
+    def _chosen(self, proof: tuple[Master, Bound], hint: "_Hint") -> "_Hint":
+        kept, effort = _kept(self.master, self.staying), NEARBY * self.clock.limits.effort
+        values = least_unmet(self.master, proof, kept, self.clock, effort)
+        if values is None:
+            return hint
+        repair = refitted(self.master.f, values, self.staying)
+        return _Hint(self.problem, repair.placement())
+
+    def _go_on(self, bound: Bound) -> bool:
+        least = self.clock.limits.gap / 5 * PPM * len(self.problem.deployments)
+        return bound.program - bound.value > max(least, CLOSE * abs(bound.program))
+
+    def _enough(self, hint: "_Hint", priority: int, low: int) -> bool:
+        """Whether all before this priority are served, and it and all after nearly."""
+        for level in hint.counted:
+            if level.name != UNMET or level.priority is None:
+                continue
+            asking = sum(d.priority == level.priority for d in self.problem.deployments)
+            most = self.clock.limits.gap * PPM * asking if level.priority <= priority else 0
+            if level.value - (low if level.priority == priority else 0) > most:
+                return False
+        return True
 
 
 def _kept(master: Master, staying: Staying) -> dict[str, Counter[int]]:
