@@ -69,8 +69,8 @@ def test_pipelines_are_admitted_as_cheaply() -> None:
     wide = (wide_problem(seed) for seed in range(48))
     plain = (replace(one, fleet=replace(one.fleet, reserve=())) for one in wide)
     told = Counter(tried(seed, one) for seed, one in enumerate(plain))
-    assert told["admitted"] >= 8
-    assert told["refused"] >= 8
+    assert told["admitted"] >= 5
+    assert told["refused"] >= 5
 
 
 @pytest.mark.parametrize(
