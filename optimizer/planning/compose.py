@@ -190,6 +190,7 @@ class _Sheet:
         replicas = self.replicas[deployment.name]
         asked = deployment.asked_mrps
         capacity = sum(self.matcher.capacity_mrps(r) for r in replicas)
+        told = dropped is not None
         return DeploymentPlan(
             name=deployment.name,
             tenant=deployment.tenant,
@@ -199,7 +200,9 @@ class _Sheet:
             capacity_mrps=None if asked is None else capacity,
             predicted=self._predicted(deployment, replicas, capacity, predict),
             price_micros=prices[deployment.name].paid,
-            reasons=() if dropped is None else reasons(self.problem, deployment, replicas, dropped),
+            reasons=reasons(self.problem, deployment, replicas, dropped or (), self.matcher)
+            if told
+            else (),
             slo=deployment.slo,
         )
 

@@ -25,9 +25,13 @@ def reasons(
     deployment: Deployment,
     replicas: Sequence[Replica],
     dropped: Sequence[Dropped],
+    matcher: Matcher | None = None,
 ) -> tuple[str, ...]:
-    """Sentences: how it runs and what that needs, what it costs against the next best ways."""
-    matcher = Matcher(problem)
+    """Sentences: how it runs and what that needs, what it costs against the next best ways.
+
+    ``matcher``: of the problem, where there is one already.
+    """
+    matcher = matcher or Matcher(problem)
     used = [c for r in replicas if (c := matcher.candidate(r)) is not None]
     if not used:
         return _nothing_runs(problem, deployment, dropped)
