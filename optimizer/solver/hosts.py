@@ -289,7 +289,8 @@ class _Program:
     def dive(self) -> None:
         """Fix what the program uses most, ask for the rest anew, and so on."""
         while self.wanted.any() and any(self.nodes):
-            self._ask()
+            if self.fixed:
+                self._ask()
             for _ in range(DIVE_ROUNDS):
                 self.solve()
                 if not self.generate():
