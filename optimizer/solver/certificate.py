@@ -7,20 +7,22 @@ most the best filling. ``verify`` does this sum again from the documents.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from math import floor, isinf
+from math import floor, inf, isinf
 from typing import Any
 
 import numpy as np
 
+from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Sharing
 from optimizer.domain.gpu import Gpu, Use
 from optimizer.domain.problem import capacity_mrps
-from optimizer.solver.columns import Site, mig_patterns
+from optimizer.solver.columns import mig_patterns
 from optimizer.solver.formulation import Copies
 from optimizer.solver.master import Bound, Master
 from optimizer.solver.packing import Packer, surrogate
 from optimizer.solver.pricing import Asked, Item, cheapest_mix
 
+FEW_SHARES = 300  # tried for a filling worth nearly what the weights allow
 NEARLY = 1e-4  # weights of the dimensions prove that much too little at most
 
 Kind = tuple[str, int]  # product and price of a GPU
@@ -47,15 +49,17 @@ def certificate(master: Master, bound: Bound) -> Mapping[str, Any]:
 
 def _kinds(master: Master, c: Copies) -> list[Kind]:
     """The kinds of GPU that it may lie on; for a pipeline all of its product, as in the check."""
-    sites = [master.f.sites[c.site]]
+    site = master.f.sites[c.site]
     if c.parts:
-        product = sites[0].gpu.name
-        sites = [s for s in master.f.sites if s.gpu.name == product and _whole(s)]
-    return list(dict.fromkeys((site.gpu.name, site.price_micros) for site in sites))
+        return _of_product(master, site.gpu.name)
+    return [(site.gpu.name, site.price_micros)]
 
 
-def _whole(site: Site) -> bool:
-    return Sharing.WHOLE in site.nodes[0].sharing
+def _of_product(master: Master, product: str) -> list[Kind]:
+    """The kinds of GPUs of a product that are given out whole."""
+    sites = [s for s in master.f.sites if s.gpu.name == product]
+    whole = [s for s in sites if Sharing.WHOLE in s.nodes[0].sharing]
+    return list(dict.fromkeys((s.gpu.name, s.price_micros) for s in whole))
 
 
 def _shape(c: Copies) -> object:
@@ -77,7 +81,18 @@ def _values(master: Master, bound: Bound, pick: Callable[[float, float], float])
             shape, value = _shape(c), floor(value * 1000) / 1000
             kind = _kinds(master, c)[0]
             found[kind][shape] = pick(value, found[kind].get(shape, value))
+    reached = {kind for _, c in _pipelines(master) for kind in _of_product(master, c.gpu)}
+    for kind in sorted(reached):
+        found[kind].setdefault("whole", float(kind[1]))  # its price: what it holds is no more
     return found
+
+
+def _pipelines(master: Master) -> Iterator[tuple[str, Candidate]]:
+    """Every way to run as a pipeline; the check counts those too that no nodes could hold."""
+    for name in master.names:
+        for candidate in master.f.problem.candidates.get(name, ()):
+            if candidate.shape.stages > 1:
+                yield name, candidate
 
 
 def _of_parts(master: Master, bound: Bound, c: Copies) -> Iterator[tuple[Kind, float]]:
@@ -101,6 +116,12 @@ def _mixes(master: Master, values: Values) -> float:
         worth *= c.candidate.shape.gpus
         rate = min(capacity_mrps(d, c.candidate), d.asked_mrps or 0)
         places[c.deployment].append(Item(worth, rate, c.count.index))
+    for name, way in _pipelines(master):
+        d, kinds = master.names[name], _of_product(master, way.gpu)
+        worth = min((values[kind].get("whole", 0.0) for kind in kinds), default=inf)
+        rate = min(capacity_mrps(d, way), d.asked_mrps or 0)
+        if kinds:
+            places[name].append(Item(worth * way.shape.gpus, rate, -1))
     total = 0.0
     for name, d in master.names.items():
         asked = Asked(d.asked_mrps or 0, d.min_replicas, None)
@@ -154,7 +175,9 @@ def _weights(gpu: Gpu, some: Mapping[object, float]) -> list[float]:
         if (worth > 0).all():
             scaled.append((weights * (values / worth).max()).tolist())
     best = min(scaled, key=sum)
-    reached = Packer.of_shares(gpu.room, shares).best(values, exact=False).value
+    some_of = slice(None, None, 1 + len(shares) // FEW_SHARES)
+    packer = Packer.of_shares(gpu.room, shares[some_of])
+    reached = packer.best(values[some_of], exact=False).value
     return best if sum(best) <= reached * (1 + NEARLY) else []
 
 

@@ -300,6 +300,8 @@ def _pipelines(f: Formulation, *, exact: bool) -> None:
             for number in range(most if exact else min(1, most)):
                 each = 1 if exact else most
                 count, parts = new_parts(f, sites, candidate, each, f"{name} {number}")
+                if not parts:
+                    break  # its stages cannot lie evenly in any nodes
                 f.copies.append(Copies(deployment.name, candidate, sites[0], count, parts=parts))
                 if before is not None:
                     f.model.add_implication(count, before)
