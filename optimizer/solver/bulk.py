@@ -8,7 +8,7 @@ they are filled afterwards, and the row is tightened where that takes more GPUs 
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import numpy as np
@@ -18,11 +18,17 @@ from optimizer.domain.problem import missing_ppm
 from optimizer.solver import ear
 from optimizer.solver.bins import Filled as Filled
 from optimizer.solver.bins import pack
-from optimizer.solver.master import Bound, Floats, Master
-from optimizer.solver.pricing import Mix
+from optimizer.solver.master import MANY, Bound, Floats, Master
+from optimizer.solver.pricing import Mix, mixes_within
 
 NODES = 20_000
+FEW_NODES = 500
+FEW_MIXES = 700
+WIDEST = 0.1  # of the bound: reduced costs where all mixes are asked for, to begin with
+MOST_HALVINGS = 14
 TRIES = 6
+FEW_TRIES = 4
+ROOM_LEFT = 0.3  # of a GPU, by shares that did not fit
 MOST_MIXES = 3_000
 MIP_GAP = 5e-5
 SLACKS = (0.02, 0.1, 0.5, 2.0)  # reduced costs that the program may use, in parts of ``scale``
@@ -37,26 +43,79 @@ class Choice:
     fillings: list[Filled] = field(default_factory=list)
 
 
-def choose(master: Master, bound: Bound, seconds: float, scale: float = 1.0) -> Choice | None:
+def choose(
+    master: Master, bound: Bound, seconds: float, scale: float = 1.0, nodes: int = NODES
+) -> Choice | None:
     """The best integer choice among the known mixes whose reduced cost is small."""
     prices = master.prices(bound.duals)
     near = [(s, sum(1 for _ in _near(master, bound, prices, s * scale))) for s in SLACKS]
     first = max([0, *(i for i, (_, mixes) in enumerate(near) if mixes <= MOST_MIXES)])
     for slack in (part * scale for part in SLACKS[first:]):
-        margins = [0.0] * len(master.pools)
-        for _ in range(TRIES):
-            values = _integer(master, bound, slack, margins, seconds)
-            if values is None:
-                break
-            fillings = [_fill(master, number, bound, values) for number in range(len(margins))]
-            short = [
-                sum(times for _, times in filled) - sum(values[g] for g in _gpus(master, number))
-                for number, filled in enumerate(fillings)
-            ]
-            if _give(master, values, short):
-                return Choice(values, fillings)
-            margins = [m + max(0, s) for m, s in zip(margins, short, strict=True)]
+        found = _fitting(master, bound, slack, seconds, nodes)
+        if found is not None:
+            return found
     return None
+
+
+def _fitting(
+    master: Master, bound: Bound, slack: float, seconds: float, nodes: int
+) -> Choice | None:
+    """A choice whose shares fit in as few GPUs as it says, or else the cheapest with more GPUs.
+
+    Where they do not fit, shares are asked to leave some room.
+    """
+    many = len(master.names) >= MANY
+    margins = [0.0] * len(master.pools)
+    tried: list[Choice] = []
+    for _ in range(TRIES if many else FEW_TRIES):
+        values = _integer(master, bound, slack, margins, seconds, nodes)
+        if values is None:
+            break
+        fillings = [_fill(master, number, bound, values) for number in range(len(margins))]
+        short = [
+            sum(times for _, times in filled) - sum(values[g] for g in _gpus(master, number))
+            for number, filled in enumerate(fillings)
+        ]
+        fits = max(short, default=0) <= 0
+        if _give(master, values, short):
+            tried.append(Choice(values, fillings))
+            if many or fits:
+                break
+        margins = [
+            m + (max(0, s) if many else ROOM_LEFT * (s > 0))
+            for m, s in zip(margins, short, strict=True)
+        ]
+    return min(tried, key=lambda c: float(master.costs @ np.array(c.values)), default=None)
+
+
+def closer(master: Master, bound: Bound, seconds: float) -> Choice | None:
+    """The best choice among all mixes, known or not, that cost hardly more than the cheapest.
+
+    For few deployments, whose relaxation meets too few mixes to choose from. None where these
+    few mixes do not go together.
+    """
+    prices = master.prices(bound.duals)
+    slack = WIDEST * max(1.0, bound.value)
+    for _ in range(MOST_HALVINGS):
+        mixes = _all_within(master, bound, prices, slack)
+        if sum(map(len, mixes.values())) <= FEW_MIXES:
+            break
+        slack /= 2
+    used = {name: set(bound.used.get(name, ())) for name in master.names}
+    for name, some in mixes.items():
+        counts = {mix.counts for mix in some}
+        some += [m for m in bound.mixes[name] if m in used[name] and m.counts not in counts]
+    return choose(master, replace(bound, mixes=mixes), seconds, slack / SLACKS[-1], FEW_NODES)
+
+
+def _all_within(master: Master, bound: Bound, prices: Floats, slack: float) -> dict[str, list[Mix]]:
+    found: dict[str, list[Mix]] = {}
+    left = FEW_MIXES + 1
+    for name, d in master.names.items():
+        items, asked = master.priced_items(d, prices), master.asked(d, prices)
+        found[name] = mixes_within(items, asked, bound.cheapest[name] + slack, max(1, left))
+        left -= len(found[name])
+    return found
 
 
 def _gpus(master: Master, number: int) -> list[int]:
@@ -83,7 +142,7 @@ def _give(master: Master, values: list[int], short: list[int]) -> bool:
 
 
 def _integer(
-    master: Master, bound: Bound, slack: float, margins: list[float], seconds: float
+    master: Master, bound: Bound, slack: float, margins: list[float], seconds: float, nodes: int
 ) -> list[int] | None:
     """Mixes and fillings by HiGHS; ends by gap or nodes, ``seconds`` is the safety stop."""
     prices = master.prices(bound.duals)
@@ -128,7 +187,7 @@ def _integer(
             row.set_coefficient(x, part)
     params = mathopt.SolveParameters(
         time_limit=timedelta(seconds=max(1.0, seconds)),
-        node_limit=NODES,
+        node_limit=nodes,
         relative_gap_tolerance=MIP_GAP,
     )
     # HiGHS takes no interrupt: the first is answered when it ends by itself, the second at once.

@@ -7,8 +7,9 @@ from optimizer.domain.outcome import Progress
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.solver import hosts, measure
-from optimizer.solver.bulk import Choice, choose
+from optimizer.solver.bulk import Choice, choose, closer
 from optimizer.solver.columns import coarse_sites
+from optimizer.solver.counts import Tree
 from optimizer.solver.deal import deal
 from optimizer.solver.fluid import begin
 from optimizer.solver.formulation import Expr, Formulation, build, total
@@ -121,6 +122,8 @@ def _solved(
     floors.price, choice = _chosen(f.price_micros(), proof, clock)
     if choice is None:
         choice = _by_priority(f, clock, floors)
+    else:
+        floors.price = _lifted(f.price_micros(), proof, choice, floors.price, clock)
     if choice is None:
         return Large()
     clock.report(Progress("where"))
@@ -161,6 +164,16 @@ def _with(f: Formulation, rows: list[Expr]) -> Formulation:
     for row in rows:
         model.add(row)
     return replace(f, model=model)
+
+
+def _lifted(expr: Expr, proof: tuple[Master, Bound], choice: Choice, low: int, clock: Clock) -> int:
+    """The bound on the price, better where deployments are few enough for rounding to matter."""
+    master, bound = proof
+    value = value_of(expr, choice.values)
+    enough = int(value * (1 - clock.limits.gap))
+    if len(master.names) >= MANY or low >= enough or clock.interrupted:
+        return low
+    return max(low, Tree(master, common_divisor(expr)).lifted(bound, value, enough))
 
 
 def filled_up(problem: PlacementProblem, found: Placement) -> Placement:
@@ -295,7 +308,10 @@ def _chosen(
     low = _low(expr, proof)
     if not bound.mixes or not bound.serves:
         return low, None
-    return low, choose(master, bound, max(1.0, clock.seconds_left / 3), scale)
+    seconds = max(1.0, clock.seconds_left / 3)
+    few = len(master.names) < MANY and not any(d.survive for d in master.names.values())
+    choice = closer(master, bound, seconds) if few else None
+    return low, choice or choose(master, bound, seconds, scale)
 
 
 def _levels(problem: PlacementProblem, found: Placement, floors: Floors) -> list[Level]:

@@ -6,7 +6,7 @@ relaxation is far tighter than the formulation's own, because a mix is integer. 
 can be filled in too many ways, fillings are generated too (an exact knapsack in three dimensions).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isinf
@@ -21,7 +21,7 @@ from optimizer.domain.problem import capacity_mrps, missing_ppm
 from optimizer.domain.units import PPM, ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver import ear, scip
-from optimizer.solver.formulation import Expr, Formulation
+from optimizer.solver.formulation import Expr, Formulation, total
 from optimizer.solver.packing import Counts, Packed, Packer
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
 from optimizer.solver.quick import QuickPricing
@@ -99,6 +99,7 @@ class Master:
         self.paid_rows: dict[str, list[Row]] = defaultdict(list)  # own ones that pricing leaves
         self.rows = list(self._coupling_rows())
         self.pools = self._opened()
+        self.count_rows, self.counted = self._count_gpus()
         self._index_rows()
         self.items = self._items()
         self.listed = self._listed()
@@ -158,6 +159,30 @@ class Master:
             rate = self.rate_of.get(variable, 0)
             most = max(most, ceil_div(asked, rate) if rate else 0)
         return most > row.high and row.high != d.replica_limit
+
+    def _count_gpus(self) -> tuple[list[int], list[int]]:
+        """Rows that count the GPUs in use, and how many there are.
+
+        First those of each product and price, then those of them that are used whole.
+
+        They limit nothing until somebody branches on them.
+        """
+        kinds: dict[tuple[str, int, bool], list[Expr]] = defaultdict(list)
+        gpus: Counter[tuple[str, int, bool]] = Counter()
+        uses = self.f._uses
+        for at, site, _, cell in self.f.cells():
+            whole = [count for _, count in self.f.taken_whole.get(at, ())]
+            for only, some in ((False, uses[at]), (True, whole)):
+                kind = (site.gpu.name, site.price_micros, only)
+                gpus[kind] += len(cell.gpus)
+                kinds[kind] += some
+        rows = []
+        for kind in sorted(kinds, key=lambda kind: (kind[2], *kind)):
+            flat = cp_model.FlatIntExpr(total(kinds[kind]))
+            times = sorted((v.index, int(c)) for v, c in zip(flat.vars, flat.coeffs, strict=True))
+            rows.append(len(self.rows))
+            self.rows.append(Row(tuple(times), -inf, inf))
+        return rows, [gpus[kind] for kind in sorted(kinds, key=lambda kind: (kind[2], *kind))]
 
     def _opened(self) -> list[OpenPool]:
         return [self._open(pool) for pool in self.f.pools]
@@ -365,7 +390,7 @@ class Master:
         ``on_round`` hears of each round and says whether to go on; ``seeds`` are mixes to begin
         with, ``fillings`` of pools too; ``at`` are duals whose bound is known to be good.
         """
-        program = _Program(self)
+        program = Program(self)
         program.start(frozenset(name for name, _ in seeds))
         for name, mix in seeds:
             program.add(name, mix)
@@ -379,13 +404,13 @@ class Master:
             if duals is None:
                 break
             if at is not None and isinf(best.value):
-                self._generate(program, duals, at, best, exact=True)
+                self.generate(program, duals, at, best, exact=True)
             asked_at = duals
             if many and not isinf(best.value):
                 asked_at = SMOOTHING * best.duals + (1 - SMOOTHING) * duals
-            added = self._generate(program, duals, asked_at, best, exact=not many)
+            added = self.generate(program, duals, asked_at, best, exact=not many)
             if not added and asked_at is not duals:
-                added = self._generate(program, duals, duals, best, exact=False)
+                added = self.generate(program, duals, duals, best, exact=False)
             slow = before - program.value < SLOW * max(1.0, abs(program.value))
             before = program.value
             best.program = program.value
@@ -393,10 +418,10 @@ class Master:
                 break
             if many and (slow or added <= len(self.names) // 20):
                 known = best.value
-                added += self._generate(program, duals, asked_at, best, exact=True)
+                added += self.generate(program, duals, asked_at, best, exact=True)
                 stalls = 0 if best.value > known else stalls + 1
                 if not added and asked_at is not duals:
-                    added += self._generate(program, duals, duals, best, exact=True)
+                    added += self.generate(program, duals, duals, best, exact=True)
             if ear.heard():
                 break
             stalled = at is not None and stalls >= MOST_STALLS
@@ -404,15 +429,15 @@ class Master:
             if not added or close or stalled or not on_round(best):
                 break
         if isinf(best.value) and duals is not None:
-            self._generate(program, duals, duals, best, exact=True)
+            self.generate(program, duals, duals, best, exact=True)
         best.mixes = program.mixes
         best.used = program.used
         best.serves = program.serves
         best.fillings = program.pool_fillings
         return best
 
-    def _generate(
-        self, program: "_Program", duals: Floats, at: Floats, best: Bound, *, exact: bool
+    def generate(
+        self, program: "Program", duals: Floats, at: Floats, best: Bound, *, exact: bool
     ) -> int:
         """Add what is cheaper than the program's; with ``exact`` take the bound at ``at`` too."""
         added = 0
@@ -438,7 +463,7 @@ class Master:
                 added += program.fill(number, counts, duals)
         return added
 
-    def _repair(self, program: "_Program", at: Floats, duals: Floats) -> tuple[Floats, int]:
+    def _repair(self, program: "Program", at: Floats, duals: Floats) -> tuple[Floats, int]:
         """Prices of shares that no filling exceeds, and how many fillings that adds."""
         at, added = at.copy(), 0
         wanted = program.wanted()
@@ -464,7 +489,7 @@ class Master:
         The mixes of ``kept`` values are known too. Ends by nodes, so that it repeats, or by a
         choice of at most ``enough`` (in the objective's units); ``seconds`` is the safety stop.
         """
-        program = _Program(self, "SCIP")
+        program = Program(self, "SCIP")
         for name, mixes in bound.mixes.items():
             for mix in dict.fromkeys(mixes):
                 program.add(name, mix)
@@ -497,7 +522,7 @@ class Master:
             yield name, Mix(0.0, 0.0, counts, float(values[self.missing[name]]))
 
 
-def _close(program: "_Program", best: Bound, tolerance: float) -> bool:
+def _close(program: "Program", best: Bound, tolerance: float) -> bool:
     return program.value - best.value <= tolerance * max(1.0, abs(program.value))
 
 
@@ -507,7 +532,7 @@ def _ends(domain: Iterable[int]) -> tuple[int, int]:
     return values[0], values[-1]
 
 
-class _Program:
+class Program:
     """The restricted master: relaxed (GLOP) or in integers (SCIP)."""
 
     def __init__(self, master: Master, backend: str = "GLOP") -> None:

@@ -1,0 +1,92 @@
+"""Bounds by counts of GPUs and by shares as a fluid: good ones, and never above the optimum."""
+
+from itertools import product
+from math import inf
+from random import Random
+
+import pytest
+
+from builders import a100, candidate, deployment, fleet, gpu, node, problem, use
+from optimizer.domain.outcome import Limits
+from optimizer.domain.problem import PlacementProblem
+from optimizer.solver import columns, solve
+from optimizer.solver.columns import coarse_sites
+from optimizer.solver.counts import Tree
+from optimizer.solver.fluid import Fluid
+from optimizer.solver.formulation import build
+from optimizer.solver.integer import common_divisor
+from optimizer.solver.master import Master
+from optimizer.solver.pricing import Asked, Item, mixes_within
+
+PLAIN = gpu("plain", memory_gib=48, bandwidth_gbs=800)
+
+
+def drawn(seed: int) -> PlacementProblem:
+    """Two nodes of each of two products and a few deployments that run on either."""
+    dice = Random(seed)
+    nodes = [node(f"a{i}", a100(), 4, price=2.0) for i in range(2)]
+    nodes += [node(f"p{i}", PLAIN, 4, price=0.7) for i in range(2)]
+    names = [f"d{i}" for i in range(4)]
+    ways = []
+    for name in names:
+        ways += [
+            candidate(name, a100(), profile="2g.20gb", rps=dice.randint(2, 4)),
+            candidate(name, a100(), gpus=2, rps=dice.randint(12, 20)),
+            candidate(name, PLAIN, share=use(dice.randint(5, 20), 150, 0.2), rps=2.5),
+            candidate(name, PLAIN, share=use(dice.randint(20, 40), 300, 0.4), rps=4),
+        ]
+    asked = [deployment(name, rps=dice.randint(5, 12)) for name in names]
+    return problem(fleet(*nodes), asked, ways)
+
+
+def master_of(posed: PlacementProblem, kind: type[Master] = Master) -> Master:
+    """The program of the price where everybody is served."""
+    f = build(posed, coarse_sites(posed))
+    return kind(f, f.price_micros(), frozenset({d.priority for d in posed.deployments}))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_branching_on_counts_lifts_the_bound_and_stops_at_the_optimum(seed: int) -> None:
+    posed = drawn(seed)
+    outcome = solve(posed, Limits(time_limit_s=60))
+    unmet, price = outcome.objectives[:2]
+    assert unmet.value == 0
+    assert price.proved
+    master = master_of(posed)
+    bound = master.solve()
+    step = common_divisor(master.objective)
+    lifted = Tree(master, step).lifted(bound, 10 * price.value, 10 * price.value)
+    assert bound.value * master.unit - 1 <= lifted <= price.value
+    assert lifted % step == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_prices_of_the_fluid_prove_its_bound_among_fillings(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "MOST_SIZES", 2)  # then fillings are generated
+    posed = drawn(seed)
+    master, fluid = master_of(posed), master_of(posed, Fluid)
+    assert isinstance(fluid, Fluid)
+    poured, filled = fluid.solve(), master.solve()
+    assert master.pools
+    assert 0 < poured.value <= filled.value + 1e-6
+    at = fluid.duals_of(master, poured.duals)
+    prices = master.prices(at)
+    mixes = master.exact_mixes(prices, master.quick_mixes(prices))
+    packed = master.packed(at, exact=True)
+    assert master.lagrangian(at, prices, mixes, packed) >= poured.value - 1e-4
+
+
+def test_mixes_within_a_limit_are_all_those_without_an_idle_replica() -> None:
+    items = [Item(3.0, 5, 0), Item(2.0, 3, 1), Item(1.5, 2, 2)]
+    found = {mix.counts for mix in mixes_within(items, Asked(9, 1, None), 7.0, 1000)}
+    expected = set()
+    for counts in product(range(5), repeat=3):
+        served = sum(n * item.capacity for n, item in zip(counts, items, strict=True))
+        cost = sum(n * item.price for n, item in zip(counts, items, strict=True))
+        least = min((i.capacity for n, i in zip(counts, items, strict=True) if n), default=inf)
+        if served >= 9 and cost <= 7.0 and served - least < 9:
+            expected.add(tuple((v, n) for v, n in enumerate(counts) if n))
+    assert found == expected
+    assert len(found) > 2
