@@ -56,11 +56,16 @@ def room_price_micros(fleet: Fleet, candidate: Candidate, pin: Collection[str] =
 
     Unused room beside it is not counted. None when no node of the fleet may hold it.
     """
-    prices = [(fleet.price_micros(n), n.gpu) for n in fleet.nodes if may_hold(n, candidate, pin)]
-    if not prices:
+    best: tuple[int, Gpu] | None = None
+    for node in fleet.nodes:
+        if node.gpu.name != candidate.gpu:
+            continue
+        price = fleet.price_micros(node)
+        if (best is None or price < best[0]) and may_hold(node, candidate, pin):
+            best = (price, node.gpu)
+    if best is None:
         return None
-    price, gpu = min(prices, key=lambda p: p[0])
-    return int(price * held(gpu, candidate.shape) * candidate.shape.gpus)
+    return int(best[0] * held(best[1], candidate.shape) * candidate.shape.gpus)
 
 
 def served_price_micros(
