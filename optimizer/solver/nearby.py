@@ -7,13 +7,13 @@ moves less is chosen.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from math import inf, isinf
+from math import inf, isinf, log
 
 import numpy as np
 from ortools.sat.python import cp_model
 
 from optimizer.domain.problem import missing_ppm
-from optimizer.domain.units import ceil_div
+from optimizer.domain.units import PPM, ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver import ear
 from optimizer.solver.integer import LEAST_S, Clock
@@ -87,19 +87,29 @@ def least_unmet(
         mixes[name][mix.counts] = None
     ranks = sorted({d.priority for d in master.names.values()})
     fleet = sum(float(c) * high for c, high in zip(master.costs, master.highs, strict=True) if c)
+    alike = max(0, len(ranks) - 1 - _depth(fleet * len(master.names)))
     choice = _Choice(master, bound.duals)
     for name, d in master.names.items():
         mine = kept.get(name, Counter())
         some = {**mixes[name], **dict.fromkeys(_around(master, d, mine, prices))}
         some |= dict.fromkeys([tuple(sorted(mine.items())), ()])
         some |= dict.fromkeys([less for counts in tuple(some) for less in _one_less(counts)])
-        dear = fleet / UNMET_GRAIN_PPM * RANKED ** ranks.index(d.priority)
+        dear = fleet / UNMET_GRAIN_PPM * RANKED ** max(0, ranks.index(d.priority) - alike)
         for counts in some:
             if _holds(master, d, dict(counts), in_full=False):
                 served = sum(master.rate_of[v] * n for v, n in counts)
                 missing = missing_ppm(d, served, sum(n for _, n in counts))
                 choice.add(name, counts, dear * missing)
     return choice.solve(CLOSE, effort, clock)
+
+
+def _depth(fleet: float) -> int:
+    """How many times a priority may weigh more than the next: costs are integers of 63 bits.
+
+    Of more priorities the lowest weigh alike here; whoever compares what is found tells them apart.
+    """
+    largest = GRAIN * PPM / UNMET_GRAIN_PPM * max(1.0, fleet)
+    return max(0, int(log(max(1.0, 2.0**62 / largest), RANKED)))
 
 
 def _one_less(counts: Counts) -> Iterator[Counts]:
