@@ -101,6 +101,19 @@ def test_headroom_of_nobody_is_unanswered(base, ask):
         questions.headroom(base, ask, "deployment", "chatt")
 
 
+def test_an_overfull_fleet_of_many_priorities_is_answered():
+    """The higher is served first: what the fleet holds goes to the last of twelve."""
+    way = (MeasuredOption("a100", 1_000, mig_profile="1g.10gb"),)
+    many = [replace(deployment(f"p{i:02}", rps=1, measured=way), priority=i) for i in range(12)]
+    inputs = worlds.inputs()
+    inputs = replace(inputs, workloads=replace(inputs.workloads, deployments=tuple(many)))
+    base = setting(inputs, optimize(inputs, worlds.LIMITS), worlds.LIMITS)
+    (answer,) = evaluate(base, [Scenario("much", (Scale("all", None, 9_000_000),))])
+    assert answer.failed is None
+    served = [d.name for d in many if d.name not in {one.deployment for one in answer.unmet}]
+    assert served == ["p09", "p10", "p11"]  # 28 slices for nine each
+
+
 # --- survive --------------------------------------------------------------------------------------
 
 
