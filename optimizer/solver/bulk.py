@@ -6,6 +6,7 @@ what the best is worth adds up to at most the GPUs in use), so that no filling n
 they are filled afterwards, and the row is tightened where that takes more GPUs than it said.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -113,9 +114,20 @@ def _all_within(master: Master, bound: Bound, prices: Floats, slack: float) -> d
     left = FEW_MIXES + 1
     for name, d in master.names.items():
         items, asked = master.priced_items(d, prices), master.asked(d, prices)
-        found[name] = mixes_within(items, asked, bound.cheapest[name] + slack, max(1, left))
+        every = mixes_within(items, asked, bound.cheapest[name] + slack, max(1, left))
+        found[name] = [mix for mix in every if _within_own(master, name, mix)]
         left -= len(found[name])
     return found
+
+
+def _within_own(master: Master, name: str, mix: Mix) -> bool:
+    """Whether the mix keeps what limits its deployment alone."""
+    counts = dict(mix.counts)
+    return all(
+        sum(c * counts.get(v, 0) for v, c in row.coefficients) <= row.high
+        for row in master.own_rows[name]
+        if not math.isinf(row.high)
+    )
 
 
 def _gpus(master: Master, number: int) -> list[int]:
