@@ -177,12 +177,12 @@ def _lifted(expr: Expr, proof: tuple[Master, Bound], choice: Choice, low: int, c
 
 
 def filled_up(problem: PlacementProblem, found: Placement) -> Placement:
-    """Who could not be dealt gets what room is left, unless a rule looks beyond one node."""
+    """Who could not be dealt gets what room is left, unless a rule looks beyond that."""
     served = not any(measure.unmet_ppm(problem, found).values())
-    looks_far = any(d.survive or d.near for d in problem.deployments)
+    looks_far = any(d.near for d in problem.deployments)
     if served or looks_far or problem.fleet.limits.price_micros_per_hour is not None:
         return found
-    return min(found, repaired(problem, found), key=lambda p: _score(problem, p))
+    return min(found, repaired(problem, found), key=lambda p: _outlives(problem, p))
 
 
 def _score(problem: PlacementProblem, found: Placement) -> list[int]:

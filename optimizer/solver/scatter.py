@@ -24,7 +24,8 @@ from optimizer.solver.where import Seat, layout
 
 MOST_ROUNDS = 40
 MOST_TRIED = 400  # GPUs that a replica looks at in a round
-MOST_ADDED = 4  # replicas to outlive a loss
+MOST_ADDED = 6  # replicas to outlive a loss
+FEWEST, CHEAPEST = (0, 1), (1, 0)  # orders of replicas too many and price
 Exchange = dict[int, tuple[str, ...]]  # new GPUs by the number of a seat
 
 
@@ -296,16 +297,33 @@ class _Scatter:
         return [id for id in ids if id in self.on]
 
     def reinforce(self, name: str) -> None:
-        """Add replicas until none are too many, each where that leaves fewest, then cheapest."""
-        limit = self.names[name].replica_limit
+        """Add replicas until none are too many: fewest left first, or cheapest first if cheaper."""
+        kept = len(self.seats)
+        outcomes = []
+        for order in (FEWEST, CHEAPEST):
+            price = self._reinforced(name, order)
+            outcomes.append((self._all_excess(name), price, order))
+            while len(self.seats) > kept:
+                self._drop(len(self.seats) - 1)
+        self._reinforced(name, min(outcomes)[2])
+
+    def _reinforced(self, name: str, order: tuple[int, int]) -> int:
+        """Add replicas in that order of preference; what they add to the price."""
+        limit, paid = self.names[name].replica_limit, 0
         for _ in range(MOST_ADDED):
             running = sum(seat.deployment == name for seat in self.seats)
             if not self._all_excess(name) or (limit is not None and running >= limit):
-                return
-            tried = [(self._worth(seat), at, seat) for at, seat in enumerate(self._places(name))]
+                break
+            tried = []
+            for at, seat in enumerate(self._places(name)):
+                worth = self._worth(seat)
+                tried.append((worth[order[0]], worth[order[1]], at, seat, worth[1]))
             if not tried:
-                return
-            self._add(min(tried, key=lambda t: t[:2])[2])
+                break
+            *_, seat, price = min(tried, key=lambda t: t[:3])
+            paid += price
+            self._add(seat)
+        return paid
 
     def _places(self, name: str) -> Iterator[Seat]:
         """One more replica each way, on each node where it fits: in use, else anew."""
