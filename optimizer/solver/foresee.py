@@ -68,7 +68,8 @@ def clashing(
     if bound.solve():
         return None
     names = bound.binding()
-    return demanding(problem, names) if names else only
+    few = demanding(problem, names) if names else only
+    return few if possible(few) is False else None  # floats alone prove nothing
 
 
 @dataclass(frozen=True, slots=True)
