@@ -88,13 +88,13 @@ def search(
     weights: Floats,
     worths: Floats,
     floor: float,
-    nodes_each: int,
+    most_nodes: int,
     one: bool,
 ) -> tuple[NDArray[np.int32], Ints, Floats, float]:
     """For each first size the best filling worth more than ``floor``: sizes, how many, its value.
 
     With ``one`` only fillings better than those before. The last is the greatest bound of the first
-    sizes whose search took more than ``nodes_each`` nodes; 0 where all were searched through.
+    sizes whose search took more than ``most_nodes`` (with ``one``: all together); 0 where none did.
     """
     number, axes = needs.shape
     per_unit = UNITS / np.maximum(1, room)
@@ -104,7 +104,7 @@ def search(
     value, surrogate = np.zeros(DEEPEST + 1), np.zeros(DEEPEST + 1)
     taken, following = np.zeros(DEEPEST, np.int64), np.zeros(DEEPEST + 1, np.int64)
     count = np.zeros(number, np.int64)
-    given_up = 0.0
+    given_up, nodes = 0.0, 0
     left[0] = room
     for first in range(number):
         if most[first] <= 0 or not _fits(needs[first], room):
@@ -117,7 +117,7 @@ def search(
         if whole <= goal:
             continue
         count[first] = 1
-        depth, nodes = 1, 0
+        depth, nodes = 1, nodes if one else 0
         if value[1] > goal:
             goal = best[first] = value[1]
             found[first, 0], lengths[first] = first, 1
@@ -132,7 +132,7 @@ def search(
                 size += 1
             else:
                 size = number
-            if size >= number or depth >= DEEPEST or nodes >= nodes_each:
+            if size >= number or depth >= DEEPEST or nodes >= most_nodes:
                 if size < number:
                     given_up = max(given_up, whole)
                 depth -= 1

@@ -10,7 +10,7 @@ from ortools.linear_solver import pywraplp
 
 from optimizer.domain.gpu import Use
 
-MOST_NODES = 3_000_000  # of the search for the best filling, from each first size
+MOST_NODES = 20_000_000  # of the search for the best filling: a second
 FEW_NODES = 300  # where a good one for each first size will do
 MOST_MET = 300
 MOST_IN_GPU = 64  # shares that need nothing of a GPU
