@@ -1,6 +1,6 @@
-"""What schedulers do: best-fit and first-fit-decreasing, one replica after the other.
+"""What schedulers do: best-fit, first-fit-decreasing, load-balanced, one replica after the other.
 
-Both see the same candidates as the solver, keep slot legality, shares and groups in one node, and
+All see the same candidates as the solver, keep slot legality, shares and groups in one node, and
 never look back. Their answers are judged by the same judge.
 """
 
@@ -39,6 +39,7 @@ class _Fleet:
         default_factory=lambda: defaultdict(list)
     )
     seats: list[Seat] = field(default_factory=list)
+    balanced: bool = False  # onto the emptiest node, and into a GPU in use only if none is free
 
 
 def best_fit(problem: PlacementProblem) -> Placement:
@@ -60,8 +61,15 @@ def first_fit_decreasing(problem: PlacementProblem) -> Placement:
     return _run(problem, sorted(problem.deployments, key=lambda d: -size(d)), best=False)
 
 
-def _run(problem: PlacementProblem, order: list[Deployment], *, best: bool) -> Placement:
-    fleet = _Fleet()
+def load_balanced(problem: PlacementProblem) -> Placement:
+    """Deployments as listed; each by its cheapest way, on the node with most GPUs free."""
+    return _run(problem, list(problem.deployments), best=False, balanced=True)
+
+
+def _run(
+    problem: PlacementProblem, order: list[Deployment], *, best: bool, balanced: bool = False
+) -> Placement:
+    fleet = _Fleet(balanced=balanced)
     for node in problem.fleet.nodes:
         fleet.nodes[node.name] = node
         fleet.free[node.gpu.name][node.name] = list(range(node.gpus))
@@ -123,16 +131,23 @@ def _pick(
 
 def _place_for(fleet: _Fleet, way: Candidate) -> _Open | str | None:
     sharing = way.shape.sharing
-    if sharing is not Sharing.WHOLE:
-        for gpu in fleet.started[way.gpu, sharing]:
-            if _fits(gpu, way):
-                return gpu
+    started = None if fleet.balanced or sharing is Sharing.WHOLE else _joined(fleet, way)
+    if started is not None:
+        return started
     fitting = [
         (len(free), name)
         for name, free in fleet.free[way.gpu].items()
         if len(free) >= way.shape.gpus and sharing in fleet.nodes[name].sharing
     ]
+    if fleet.balanced:
+        node = min(fitting, key=lambda free: (-free[0], free[1]), default=None)
+        return node[1] if node else _joined(fleet, way)
     return min(fitting)[1] if fitting else None
+
+
+def _joined(fleet: _Fleet, way: Candidate) -> _Open | None:
+    """The first GPU in use that takes it."""
+    return next((gpu for gpu in fleet.started[way.gpu, way.shape.sharing] if _fits(gpu, way)), None)
 
 
 def _fits(gpu: _Open, way: Candidate) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from itertools import product
 
 from ortools import __version__ as ortools_version
-from placement_baselines import best_fit, first_fit_decreasing
+from placement_baselines import best_fit, first_fit_decreasing, load_balanced
 from placement_instances import Family, generate
 
 from optimizer.domain.outcome import Limits, Outcome, Progress
@@ -26,10 +26,14 @@ from optimizer.verify import check_outcome, objectives, verify
 
 # They look at every node for every replica, one by one: hours on larger fleets.
 LARGEST_FOR_BASELINES = 10_000
+BASELINES = (
+    ("best_fit", best_fit), ("ffd", first_fit_decreasing), ("balanced", load_balanced),
+)  # fmt: skip
 FIELDS = (
     "family", "gpus", "deployments", "ways", "status", "unmet_ppm", "unmet_bound_ppm", "price",
     "price_bound", "gap_percent", "seconds", "first_bound_s", "memory_mib", "broken_rules",
     "best_fit_price", "best_fit_unmet_ppm", "best_fit_s", "ffd_price", "ffd_unmet_ppm", "ffd_s",
+    "balanced_price", "balanced_unmet_ppm", "balanced_s",
 )  # fmt: skip
 
 
@@ -57,7 +61,7 @@ def row(family: Family, limit_s: float) -> dict[str, object]:
         "broken_rules": len(check_outcome(problem, outcome)),
         **_levels(outcome),
     }
-    for name, baseline in (("best_fit", best_fit), ("ffd", first_fit_decreasing)):
+    for name, baseline in BASELINES:
         if not family.rules and family.gpus <= LARGEST_FOR_BASELINES:
             found |= _baseline(name, baseline, problem)
     return found
