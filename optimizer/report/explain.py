@@ -89,7 +89,8 @@ def _hint(subject: str, plan: Plan) -> str:
 
 def _plan(plan: Plan) -> Iterator[str]:
     yield f"{plan.fleet}: {status.headline(plan)}."
-    yield f"{status.totals(plan)}; {status.demand(plan)}."
+    if not plan.conflict:
+        yield f"{status.totals(plan)}; {status.demand(plan)}."
     for level in status.levels(plan):
         if level.proved:
             yield f"{_begun(level.name)}: {level.value}, and no plan can do better."
@@ -108,7 +109,7 @@ def _plan(plan: Plan) -> Iterator[str]:
         yield f"{one.deployment} gets less than asked: {one.reason}.{fix}"
     for rule in plan.conflict:
         yield f"Clashing rule: {rule}."
-    yield from plan.notes
+    yield from (f"{_begun(note)}." for note in plan.notes)
 
 
 class _Why:
@@ -240,7 +241,11 @@ class _Why:
             yield f"Rules on it: {', '.join(said)}."
 
     def _change(self) -> Iterator[str]:
-        """What would have to change for one replica more or fewer."""
+        """What would have to change for one replica more or fewer, or for any to run."""
+        if self.plan.conflict:
+            yield f"No plan is possible: {', '.join(self.plan.conflict)} cannot all hold."
+            yield from (f"{_begun(note)}." for note in self.plan.notes)
+            return
         for one in self.plan.unmet:
             if one.deployment == self.part.name:
                 yield f"Short of what is asked: {one.reason}."

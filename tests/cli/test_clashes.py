@@ -38,7 +38,7 @@ def planned(tmp_path, monkeypatch, capsys):
     def called(rules: str, fleet: str = FLEET, workloads: str = WORKLOADS):
         Path("fleet.yaml").write_text(fleet, encoding="utf-8")
         Path("workloads.yaml").write_text(workloads.replace("RULES", rules), encoding="utf-8")
-        flags = ["fleet.yaml", "workloads.yaml", "--effort", "5", "-o", "json"]
+        flags = ["fleet.yaml", "workloads.yaml", "--effort", "5", "-o", "json", "--out", "p.json"]
         monkeypatch.setattr(sys, "argv", ["fleetslice", "plan", *flags])
         code = run()
         data = json.loads(capsys.readouterr().out)
@@ -65,6 +65,15 @@ def test_outliving_a_rack_where_there_is_one(planned):
     assert notes[0] == "a plan is possible with chat.survive rack -> node"
     assert notes[1].startswith("a plan is possible with 1 more a100-80gb-sxm (1 node of 1")
     assert planned("survive: rack", FLEET + SPARE)[0] == 0
+
+
+def test_explain_tells_the_clash_of_a_deployment(planned, monkeypatch, capsys):
+    planned("survive: rack")
+    monkeypatch.setattr(sys, "argv", ["fleetslice", "explain", "p.json", "chat"])
+    assert run() == 0
+    text = capsys.readouterr().out
+    assert "No plan is possible: survive: chat cannot all hold." in text
+    assert "A plan is possible with chat.survive rack -> node." in text
 
 
 def test_what_is_kept_free_costs_too_much(planned):
