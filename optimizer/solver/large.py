@@ -311,7 +311,13 @@ def _chosen(
     seconds = max(1.0, clock.seconds_left / 3)
     few = len(master.names) < MANY and not any(d.survive for d in master.names.values())
     choice = closer(master, bound, seconds) if few else None
-    return low, choice or choose(master, bound, seconds, scale)
+    if choice is None:
+        return low, choose(master, bound, seconds, scale)
+    if scale != 1.0 and value_of(expr, choice.values) > low:  # what is unmet is worth two tries
+        other = choose(master, bound, seconds, scale)
+        if other is not None and value_of(expr, other.values) < value_of(expr, choice.values):
+            return low, other
+    return low, choice
 
 
 def _levels(problem: PlacementProblem, found: Placement, floors: Floors) -> list[Level]:
