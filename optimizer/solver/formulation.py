@@ -28,6 +28,7 @@ from optimizer.solver.columns import (
     colours,
     counted,
     domain_of,
+    may_stay,
     mig_patterns,
     profiles_of,
     refills,
@@ -869,6 +870,33 @@ def _highest(count: Expr) -> int:
     return int(list(count.proto.domain)[-1])
 
 
+def allowed(f: Formulation) -> Iterator[Expr]:
+    """A way kept for replicas that run so today is not for new ones.
+
+    Where the view does not know what runs, no more run so than may stay.
+    """
+    kept = {
+        (name, way.key)
+        for name, ways in f.problem.candidates.items()
+        for way in ways
+        if way.running_only
+    }
+    if not kept:
+        return
+    gpus = {gpu.id: gpu for gpu in f.problem.fleet.gpus()}
+    staying: dict[tuple[str, object], int] = defaultdict(int)
+    for replica in f.problem.current.replicas if f.problem.current else ():
+        way = may_stay(f.problem, replica, gpus)
+        if way is not None:
+            staying[way.deployment, way.key] += 1
+    for name, key in sorted(kept, key=str):
+        mine = [c for c in f.of(name) if c.candidate.key == key]
+        new = [c.count for c in mine if c.stays is None]
+        seen = len(new) < len(mine)
+        if new:
+            yield total(new) <= (0 if seen else staying[name, key])
+
+
 def price_limit(f: Formulation) -> Iterator[Expr]:
     """The price per hour stays within the fleet's ceiling."""
     limit = f.problem.fleet.limits.price_micros_per_hour
@@ -899,8 +927,8 @@ def do_not_disturb(f: Formulation) -> Iterator[Expr]:
             yield c.count >= 1
 
 
-# `allowed`, `pin`, `cordon` and `fixed_layout` are filters: what they forbid has no variable (see
-# _offered, the zones and columns.may_stay). `anti_affinity` is in the colours of GPUs
+# `pin`, `cordon`, `fixed_layout` and most of `allowed` are filters: what they forbid has no
+# variable (see _offered, the zones and columns.may_stay). `anti_affinity` is in the colours of GPUs
 # (columns.colours).
 RULES: tuple[Rule, ...] = (
     demand_met,
@@ -915,6 +943,7 @@ RULES: tuple[Rule, ...] = (
     survive,
     isolation,
     affinity,
+    allowed,
     price_limit,
     power_limit,
     do_not_disturb,

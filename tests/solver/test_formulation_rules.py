@@ -250,3 +250,15 @@ def test_allowed_keeps_to_the_modes_of_the_node(sharing: str, places: int) -> No
     machines = fleet(node("n0", PLAIN, 1, sharing=sharing))
     asked = problem(machines, [deployment("chat", rps=9)], [candidate("chat", PLAIN, rps=1)])
     assert len(rules.build(asked, fine_sites(asked)).of("chat")) == places
+
+
+@pytest.mark.parametrize(("running", "most"), [(0, 0), (1, 1), (2, 2)], ids=[EMPTY, LIMIT, BEYOND])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_way_kept_for_who_runs_is_not_for_new_replicas(
+    running: int, most: int, coarse: bool
+) -> None:
+    kept = replace(candidate("chat", PLAIN, rps=1), running_only=True)
+    now = place(*(replica(f"chat/{n}", f"n0/{n}") for n in range(running)))
+    asked = problem(fleet(node("n0", PLAIN, 4)), [deployment(rps=4)], [kept], now)
+    assert holds(rules.allowed, asked, {"chat": most}, coarse=coarse)
+    assert not holds(rules.allowed, asked, {"chat": most + 1}, coarse=coarse)
