@@ -18,7 +18,7 @@ from ortools.linear_solver import pywraplp
 from optimizer.solver import ear
 from optimizer.solver.packing import Counts, Packer
 
-EFFORT = 1_000_000  # simplex iterations times rows, in hundreds
+EFFORT = 1_000_000  # of dives: simplex iterations times rows, in hundreds
 MOST_ROUNDS = 500
 DIVE_ROUNDS = 20
 MOST_DISCREPANCIES = 4
@@ -176,7 +176,6 @@ class _Search:
             low = max(low, cover.value / max(1.0, found.bound))
             if not sum(map(cover.add, found.all)) or ear.heard():
                 break
-        self.left -= cover.work
         return ceil(low - TINY)
 
     def dives(self, best: Counter[Counts], enough: int) -> Counter[Counts]:
@@ -188,7 +187,7 @@ class _Search:
             barred = waiting.pop(0)
             found, order = self._dive(best.total() - 1, frozenset(barred), part)
             part = 0.0
-            if found is not None:
+            if found is not None and found.total() < best.total():
                 best = found
             for counts in order[:EARLY] if len(barred) < MOST_DISCREPANCIES else ():
                 other = tuple(sorted({*barred, counts}))
@@ -210,8 +209,12 @@ class _Search:
         while left.any():
             cover.ask(left)
             self._generate(cover)
-            if found.total() + ceil(cover.value - TINY) > most or cover.work > self.left:
+            if found.total() + ceil(cover.value - TINY) > most:
                 found.clear()
+                break
+            if cover.work > self.left:
+                rest = {size: int(left[size]) for size in cover.sizes if left[size]}
+                found += best_fit(self.packer, rest)
                 break
             fixed, chosen = _fixed(cover, left, barred, part)
             if not fixed:
