@@ -130,6 +130,8 @@ def _solved(
     found = _outliving(problem, f, choice, proof[0].complete, floors.price, clock)
     found = filled_up(problem, found)
     found = min((found, hosted or found), key=lambda p: _score(problem, p))
+    if frail(problem, found):
+        return Large()  # a rule may not be broken, so this is no plan
     return Large(found, _levels(problem, found, floors), proof)
 
 
