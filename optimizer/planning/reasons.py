@@ -135,7 +135,7 @@ def _against(
     best = sorted(others.items(), key=lambda item: (item[1][0], item[0]))[:RUNNERS_UP]
     here = f"{_name(problem, chosen)} costs {mine[1]}"
     if not best:
-        return [f"{here}; nothing else fits"]
+        return [f"{here}; nothing {'beside what is used' if len(used) > 1 else 'else'} fits"]
     listed = " and ".join(f"{name} {_beside(cost, mine)}" for name, cost in best)
     told = [f"{here}; not used: {listed}"]
     if best[0][1][0] < mine[0]:

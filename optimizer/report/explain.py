@@ -134,10 +134,8 @@ class _Why:
         yield self._first()
         if self.replicas:
             yield from (f"{_begun(reason)}." for reason in self.part.reasons)
-        for way in self._ways():
-            smaller = self._smaller(way)
-            if smaller is not None:
-                yield smaller
+        smaller = [told for way in self._ways() if (told := self._smaller(way)) is not None]
+        yield from dict.fromkeys(smaller)
         yield from self._slo()
         yield from self._rules()
         yield from self._change()
@@ -171,6 +169,8 @@ class _Why:
             refused = [d for d in self.refused if _about(d, way.gpu, name)]
             mine = {way.config.precision, way.config.engine}
             refused.sort(key=lambda d: (-len(mine & {*d.what.split()}), d.what))
+            if any(w.gpu == way.gpu and _room(w) == name for w in self._ways()):
+                return None  # it runs there too
             if taken:
                 return self._costlier(label, taken, way)
             if refused:
@@ -229,8 +229,14 @@ class _Why:
             said.append(f"at most {d.spread_node} a node")
         if d.spread_rack is not None:
             said.append(f"at most {d.spread_rack} a rack")
+        if d.survive is not None:
+            said.append(f"carries its demand without any one {d.survive}")
         if d.isolate != "none":
             said.append(f"isolated by {d.isolate}")
+        if d.avoid:
+            said.append(f"never on a GPU with {', '.join(d.avoid)}")
+        if d.near:
+            said.append(f"only on nodes that hold {', '.join(d.near)}")
         if d.pin:
             said.append(f"pinned to {', '.join(d.pin)}")
         if d.max_replicas is not None:
@@ -252,14 +258,35 @@ class _Why:
                 if one.smallest_fix:
                     yield f"Would help: {one.smallest_fix}."
                 return
-        asked, capacity = self.part.demand_mrps, self.part.capacity_mrps or 0
-        if asked is None or not self.replicas:
+        if self.part.demand_mrps is None or not self.replicas:
             return
-        yield f"One more replica is needed above {words.rate(capacity)}."
-        rates = [self._rate(r) for r in self.replicas]
-        fewer = capacity - min(rates)
+        carried, lost = self._carried(self.replicas)
+        left = f", which is left without {self.asked.survive} {lost}" if lost else ""
+        yield f"One more replica is needed above {words.rate(carried)}{left}."
+        fewer = max(
+            self._carried([r for r in self.replicas if r != out])[0] for out in self.replicas
+        )
         if len(self.replicas) > self.asked.min_replicas and fewer > 0:
             yield f"One replica less would do at {words.rate(fewer)} or below."
+
+    def _carried(self, replicas: list[Replica]) -> tuple[int, str]:
+        """The rate that they carry, after the worst loss that they must outlive, and that loss."""
+        every = sum(self._rate(r) for r in replicas)
+        kind = self.asked.survive
+        if kind is None or not replicas:
+            return every, ""
+        lost: dict[str, int] = {}
+        for replica in replicas:
+            for domain in {self._domain(node, kind) for node in replica.nodes}:
+                lost[domain] = lost.get(domain, 0) + self._rate(replica)
+        worst = min(lost, key=lambda name: (-lost[name], name))
+        return every - lost[worst], worst.rpartition(":")[2]
+
+    def _domain(self, name: str, kind: str) -> str:
+        node = self.problem.fleet.node(name)
+        if kind == "node":
+            return name
+        return node.rack_domain if kind == "rack" else node.zone_domain
 
     def _rate(self, replica: Replica) -> int:
         way = _candidate(self.problem, replica)

@@ -25,6 +25,26 @@ def test_why_this_slice_and_what_it_costs_beside_others():
     assert "One more replica is needed above 9.9 req/s." in text
 
 
+def test_what_a_loss_leaves_counts_for_who_must_outlive_it():
+    def asked(kind):
+        problem = plans.small_problem(plans.small_current())
+        chat = replace(problem.deployments[0], survive=kind, avoid=("vision",))
+        return replace(problem, deployments=(chat, *problem.deployments[1:]))
+
+    def says(kind):
+        return explain(plans.rebalanced_plan(), asked(kind), plans.DROPPED, "support-chat")
+
+    assert "One more replica is needed above 9.9 req/s." in says(None)
+    assert "Rules on it: never on a GPU with vision." in says(None)
+    text = says("node")  # all three run on h100-01
+    assert (
+        "Rules on it: carries its demand without any one node, never on a GPU with vision." in text
+    )
+    assert "One more replica is needed above 0 req/s, which is left without node h100-01." in text
+    assert "which is left without rack r1." in " ".join(says("rack"))
+    assert len(set(text)) == len(text)
+
+
 def test_why_it_moves_and_why_it_stays():
     assert "It is to move from h200-01/7 3g.70gb@0" in told("support-chat/1")
     assert "It stays where it is: moving it would load 68.0 GiB of weights" in told("llama-70b/0")
