@@ -126,9 +126,15 @@ def totals(plan: Plan) -> str:
     return f"{words.price(plan.price_micros, plan.unit)} on {of}{since}"
 
 
+def from_scratch(plan: Plan) -> bool:
+    """Whether nothing runs yet: every replica is one to start."""
+    started = {m.replica for m in plan.moves if m.kind == "start"}
+    return len(started) == len(plan.moves) and all(r.id in started for r in plan.placement.replicas)
+
+
 def gpus_before(plan: Plan) -> tuple[GpuPlan, ...]:
     """The GPUs that count now, before the moves; none where nothing runs or nothing changes."""
-    if all(m.before is None for m in plan.moves):
+    if not plan.moves or from_scratch(plan):
         return ()
     moved = {m.replica for m in plan.moves}
     ids = {g for r in plan.placement.replicas if r.id not in moved for g in r.gpus}

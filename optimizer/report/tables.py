@@ -207,10 +207,10 @@ def unmet(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
 
 
 def moves(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
-    """The moves; when all are starts, one sentence."""
+    """The moves; of plans from scratch one sentence."""
     if not plan.moves:
         return
-    if all(m.kind == "start" for m in plan.moves):
+    if status.from_scratch(plan):
         yield Text(moves_sentence(plan))
         return
     told = alike(plan.moves, plan.left)
@@ -266,7 +266,7 @@ def steps(plan: Plan, ink: Ink) -> Iterator[RenderableType]:
     if not plan.steps:
         return
     told = f"{words.plural(len(plan.steps), 'step')}, about {words.duration(end(plan))}"
-    if all(m.kind == "start" for m in plan.moves):
+    if status.from_scratch(plan):
         yield Text(f"Steps: {told} (weights at 2 GiB/s, two loads a node at once).")
         return
     table = ink.table(title=f"Steps ({told}; weights at 2 GiB/s, two loads a node at once)")

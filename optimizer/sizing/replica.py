@@ -351,10 +351,20 @@ def too_slow(serving: Serving, ttft: float | None, tpot: float | None) -> str:
     ratios = serving.ratios(idle)
     said = []
     if tpot is not None and idle.tpot_ms * ratios[1] > tpot:
-        said.append(f"TPOT {idle.tpot_ms * ratios[1]:.0f} ms at batch 1 ({p}), SLO {tpot:g} ms")
+        said.append(
+            f"TPOT {_over(idle.tpot_ms * ratios[1], tpot)} ms at batch 1 ({p}), SLO {tpot:g} ms"
+        )
     if ttft is not None and idle.ttft_ms * ratios[0] > ttft:
-        said.append(f"TTFT {idle.ttft_ms * ratios[0]:.0f} ms unloaded ({p}), SLO {ttft:g} ms")
+        said.append(
+            f"TTFT {_over(idle.ttft_ms * ratios[0], ttft)} ms unloaded ({p}), SLO {ttft:g} ms"
+        )
     return "; ".join(said) or "no rate keeps TTFT and TPOT inside the SLO"
+
+
+def _over(ms: float, limit: float) -> str:
+    """A time above its limit, with as many digits as it takes to see that it is above."""
+    told = (f"{ms:.{digits}f}" for digits in range(4))
+    return next((text for text in told if float(text) > limit), f"{ms:g}")
 
 
 def binding(

@@ -123,6 +123,18 @@ def test_priorities_that_say_the_same_share_a_line() -> None:
     assert names == ["unmet demand, priorities 90 to 0", "unmet demand, priority -5"]
 
 
+def test_starts_beside_what_runs_are_told_one_by_one() -> None:
+    whole = plans.small_placement()
+    now = replace(whole, replicas=whole.replicas[1:])
+    outcome = Outcome(Termination.OPTIMAL, objectives=plans.objectives())
+    plan = plans.plan_of(plans.small_problem(now), whole, outcome)
+    assert [m.kind for m in plan.moves] == ["start"]
+    assert ", now " in status.totals(plan)
+    text = printed(lambda console, ascii: render_rebalance(plan, console, ascii=ascii))
+    assert "code-assist/0  start  -     h100-02/0" in text
+    assert "0:00" in text
+
+
 def test_the_price_now_counts_what_runs_before_the_moves() -> None:
     plan = plans.rebalanced_plan()
     price = {g.id: g.price_micros for g in plan.gpus}

@@ -17,6 +17,7 @@ from optimizer.domain.workload import (
     Slo,
 )
 from optimizer.sizing import size
+from optimizer.sizing.replica import _over
 from sizing_examples import (
     A100,
     EMBEDDER_8B,
@@ -109,6 +110,11 @@ def test_an_slo_out_of_reach_says_the_best_there_is():
     candidates, dropped = sized(strict, Fleet("one", (A100_NODE,)))
     assert not candidates
     assert all("at batch 1" in d.reason and "SLO 3 ms" in d.reason for d in dropped)
+
+
+def test_a_time_just_above_its_limit_is_not_rounded_onto_it():
+    times = ((55.4, 40), (40.2, 40), (40.004, 40), (3.2, 2.5))
+    assert [_over(ms, limit) for ms, limit in times] == ["55", "40.2", "40.004", "3"]
 
 
 def test_fp8_is_offered_where_it_computes():
