@@ -190,13 +190,18 @@ def _merge(problem: PlacementProblem, members: list[tuple[Node, tuple[Zone, ...]
 
 
 def fine_sites(problem: PlacementProblem) -> tuple[Site, ...]:
-    """One site a node; GPUs that hold something now are cells of their own."""
+    """One site a node; GPUs that hold something now are cells of their own.
+
+    So are all of a node whose GPUs come in pairs, or are shared in more ways than patterns can say.
+    """
     by_gpu = _current_by_gpu(problem)
+    ways = [way for offered in problem.candidates.values() for way in offered]
+    twos = any(way.shape.gpus == 2 for way in ways)
     sites = []
     for node, zones in _zones_by_node(problem):
-        single = node.nvlink_domain == "pair" and any(
-            c.shape.gpus == 2 for cs in problem.candidates.values() for c in cs
-        )
+        shares = shares_of(ways, node.gpu.name) if Sharing.SHARED in node.sharing else ()
+        crowded = share_patterns(node.gpu.room, shares) is None
+        single = crowded or (node.nvlink_domain == "pair" and twos)
         fine = tuple(
             Zone(
                 z.barred,

@@ -9,9 +9,12 @@ from ortools.sat.python import cp_model
 
 from builders import a100, candidate, deployment, fleet, gpu, node, place, problem, replica, use
 from optimizer.domain.fleet import Limits
+from optimizer.domain.outcome import Limits as Search
 from optimizer.domain.problem import PlacementProblem
 from optimizer.solver import formulation as rules
+from optimizer.solver import solve
 from optimizer.solver.columns import coarse_sites, colours, fine_sites
+from optimizer.verify import check_outcome
 
 PLAIN = gpu("plain", memory_gib=48, bandwidth_gbs=800, tdp_w=300)
 EMPTY, LIMIT, BEYOND = "nothing to say", "just allowed", "one too many"
@@ -262,3 +265,17 @@ def test_a_way_kept_for_who_runs_is_not_for_new_replicas(
     asked = problem(fleet(node("n0", PLAIN, 4)), [deployment(rps=4)], [kept], now)
     assert holds(rules.allowed, asked, {"chat": most}, coarse=coarse)
     assert not holds(rules.allowed, asked, {"chat": most + 1}, coarse=coarse)
+
+
+def test_shares_of_too_many_sizes_for_patterns_lie_on_gpus_of_their_own() -> None:
+    ways = [candidate("chat", PLAIN, share=use(30 + i / 10, 10, 0.1)) for i in range(61)]
+    ways.append(candidate("alone", PLAIN))
+    asked = problem(
+        fleet(node("n0", PLAIN, 3)),
+        [deployment("chat", replicas=2), deployment("alone", replicas=1)],
+        ways,
+    )
+    found = solve(asked, Search(effort=5, workers=1))
+    assert found.incumbent is not None
+    assert not check_outcome(asked, found)
+    assert {o.name: o.value for o in found.objectives}["unmet"] == 0
