@@ -31,7 +31,7 @@ def slices_of_two_nodes() -> PlacementProblem:
 
 def interrupted_while_generating(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """The first round of column generation is interrupted so many times."""
-    generate = Master._generate
+    generate = Master.generate
 
     def meanwhile(self: Master, *args: object, **more: object) -> int:
         if not ear.heard():
@@ -39,7 +39,7 @@ def interrupted_while_generating(monkeypatch: pytest.MonkeyPatch, times: int) ->
                 os.kill(os.getpid(), signal.SIGINT)
         return generate(self, *args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Master, "_generate", meanwhile)
+    monkeypatch.setattr(Master, "generate", meanwhile)
 
 
 def test_an_interrupt_while_columns_are_generated_leaves_a_plan(monkeypatch) -> None:
