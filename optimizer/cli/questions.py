@@ -13,7 +13,7 @@ from optimizer.cli import options
 from optimizer.cli.codes import Code
 from optimizer.cli.groups import Limiting, Showing, Working
 from optimizer.cli.inputs import tell_notes
-from optimizer.cli.terminal import Stop, finish, guarded
+from optimizer.cli.terminal import Stop, finish, guarded, say
 from optimizer.cli.whatif import Add, Baseline, ScaleDemand, baseline_of, progress_bar
 
 if TYPE_CHECKING:
@@ -63,20 +63,29 @@ class Asking:
 
     @contextmanager
     def ground(
-        self, found: "Documents", working: Working = HERE, *, any_price: bool = False
+        self,
+        found: "Documents",
+        working: Working = HERE,
+        *,
+        any_price: bool = False,
+        serving: bool = False,
     ) -> Iterator[_Ground]:
         """The baseline planned, and Ray started. Raises Stop.
 
-        ``any_price``: of scenarios it is only asked who can be served.
+        ``any_price``: of scenarios it is only asked who can be served; ``serving``: only whether
+        everybody can, and the baseline is just where their plans start.
         """
+        from optimizer.scenarios import buy
         from optimizer.scenarios.evaluate import asking, at_any_price, setting
 
         limits = self.limiting.limits()
-        inputs, planned = baseline_of(found, self.baseline, limits)
+        begin = buy.quickly(limits) if serving else limits
+        inputs, planned = baseline_of(found, self.baseline, begin)
         if planned.plan.status in ("infeasible", "nothing_found"):
             raise Stop(Code.UNMET, "there is no baseline: fleetslice plan says why")
         ground = setting(inputs, planned, limits)
         ground = at_any_price(ground) if any_price else ground
+        ground = buy.serving(ground) if serving else ground
         with (
             progress_bar() as report,
             asking(ground, workers=working.workers, address=working.address, report=report) as ask,
@@ -374,11 +383,11 @@ def buy(
     found = asked.read(documents, flags)
     wanted = _wanted(found, scenario, with_flags=flags is not None)
     offers = _offers(found, offer or (), most, months)
-    with asked.ground(found, working) as ground:
-        planner = Planner(ground.setting)
+    with asked.ground(found, working, serving=True) as ground:
+        planner, at_once = Planner(ground.setting), max(1, working.workers)
         data = _answered(
             lambda: buy_data(
-                bought(planner, ground.ask, offers, wanted, at_once=max(1, working.workers)),
+                bought(planner, ground.ask, offers, wanted, at_once=at_once, tell=say),
                 offers,
                 ground.setting.inputs.fleet.currency,  # offers have prices where no node has one
             )

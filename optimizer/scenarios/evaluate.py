@@ -38,7 +38,8 @@ class Setting:
     """What all scenarios share; ``inputs.current`` is what each starts from.
 
     ``known``: what solving the baseline taught; None: each scenario is planned from scratch.
-    ``fixes``: for who is short, changes are solved that would serve them.
+    ``fixes``: for who is short, changes are solved that would serve them. ``serving``: all that is
+    asked is whether everybody can be served, so plans near to what runs are tried hard first.
     """
 
     inputs: Inputs
@@ -47,6 +48,7 @@ class Setting:
     before: Summary
     known: "Known | None" = None
     fixes: bool = False
+    serving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +146,8 @@ class Planner:
         """
         from optimizer.planning import compose
 
-        world = self.world(scenario)
-        sizing = self.sized.size(world.fleet, world.workloads.deployments, world.current)
-        problem, _ = pose(replace(self.setting.inputs, **world._asdict()), sizing)
-        inputs = replace(self.setting.inputs, fleet=world.fleet)
+        problem, sizing = self.posed(scenario)
+        inputs = replace(self.setting.inputs, fleet=problem.fleet)
         outcome = beyond_pins(problem, self._outcome(problem), inputs, self.setting.limits)
         # Only what differs between two runs on the same input is left open.
         run = PlanRun(0.0, self.setting.limits.workers, "", outcome.stopped_by)
@@ -164,13 +164,21 @@ class Planner:
             plan = replace(plan, unmet=mended(plan, problem, inputs))
         return Planned(plan, problem, sizing)
 
+    def posed(self, scenario: Scenario) -> tuple[PlacementProblem, Sizing]:
+        """What the scenario asks to be solved. Raises ScenarioFault."""
+        world = self.world(scenario)
+        sizing = self.sized.size(world.fleet, world.workloads.deployments, world.current)
+        return pose(replace(self.setting.inputs, **world._asdict()), sizing)
+
     def _outcome(self, problem: PlacementProblem) -> Outcome:
+        from optimizer.solver.serving import serve
         from optimizer.solver.warm import solve_warm
 
         limits, before = self.setting.limits, self.setting.known
+        search = serve if self.setting.serving else solve_warm
         if before is not None and not problem.fleet.reserve:
             try:
-                return judged(problem, limits, search=partial(solve_warm, before=before))
+                return judged(problem, limits, search=partial(search, before=before))
             except BrokenPlan:
                 pass  # a repair leaves some rules to the judge; it said no, so search from scratch
         return judged(problem, limits)

@@ -120,7 +120,7 @@ def _near(master: Master, bound: Bound, staying: Staying, hint: "_Hint", clock: 
     problem, limits = master.f.problem, clock.limits
     if not bound.serves or not len(bound.duals):  # no duals: hard rules leave no relaxation
         return hint
-    kept = _kept(master, staying)
+    kept = kept_by_place(master, staying)
     values = nearby(master, bound, kept, clock, NEARBY * limits.effort)
     if values is None:
         return hint
@@ -172,7 +172,7 @@ class _Short:
         return outcome_of(self.problem, self.clock, hint.placement, levels)
 
     def _chosen(self, proof: tuple[Master, Bound], hint: "_Hint") -> "_Hint":
-        kept, effort = _kept(self.master, self.staying), NEARBY * self.clock.limits.effort
+        kept, effort = kept_by_place(self.master, self.staying), NEARBY * self.clock.limits.effort
         values = least_unmet(self.master, proof, kept, self.clock, effort)
         if values is None:
             return hint
@@ -195,7 +195,7 @@ class _Short:
         return True
 
 
-def _kept(master: Master, staying: Staying) -> dict[str, Counter[int]]:
+def kept_by_place(master: Master, staying: Staying) -> dict[str, Counter[int]]:
     """How many replicas may stay, by deployment and place."""
     site_of = {node.name: s for s, site in enumerate(master.f.sites) for node in site.nodes}
     place: dict[tuple[str, object, int], int] = {}

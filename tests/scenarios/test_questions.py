@@ -200,13 +200,25 @@ def test_the_cheapest_mix_is_bought(base, ask, offers):
     assert buy(Planner(base), ask, offers, grown, at_once=3) == found
 
 
-def test_without_tries_nothing_is_said_to_be_proved(base, ask):
+@pytest.mark.parametrize("tries", [0, 8])
+def test_what_no_plan_was_found_for_is_not_said_to_fail(base, ask, tries):
+    """Whoever plans mixes finds nothing for those that bounds leave, but for the largest."""
     grown = Scenario("grown", (Scale("deployment", "batch", 5_000_000),))
     offers = (Offer(FOUR, 8_000_000, 2), Offer(ONE, 3_000_000, 3))
-    found = buy(Planner(base), ask, offers, grown, tries=0)
-    assert not found.proved
-    assert found.answer.unmet == ()
-    assert found.at_least_micros <= brute_force(ask, offers, grown) <= found.price_micros
+
+    def finds_little(scenarios):
+        found = zip(scenarios, ask(scenarios), strict=True)
+        return [a if len(s.changes[-1].nodes) == 5 else short(a) for s, a in found]
+
+    def short(answer):
+        return replace(answer, unmet=(Unmet("batch", 1000, 1, ""),), unmet_proved=False)
+
+    found = buy(Planner(base), finds_little, offers, grown, tries=tries)
+    assert (found.counts, found.proved, found.answer.unmet) == ((2, 3), False, ())
+    assert found.at_least_micros == brute_force(ask, offers, grown) < found.price_micros
+    nothing = buy(Planner(base), lambda some: [short(a) for a in ask(some)], offers, grown)
+    assert nothing.counts is None
+    assert [one.deployment for one in nothing.answer.unmet] == ["batch"]
 
 
 def test_what_a_scenario_adds_itself_is_not_bought(base, ask):
