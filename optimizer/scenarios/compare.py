@@ -104,8 +104,10 @@ def _deployments(before: Summary, after: Summary) -> Iterator[str]:
     for name, was in before.ways.items():
         if name not in after.ways:
             yield f"{name} ends"
-        elif (now := after.ways[name]) != was:
-            yield f"{name}: {_changed(was, now)}" if now else f"{name} runs nowhere any more"
+        elif was and not after.ways[name]:
+            yield f"{name} runs nowhere any more"
+        elif changed := _changed(was, after.ways[name]):
+            yield f"{name}: {changed}"
 
 
 def _changed(was: str, now: str) -> str:

@@ -3,6 +3,7 @@ import io
 from rich.console import Console
 
 from optimizer.report import render_whatif
+from optimizer.scenarios.compare import _changed
 
 
 def row(name, price=10.0, unmet=(), **more):
@@ -73,3 +74,8 @@ def test_families_too_large_to_show_are_told_by_their_distribution():
     rows[19] = {**row("growth/20", price=None), "failed": "no node n9"}
     (line,) = [t for t in table(rows).splitlines() if t.startswith("growth ")]
     assert line.split() == ["growth", "59", "0", "1", "1", "1.00", "31.00", "-"]
+
+
+def test_the_same_ways_in_another_order_are_no_change():
+    assert _changed("2 x l40s fp8 + 1 x h100 fp8", "1 x h100 fp8 + 2 x l40s fp8") == ""
+    assert _changed("2 x l40s fp8", "1 x l40s fp8 + 1 x h100 fp8") == "-1 x l40s fp8, +1 x h100 fp8"
