@@ -2,7 +2,9 @@
 
 Run ``scripts/bench/placement 64 512 --load 0.8 0.95 --seeds 1 2``. Every answer, the baselines'
 too, is judged by ``optimizer.verify``. Prices are per hour; unmet demand is in millionths of a
-deployment's demand, summed.
+deployment's demand, summed. ``first_s``, ``one_percent_s`` and ``final_s``: when the search told of
+its first price, of one within 1 % of the final bound, and of the final one. Each row has a process
+of its own, so its memory is its own.
 """
 
 import argparse
@@ -11,60 +13,89 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
+from multiprocessing import get_context
 
 from ortools import __version__ as ortools_version
 from placement_baselines import best_fit, first_fit_decreasing, load_balanced
 from placement_instances import Family, generate
+from placement_naive import naive_cp_sat
 
 from optimizer.domain.outcome import Limits, Outcome, Progress
 from optimizer.domain.placement import Placement
+from optimizer.domain.plan import Sighting
 from optimizer.domain.problem import PlacementProblem
 from optimizer.solver import solve
+from optimizer.trajectory import Trajectory
 from optimizer.verify import check_outcome, objectives, verify
 
 # They look at every node for every replica, one by one: hours on larger fleets.
 LARGEST_FOR_BASELINES = 10_000
+LARGEST_FOR_NAIVE = 64
+NAIVE_LIMIT_S = 20.0
 BASELINES = (
     ("best_fit", best_fit), ("ffd", first_fit_decreasing), ("balanced", load_balanced),
 )  # fmt: skip
 FIELDS = (
-    "family", "gpus", "deployments", "ways", "status", "unmet_ppm", "unmet_bound_ppm", "price",
-    "price_bound", "gap_percent", "seconds", "first_bound_s", "memory_mib", "broken_rules",
+    "family", "gpus", "deployments", "ways", "status", "stopped_by", "unmet_ppm",
+    "unmet_bound_ppm", "price", "price_bound", "gap_percent", "seconds", "cpu_s", "first_s",
+    "one_percent_s", "final_s", "first_bound_s", "memory_mib", "broken_rules",
     "best_fit_price", "best_fit_unmet_ppm", "best_fit_s", "ffd_price", "ffd_unmet_ppm", "ffd_s",
-    "balanced_price", "balanced_unmet_ppm", "balanced_s",
+    "balanced_price", "balanced_unmet_ppm", "balanced_s", "naive_price", "naive_price_bound",
+    "naive_unmet_ppm", "naive_unmet_bound_ppm", "naive_s", "naive_cpu_s", "naive_first_s",
 )  # fmt: skip
 
 
 def row(family: Family, limit_s: float) -> dict[str, object]:
     """One family: the solver and the baselines on the same problem."""
     problem = generate(family)
-    first: list[float] = []
-    started = time.monotonic()
+    first_bound: list[float] = []
+    started, cpu = time.monotonic(), time.process_time()
 
     def hear(news: Progress) -> None:
-        if news.bound and not first:
-            first.append(time.monotonic() - started)
+        if news.bound and not first_bound:
+            first_bound.append(time.monotonic() - started)
 
-    outcome = solve(problem, Limits(time_limit_s=limit_s), hear)
-    seconds = time.monotonic() - started
+    seen = Trajectory(time.monotonic, hear)
+    outcome = solve(problem, Limits(time_limit_s=limit_s), seen)
+    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     found: dict[str, object] = {
         "family": family.name,
         "gpus": family.gpus,
         "deployments": len(problem.deployments),
         "ways": sum(map(len, problem.candidates.values())),
         "status": outcome.termination,
+        "stopped_by": outcome.stopped_by,
         "seconds": round(seconds, 1),
-        "first_bound_s": round(first[0], 1) if first else "",
+        "cpu_s": round(cpu, 1),
+        "first_bound_s": round(first_bound[0], 1) if first_bound else "",
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "broken_rules": len(check_outcome(problem, outcome)),
+        **_times(seen.end(outcome)),
         **_levels(outcome),
     }
     for name, baseline in BASELINES:
         if not family.rules and family.gpus <= LARGEST_FOR_BASELINES:
             found |= _baseline(name, baseline, problem)
+    if not family.rules and family.gpus <= LARGEST_FOR_NAIVE:
+        found |= _naive(problem)
     return found
+
+
+def _times(seen: Sequence[Sighting]) -> dict[str, object]:
+    """When the search told of its first price, one within 1 % of the last bound, and its last."""
+    prices = [(s.seconds, s.incumbent) for s in seen if s.incumbent is not None]
+    if not prices:
+        return {}
+    last, bound = prices[-1][1], seen[-1].bound or 0
+    near = [at for at, price in prices if price - bound <= price / 100]
+    return {
+        "first_s": round(prices[0][0], 1),
+        "one_percent_s": round(near[0], 1) if near else "",
+        "final_s": round(next(at for at, price in prices if price == last), 1),
+    }
 
 
 def _levels(outcome: Outcome) -> dict[str, object]:
@@ -87,6 +118,25 @@ def _baseline(
     started = time.monotonic()
     placement = baseline(problem)
     seconds = time.monotonic() - started
+    return {**_scored(name, placement, problem), f"{name}_s": round(seconds, 1)}
+
+
+def _naive(problem: PlacementProblem) -> dict[str, object]:
+    cpu = time.process_time()
+    answer = naive_cp_sat(problem, NAIVE_LIMIT_S)
+    found: dict[str, object] = {
+        "naive_unmet_bound_ppm": answer.unmet_bound_ppm,
+        "naive_s": round(answer.seconds, 1),
+        "naive_cpu_s": round(time.process_time() - cpu, 1),
+    }
+    if answer.placement is not None:
+        found |= _scored("naive", answer.placement, problem)
+        found["naive_price_bound"] = (answer.price_bound_micros or 0) / 1e6
+        found["naive_first_s"] = round(answer.first_s or 0.0, 1)
+    return found
+
+
+def _scored(name: str, placement: Placement, problem: PlacementProblem) -> dict[str, object]:
     broken = verify(problem, placement)
     if broken:
         print(f"{name}: {broken[0]} and {len(broken) - 1} more", file=sys.stderr)
@@ -94,7 +144,6 @@ def _baseline(
     return {
         f"{name}_price": score.price_micros / 1e6,
         f"{name}_unmet_ppm": sum(ppm for _, ppm in score.unmet_ppm),
-        f"{name}_s": round(seconds, 1),
     }
 
 
@@ -113,7 +162,9 @@ def main() -> None:
     out.writeheader()
     rules = frozenset(filter(None, asked.rules.split("+")))
     for gpus, load, seed in product(asked.gpus, asked.load, asked.seeds):
-        out.writerow(row(Family(gpus, load, seed, rules), asked.time_limit))
+        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+            family = Family(gpus, load, seed, rules)
+            out.writerow(alone.submit(row, family, asked.time_limit).result())
         sys.stdout.flush()
 
 
