@@ -1,7 +1,7 @@
 """The flow in one function: documents' values in, a verified plan out."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ Progressing = Callable[[Progress], None] | None
 Search = Callable[[PlacementProblem, Limits, Progressing], Outcome]
 
 
+LARGE_GAP = 0.01  # of large fleets that run, where none is asked
 MENDED = 3  # deployments that go short, whose changes are sought in every plan
 WITHOUT_CERTIFICATE = (
     "the judge could not confirm the solver's certificate of the price, so the plan carries none"
@@ -119,12 +120,11 @@ def judged(
     ``search`` in place of the usual one: rebalancing within limits.
     """
     from optimizer.solver import solve  # OR-Tools takes half a second to import
-    from optimizer.solver.relocation import only_places, relocate
     from optimizer.verify import check_outcome
 
-    if search is None and only_places(problem):
-        outcome = relocate(problem, limits)
-        # What breaks a rule today may take more than moving.
+    for shortcut in _shortcuts(problem, limits) if search is None else ():
+        outcome = shortcut(problem, limits, progress)
+        # What breaks a rule today may take more than these look at.
         if outcome.incumbent is not None and not check_outcome(problem, outcome):
             return outcome
     outcome = (search or solve)(problem, limits, progress)
@@ -170,6 +170,31 @@ def _around_or_as_now(problem: PlacementProblem, limits: Limits, outcome: Outcom
     return replace(
         outcome, termination=Termination.LIMIT, incumbent=found, objectives=told, notes=notes
     )
+
+
+def _shortcuts(problem: PlacementProblem, limits: Limits) -> Iterator[Search]:
+    """Searches that start from what runs, for the judge to accept, before the usual one."""
+    from optimizer.solver.large import is_large
+    from optimizer.solver.relocation import only_places, relocate
+    from optimizer.solver.warm import solve_near
+
+    running = problem.current is not None and bool(problem.current.replicas)
+    if only_places(problem):
+        yield lambda problem, limits, _: relocate(problem, limits)
+    elif running and limits.gap and is_large(problem) and not problem.fleet.reserve:
+        yield solve_near
+
+
+def nearly(limits: Limits, fleet: Fleet) -> Limits:
+    """The limits for a fleet that runs; where none is asked, large ones get a gap of 1 %.
+
+    A proof is out of reach there, and the last parts of a per cent take most of the time and of
+    the moves.
+    """
+    from optimizer.solver.large import MANY_GPUS
+
+    gpus = sum(node.gpus for node in fleet.nodes)
+    return limits if limits.gap or gpus <= MANY_GPUS else replace(limits, gap=LARGE_GAP)
 
 
 def optimize(

@@ -1,7 +1,7 @@
 """Commands that make plans."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,7 +133,8 @@ def rebalance(
 ) -> None:
     """Make a running fleet cheaper with the fewest moves.
 
-    The plan has ordered steps: a new replica serves before the old one stops.
+    The plan has ordered steps: a new replica serves before the old one stops. Above 256 GPUs,
+    where no --gap is given, a price within 1 % will do, so that little moves.
 
     \b
     Examples:
@@ -143,6 +144,7 @@ def rebalance(
       fleetslice rebalance fleet.yaml workloads.yaml --state now.yaml --drain h100-03
     """
     from optimizer.documents import load
+    from optimizer.optimize import nearly
 
     shown.check(*((*DATA, Output.HTML) if curve.frontier else Output))
     found = load(documents, need=("Fleet", "Workloads", "State"), state_path=state)
@@ -151,8 +153,10 @@ def rebalance(
     if curve.frontier:
         _show_frontier(asked_of, limiting, curve, shown)
         finish(Code.DONE)
-    asked = inputs.settings(command="rebalance", **limiting.said(), **wishes.said(found.policy))
     search, pace = wishes.search(found.policy), wishes.pace(found.policy)
+    if search is None:
+        limiting = replace(limiting, gap=nearly(limiting.limits(), asked_of.fleet).gap)
+    asked = inputs.settings(command="rebalance", **limiting.said(), **wishes.said(found.policy))
     made = _optimized(asked_of, limiting, asked, search, pace)
     shown.show_plan(made, moves=True)
     code = _code(made)

@@ -28,7 +28,7 @@ from optimizer.verify import objectives, verify
 
 NAMED = 12  # replicas in one note
 MOST_LOOKS = 30_000  # GPUs of all targets tried
-MOST_LEFT = 40  # changes without an order for which other places are looked for
+MOST_LEFT = 80  # changes without an order for which other places are looked for
 WAYS_TRIED = 3  # of one replica, the least price first
 ROUNDS = 3  # of sending one more replica elsewhere
 BEAM = 3  # targets that are followed in each

@@ -19,15 +19,22 @@ from optimizer.domain.outcome import Limits, Outcome
 from optimizer.domain.plan import Plan, PlanRun
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.scenario import Scenario
-from optimizer.optimize import BrokenPlan, Inputs, Planned, beyond_pins, judged, mended, pose
+from optimizer.optimize import (
+    BrokenPlan,
+    Inputs,
+    Planned,
+    beyond_pins,
+    judged,
+    mended,
+    nearly,
+    pose,
+)
 from optimizer.scenarios.answer import Answer, Summary, summary
 from optimizer.scenarios.compare import compared
 from optimizer.scenarios.journal import Journal
 from optimizer.scenarios.reuse import SizedBefore
 from optimizer.scenarios.scenario import ScenarioFault, World, apply
 from optimizer.sizing import Sizing
-
-LARGE_GAP = 0.01
 
 if TYPE_CHECKING:
     from optimizer.solver.warm import Known
@@ -104,17 +111,13 @@ def at_any_price(setting: Setting) -> Setting:
 
 
 def comparing(setting: Setting) -> Setting:
-    """The same, where no gap is asked and the fleet is large with a gap of ``LARGE_GAP``.
+    """The same with limits that are near enough for a large fleet that runs (``nearly``).
 
-    There a proof is out of reach, and the last parts of a per cent take most of the time and of
-    the moves. A scenario planned from scratch is left as it is.
+    A scenario planned from scratch is left as it is.
     """
-    from optimizer.solver.large import MANY_GPUS
-
-    gpus = sum(node.gpus for node in setting.inputs.fleet.nodes)
-    if setting.limits.gap or setting.known is None or gpus <= MANY_GPUS:
+    if setting.known is None:
         return setting
-    return replace(setting, limits=replace(setting.limits, gap=LARGE_GAP))
+    return replace(setting, limits=nearly(setting.limits, setting.inputs.fleet))
 
 
 class Planner:

@@ -48,12 +48,12 @@ def solve(
         if few_ways(problem):
             what = _what(problem, clock, hint)
             if what.search.found:
-                return _certified(_dealt(problem, clock, what), what.everybody)
+                return certified(_dealt(problem, clock, what), what.everybody)
         large = solve_large(problem, clock, proof)
         if large.placement is None:
             return nothing_found(clock)
         outcome = outcome_of(problem, clock, large.placement, large.levels)
-        return _certified(outcome, large.everybody)
+        return certified(outcome, large.everybody)
     clock.kept_back_s = KEPT_FOR_WHERE * limits.time_limit_s
     what = _what(problem, clock, hint)
     clock.kept_back_s = 0.0
@@ -61,11 +61,11 @@ def solve(
     if not where.found:
         return _dealt(problem, clock, what) if what.search.found else nothing_found(clock)
     found = placement(where.f, where.values)
-    return _certified(outcome_of(problem, clock, found, levels), what.everybody)
+    return certified(outcome_of(problem, clock, found, levels), what.everybody)
 
 
-def _certified(outcome: Outcome, everybody: tuple[Master, Bound] | None) -> Outcome:
-    """With what proves the price, where all demand is met."""
+def certified(outcome: Outcome, everybody: tuple[Master, Bound] | None) -> Outcome:
+    """The outcome with what proves its price, where all demand is met."""
     served = all(o.value == 0 for o in outcome.objectives if o.name == UNMET)
     if not served or everybody is None or isinf(everybody[1].value):
         return outcome

@@ -27,7 +27,15 @@ from optimizer.solver.packing import Counts
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
 from optimizer.solver.refit import refitted, squeezed
 from optimizer.solver.repair import Staying, repaired, stayers
-from optimizer.solver.search import DISRUPTION, PRICE, UNMET, outcome_of, solve
+from optimizer.solver.search import (
+    DISRUPTION,
+    PRICE,
+    UNMET,
+    certified,
+    nothing_found,
+    outcome_of,
+    solve,
+)
 from optimizer.solver.tighten import rounded
 
 CLOSE = 2e-4  # of the program's value: how near to it a bound is good enough
@@ -39,6 +47,7 @@ NEARLY = 0.02  # of a GPU's price: what a filling may be worth less
 
 Place = tuple[object, ...]  # of a replica: candidate, site, zone, colour
 Where = tuple[int, int, str]  # of a pool: site, zone, colour
+Proof = tuple[Master, Bound]  # what bounds the price of serving everybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +95,34 @@ def solve_warm(
 ) -> Outcome:
     """The same kind of outcome as ``solve``, sooner where ``problem.current`` is nearly good."""
     clock = Clock(limits, progress or (lambda _: None))
+    answer, hint, proof = _changed(problem, clock, before)
+    return answer if answer is not None else _searched(problem, clock, hint, proof)
+
+
+def solve_near(
+    problem: PlacementProblem,
+    limits: Limits,
+    progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """What runs, changed until it is within the gap; nothing found where that does not do."""
+    clock = Clock(limits, progress or (lambda _: None))
+    answer, _, proof = _changed(problem, clock, Known((), ()))
+    return certified(answer, proof) if answer is not None else nothing_found(clock)
+
+
+def _changed(
+    problem: PlacementProblem, clock: Clock, before: Known
+) -> tuple[Outcome | None, "_Hint", Proof]:
+    """The answer near to what runs, if it is good enough; the best hint; what bounds the price."""
+    limits = clock.limits
     f = build(problem, coarse_sites(problem))
     master = _everybody(f)
     staying = stayers(problem, problem.current)
     least = least_load_mib(problem, staying)
     hint = _Hint(problem, repaired(problem, problem.current, staying=staying))
     if limits.any_price and hint.served:
-        return outcome_of(problem, clock, hint.placement, list(hint.levels(0, least)))
+        cheap = outcome_of(problem, clock, hint.placement, list(hint.levels(0, least)))
+        return cheap, hint, (master, Bound(-inf))
     floor = _Floor(master)
     close = max(CLOSE, limits.gap / 5)
 
@@ -106,13 +136,14 @@ def solve_warm(
     if not bound.serves and limits.gap and len(bound.duals):
         short = _Short(master, staying, seeds, fillings, clock)
         if (found := short.answer(hint)) is not None:
-            return found
+            return found, hint, (master, bound)
     low = floor(bound)
     if not hint.within(low, limits.gap):
         hint = min(hint, _near(master, bound, staying, hint, clock), key=lambda one: one.score)
+    close_by: Outcome | None = None
     if hint.within(low, limits.gap):
-        return outcome_of(problem, clock, hint.placement, list(hint.levels(low, least)))
-    return _searched(problem, clock, hint, (master, bound))
+        close_by = outcome_of(problem, clock, hint.placement, list(hint.levels(low, least)))
+    return close_by, hint, (master, bound)
 
 
 def _near(master: Master, bound: Bound, staying: Staying, hint: "_Hint", clock: Clock) -> "_Hint":
@@ -211,9 +242,7 @@ def kept_by_place(master: Master, staying: Staying) -> dict[str, Counter[int]]:
     return found
 
 
-def _searched(
-    problem: PlacementProblem, clock: Clock, hint: "_Hint", proof: tuple[Master, Bound]
-) -> Outcome:
+def _searched(problem: PlacementProblem, clock: Clock, hint: "_Hint", proof: Proof) -> Outcome:
     """The usual search from the hint; the better of the two."""
     limits = clock.limits
     rounds = int(min(MOST_ROUNDS, ROUNDS_PER_EFFORT * limits.effort))
