@@ -244,6 +244,7 @@ class _Choice:
         solver.parameters.symmetry_level = 0
         solver.parameters.catch_sigint_signal = False
         status = ear.beside(lambda: solver.solve(self.model), solver.stop_search)
+        clock.timed_out |= solver.wall_time >= solver.parameters.max_time_in_seconds
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return None
         values = [0] * len(self.m.ranges)
