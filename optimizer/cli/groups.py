@@ -39,11 +39,11 @@ class Showing:
 
     def show(self, data: Mapping[str, Any], table: "Callable[[Console], None]") -> None:
         """The result on stdout in the form asked for, and as JSON in the file."""
+        write_result(self.out, data)  # first: whoever reads stdout may end before it does
         if self.output is Output.TABLE:
             table(stdout())
         else:
             show_data(data, self.output)
-        write_result(self.out, data)
 
 
 @dataclass(frozen=True, slots=True)

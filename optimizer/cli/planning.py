@@ -42,6 +42,7 @@ class PlanShowing(Showing):
         from optimizer.documents import plan_json
 
         data = plan_json(plan)
+        write_result(self.out, data)  # first: whoever reads stdout may end before it does
         match self.output:
             case Output.TABLE:
                 render = report.render_rebalance if moves else report.render_plan
@@ -52,7 +53,6 @@ class PlanShowing(Showing):
                 print(report.render_html(plan), end="")
             case _:
                 show_data(data, self.output)
-        write_result(self.out, data)
 
 
 @guarded
