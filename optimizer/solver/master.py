@@ -577,8 +577,7 @@ class Program:
         for name, d in self.m.names.items():
             out = self.lp.NumVar(0, self.lp.infinity(), "")
             self.outs.append(out)
-            missing = float(self.m.costs[self.m.missing[name]])
-            self.lp.Objective().SetCoefficient(out, BIG + 2 * PPM * missing)
+            self.lp.Objective().SetCoefficient(out, self._price_of_out())
             self.choose[name].SetCoefficient(out, 1.0)
             if not self.m.in_full(d):
                 self.add(name, Mix(0.0, 0.0, (), float(PPM)))
@@ -590,6 +589,11 @@ class Program:
                 times = int((pool.packer.room // np.maximum(1, need)).min())
                 if times and need.any():
                     self.fill(number, ((size, times),), None)
+
+    def _price_of_out(self) -> float:
+        """More than leaving a deployment out can save: all that others would then serve more."""
+        dearest = max((float(self.m.costs[v]) for v in self.m.missing.values()), default=0.0)
+        return BIG + PPM * dearest * (len(self.m.names) + 1)
 
     def _starters(self, name: str) -> list[tuple[int, int]]:
         """The places to start with: all, or of many the cheapest for what they serve."""

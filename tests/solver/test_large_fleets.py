@@ -52,6 +52,16 @@ def many() -> PlacementProblem:
     return problem(fleet(*nodes), deployments, ways)
 
 
+def test_who_comes_first_is_served_though_others_go_short() -> None:
+    nodes = [node(f"p{i:02}", PLAIN, 8) for i in range(36)]
+    asked = [deployment("first", rps=200, priority=5), deployment("second", rps=150)]
+    ways = [candidate(d.name, PLAIN, rps=1) for d in asked]
+    ways += [candidate("second", PLAIN, share=use(30, 600, 0.7), rps=0.6)]
+    outcome = solve(problem(fleet(*nodes), asked, ways), Limits())
+    unmet = [(o.priority, o.value, o.bound) for o in outcome.objectives if o.name == "unmet"]
+    assert unmet == [(5, 0, 0), (0, 413_334, 413_334)]  # 62 of 150 must be missing
+
+
 @pytest.mark.slow
 def test_a_large_fleet_is_planned_close_to_its_bound_and_the_same_under_two_hash_seeds() -> None:
     told = [_told_under(seed) for seed in ("1", "2")]
