@@ -1,45 +1,28 @@
-"""Why nothing is possible: a minimal set of rules that clash, and what would make it possible.
+"""Why nothing is possible: minimal sets of rules that clash, and what would make it possible.
 
 Most rules only forbid, and no replica at all keeps them. So a clash takes a rule that demands
 something (``reserve``, ``survive``, ``do_not_disturb``), and only what those speak of is looked at.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 
-from optimizer.domain import words
-from optimizer.domain.fleet import Fleet, Node
 from optimizer.domain.outcome import Limits, Outcome, Termination
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem, with_reserve
 from optimizer.domain.workload import Deployment
-from optimizer.solver.columns import (
-    Site,
-    coarse_sites,
-    fine_sites,
-    fixed_layout,
-    keeps_layout,
-    may_stay,
-)
-from optimizer.solver.easing import Change, Easing, Part, least, parts, without
-from optimizer.solver.foresee import clashing, demanding, demands
-from optimizer.solver.formulation import build
-from optimizer.solver.integer import Clock, run
+from optimizer.solver.columns import fixed_layout, keeps_layout, may_stay
+from optimizer.solver.easing import Part, without
+from optimizer.solver.fixes import Fix, fixes
+from optimizer.solver.foresee import clashing, clashing_company, demanding, demands
 from optimizer.solver.large import is_large
 from optimizer.solver.measure import frail
+from optimizer.solver.possible import Asking
 from optimizer.solver.promises import Resize, slo_fixes
 
-Pins = tuple[tuple[str, tuple[str, ...]], ...]
-EFFORT = 2.0  # deterministic, of one question
-SECONDS = 20.0  # of all questions; a set that time left unfinished clashes, but may be too large
-# Nodes, and GPUs of each, that are tried of a product, the fewest GPUs first.
-SIZES = tuple(
-    sorted(
-        ((count, gpus) for count in (1, 2, 3, 4) for gpus in (1, 2, 4, 8)),
-        key=lambda size: (size[0] * size[1], size),
-    )
-)
+MOST_CLASHES = 3  # of rules that have nothing to do with each other
+POSSIBLE = "a plan is possible"
+HOLD = "these rules can hold"
 
 
 def clash(problem: PlacementProblem, limits: Limits, outcome: Outcome) -> Outcome:
@@ -50,21 +33,23 @@ def clash(problem: PlacementProblem, limits: Limits, outcome: Outcome) -> Outcom
     found = outcome.incumbent
     if found is not None and _demands_hold(problem, found):
         return outcome
-    asking = _asking(limits)
-    if asking.possible(wide) is not False:
+    asking = Asking.within(limits)
+    short = [] if found is None else frail(problem, found)
+    few = clashing_company(demanding(wide), short, asking.possible)
+    if few is None and asking.possible(wide) is not False:
         return Outcome(
             Termination.NOTHING_FOUND,
             stopped_by=outcome.stopped_by if found is None else "effort",
             reproducible=outcome.reproducible,
         )
-    return _infeasible(asking, wide, wide)
+    return _infeasible(asking, few or wide, wide)
 
 
 def foreseen(problem: PlacementProblem, limits: Limits) -> Outcome | None:
     """A clash that shows before any search: its outcome; None: none showed."""
-    asking = _asking(limits)
-    few = clashing(with_reserve(problem), asking.possible)
-    return None if few is None else _infeasible(asking, few, with_reserve(problem))
+    asking, wide = Asking.within(limits), with_reserve(problem)
+    few = clashing(wide, asking.possible)
+    return None if few is None else _infeasible(asking, few, wide)
 
 
 def with_slo_fixes(
@@ -75,151 +60,99 @@ def with_slo_fixes(
     More is carried by each replica then. ``resize`` gives the ways to run under another SLO.
     """
     told = [r.partition(": ")[2] for r in outcome.conflict if r.startswith("survive: ")]
-    asking, wide = _asking(limits), with_reserve(problem)
+    asking, wide = Asking.within(limits), with_reserve(problem)
     names = {d.name: d for d in wide.deployments}
+    few = demanding(wide, {r.partition(": ")[2] or r for r in outcome.conflict})
     notes: list[str] = []
-    few, said = demanding(wide), "a plan is possible"
-    if is_large(few):
-        few = demanding(wide, {r.partition(": ")[2] or r for r in outcome.conflict})
-        said = "these rules can hold"
     for name in told:
 
-        def helps(changed: Deployment, few: PlacementProblem = few) -> bool | None:
-            some = tuple(changed if d.name == changed.name else d for d in few.deployments)
-            offered = {**few.candidates, changed.name: tuple(resize(changed))}
-            return asking.possible(replace(few, deployments=some, candidates=offered))
+        def eased(base: PlacementProblem, changed: Deployment) -> PlacementProblem:
+            some = tuple(changed if d.name == changed.name else d for d in base.deployments)
+            offered = {**base.candidates, changed.name: tuple(resize(changed))}
+            return replace(base, deployments=some, candidates=offered)
 
-        for _, fix in slo_fixes(names[name], helps):
-            notes.append(f"{said} with {name}.slo: {fix}")
+        for base, said in ((wide, POSSIBLE), (few, HOLD)):
+            if is_large(base) and said is POSSIBLE:
+                continue
+            found = list(
+                slo_fixes(names[name], lambda d, base=base: asking.helps(eased(base, d)))  # type: ignore[misc]
+            )
+            notes += [f"{said} with {name}.slo: {fix}" for _, fix in found]
+            if found:
+                break
     return replace(outcome, notes=(*outcome.notes, *notes))
 
 
-def _asking(limits: Limits) -> "_Asking":
-    within = replace(limits, time_limit_s=min(SECONDS, limits.time_limit_s))
-    return _Asking(Clock(within, lambda _: None))
+@dataclass(frozen=True, slots=True)
+class _Clash:
+    """A minimal set of clashing rules, and single changes with which these can hold."""
+
+    core: Sequence[Part]
+    fixes: Sequence[Fix]
+
+    @property
+    def names(self) -> str:
+        """The rules in one line."""
+        return ", ".join(part.name for part in self.core)
 
 
-def _infeasible(asking: "_Asking", few: PlacementProblem, whole: PlacementProblem) -> Outcome:
-    """What clashes in a part of the problem; fixes are solved for it, and for all that is small."""
-    core = asking.minimal(few)
-    alone = few is whole or is_large(demanding(whole))
-    told = "a plan is possible" if few is whole or not alone else "these rules can hold"
-    fixes = tuple(
-        f"{told} {said}"
-        for said, change in asking.fixes(few, core)
-        if alone or asking.possible(change(whole))
-    )
+def _infeasible(asking: Asking, few: PlacementProblem, whole: PlacementProblem) -> Outcome:
+    """What clashes in a part of the problem, and in the rest of it; what would let it hold."""
+    cores = list(_cores(asking, few, whole))
+    clashes = []
+    for number, core in enumerate(cores):
+        others = [part for other in (*cores[:number], *cores[number + 1 :]) for part in other]
+        clashes.append(_Clash(core, _fixes(asking, core, without(whole, others))))
     return Outcome(
         Termination.INFEASIBLE,
-        conflict=tuple(part.name for part in core),
-        notes=fixes,
+        conflict=tuple(part.name for part in cores[0]),
+        notes=tuple(_notes(asking, clashes, whole)),
         stopped_by="proof",
         reproducible=asking.finished,
     )
 
 
-@dataclass(slots=True)
-class _Asking:
-    """Questions of what is possible, on one clock."""
-
-    clock: Clock
-    finished: bool = True
-    views: list[tuple[Fleet, Pins, tuple[Site, ...]]] = field(default_factory=list)
-
-    def possible(self, problem: PlacementProblem) -> bool | None:
-        """Whether all hard rules can hold at once; None: not settled."""
-        if self.clock.seconds_left <= 0:
-            self.finished = False
-            return None
-        only = demanding(problem)
-        answer = run(build(only, self._sites(only)).model, self.clock, "conflict", effort=EFFORT)
-        if answer.impossible:
-            return False
-        return True if answer.found else None
-
-    def _sites(self, problem: PlacementProblem) -> tuple[Site, ...]:
-        """The view of the fleet; a large one is looked through once for all questions of it."""
-        if not is_large(problem):
-            return fine_sites(problem)
-        pins = tuple((d.name, d.pin) for d in problem.deployments if d.pin)
-        for fleet, known, sites in self.views:
-            if fleet is problem.fleet and known == pins:
-                return sites
-        sites = coarse_sites(problem)
-        self.views.append((problem.fleet, pins, sites))
-        return sites
-
-    def minimal(self, problem: PlacementProblem) -> list[Part]:
-        """Rules that clash together, none of which can be left out; chunks are left out first."""
-        kept = list(parts(problem))
-        size = max(1, len(kept) // 2)
-        gone: list[Part] = []
-        while True:
-            first = 0
-            while first < len(kept):
-                fewer = [*kept[:first], *kept[first + size :]]
-                tried = kept[first : first + size]
-                if self.possible(without(problem, [*gone, *tried])) is False:
-                    kept, gone = fewer, [*gone, *tried]
-                else:
-                    first += size
-            if size == 1:
-                return kept
-            size //= 2
-
-    def fixes(
-        self, problem: PlacementProblem, core: Sequence[Part]
-    ) -> Iterator[tuple[str, Change]]:
-        """Single changes each of which was found to make a plan possible: rules, then GPUs."""
-        for part in core:
-            eased = self.eased(problem, part)
-            if eased is not None:
-                yield eased
-            elif self.possible(part.without(problem)):
-                yield f"without {part.name}", part.without
-        for node in {n.gpu.name: n for n in reversed(problem.fleet.nodes)}.values():
-            sizes = [size for size in SIZES if size[1] <= node.gpus]
-            if not self.possible(_grown(problem, node, *sizes[-1])):
-                continue
-            for count, gpus in sizes:
-                grown = partial(_grown, node=node, count=count, gpus=gpus)
-                if self.possible(grown(problem)):
-                    yield f"with {_grown_words(node, count, gpus)}", grown
-                    break
-
-    def eased(self, problem: PlacementProblem, part: Part) -> tuple[str, Change] | None:
-        """The smallest change of the rule's number that helps."""
-        for easing in part.easings:
-            helps = partial(self._helps, problem, easing)
-            step = least(easing.steps, helps)
-            if step is not None:
-                return f"with {easing.words(step)}", partial(easing.at, step=step)
-        return None
-
-    def _helps(self, problem: PlacementProblem, easing: Easing, step: int) -> bool:
-        return self.possible(easing.at(problem, step)) is True
+def _cores(asking: Asking, few: PlacementProblem, whole: PlacementProblem) -> Iterator[list[Part]]:
+    """Minimal sets of clashing rules that have no rule in common."""
+    core = asking.minimal(few)
+    yield core
+    left = whole
+    for _ in range(MOST_CLASHES - 1):
+        left = without(left, core)
+        more = clashing(left, asking.possible)
+        if more is None:
+            return
+        core = asking.minimal(more)
+        yield core
 
 
-def _grown_words(node: Node, count: int, gpus: int) -> str:
-    like = f"{words.plural(count, 'node')} of {gpus}, each a rack of its own"
-    return f"{count * gpus} more {node.gpu.name} ({like})"
+def _fixes(asking: Asking, core: Sequence[Part], whole: PlacementProblem) -> list[Fix]:
+    """Changes that help all that is demanded; on large fleets only whom the clash is about."""
+    all_of_it = demanding(whole)
+    found = [] if is_large(all_of_it) else fixes(asking, all_of_it, core)
+    owners = {part.owner for part in core if part.owner is not None}
+    return found or fixes(asking, demanding(whole, owners), core)
 
 
-def _grown(problem: PlacementProblem, node: Node, count: int, gpus: int) -> PlacementProblem:
-    new = tuple(
-        replace(
-            node, name=f"new {i}", gpus=gpus, rack=None, devices=(), cordoned=False,
-            layouts_fixed=False,
-        )
-        for i in range(count)
-    )  # fmt: skip
-    names = tuple(one.name for one in new)
-    deployments = tuple(
-        replace(d, pin=(*d.pin, *names)) if d.reserve and node.name in d.pin else d
-        for d in problem.deployments
-    )
-    fleet = replace(problem.fleet, nodes=(*problem.fleet.nodes, *new))
-    return replace(problem, fleet=fleet, deployments=deployments)
+def _notes(asking: Asking, clashes: Sequence[_Clash], whole: PlacementProblem) -> Iterator[str]:
+    """What would help: each change by itself, or with several clashes one change for each."""
+    if len(clashes) == 1:
+        (one,) = clashes
+        for told, change in one.fixes:
+            said = POSSIBLE if asking.surely(change(whole)) else HOLD
+            yield f"{said} {told}"
+        return
+    first = [clash.fixes[0] for clash in clashes if clash.fixes]
+    changed = whole
+    for _, change in first:
+        changed = change(changed)
+    if len(first) == len(clashes) and asking.surely(changed):
+        yield f"{POSSIBLE} {' and '.join(told for told, _ in first)}"
+    for number, clash in enumerate(clashes):
+        if number:
+            yield f"these clash as well: {clash.names}"
+        for told, _ in clash.fixes:
+            yield f"{clash.names} can hold {told}"
 
 
 def _demands_hold(problem: PlacementProblem, found: Placement) -> bool:

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from optimizer.domain import words
 from optimizer.domain.fleet import Limits as Ceilings
 from optimizer.domain.problem import PlacementProblem
-from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver.foresee import demanding
+from optimizer.solver.formulation import Expr, Formulation, rack_watts
+from optimizer.solver.witness import Witness
 
 MOST_STEPS = 64  # of a number that is eased one by one
-PERCENTS = 400  # by so much a ceiling is raised at most
+CENT_MICROS = 10_000
 DOMAINS = ("node", "rack", "zone")
 
 Change = Callable[[PlacementProblem], PlacementProblem]
@@ -20,6 +22,10 @@ Change = Callable[[PlacementProblem], PlacementProblem]
 
 class _Step(Protocol):
     def __call__(self, problem: PlacementProblem, step: int) -> PlacementProblem: ...
+
+
+class _Raise(Protocol):
+    def __call__(self, problem: PlacementProblem, ceiling: int) -> PlacementProblem: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +38,28 @@ class Easing:
 
 
 @dataclass(frozen=True, slots=True)
+class Ceiling:
+    """One of the fleet's ceilings: what is kept under it, and the problem with another."""
+
+    goal: Callable[[Formulation], Expr]
+    spent: Callable[[Witness], int]  # by a placement
+    at: "_Raise"
+    words: Callable[[int], str]
+    step: int = 1  # it is told in whole ones of these
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """A rule about something, by name, the problem without it, and ways to ease it."""
+    """A rule about something, by name, the problem without it, and ways to ease it.
+
+    ``owner``: the deployment that says it; None: the fleet.
+    """
 
     name: str
     without: Change
     easings: tuple[Easing, ...] = ()
+    ceiling: Ceiling | None = None
+    owner: str | None = None
 
 
 def least(steps: int, helps: Callable[[int], bool | None]) -> int | None:
@@ -62,7 +84,7 @@ def without(problem: PlacementProblem, parts: Sequence[Part]) -> PlacementProble
 def parts(problem: PlacementProblem) -> Iterator[Part]:
     """Every rule that may have to do with a clash: first those that forbid, then those that ask."""
     only = demanding(problem)
-    yield from _about_fleet(problem)
+    yield from _about_fleet(only)
     for d in only.deployments:
         changes: tuple[tuple[str, dict[str, Any], object], ...] = (
             ("spread", {"spread_node": None, "spread_rack": None}, d.spread_node or d.spread_rack),
@@ -74,13 +96,15 @@ def parts(problem: PlacementProblem) -> Iterator[Part]:
         )
         for name, fields, said in changes:
             if said:
-                yield replace(_changed(f"{name}: {d.name}", d, fields), easings=_eased(name, d))
+                part = _changed(f"{name}: {d.name}", d, fields)
+                yield replace(part, easings=_eased(name, d))
     for d in only.deployments:
         if d.reserve:
             fewer = _numbered(
                 f"{d.name}.count", d, "min_replicas", d.min_replicas, d.min_replicas - 1, -1
             )
-            yield Part(d.name, lambda p, d=d: _dropped(p, d), (fewer,))  # type: ignore[misc]
+            drop = partial(_dropped, name=d.name)
+            yield Part(d.name, drop, (fewer,), owner=d.name)
         if d.survive and d.asked_mrps:
             part = _changed(f"survive: {d.name}", d, {"survive": None})
             yield replace(part, easings=_eased("survive", d))
@@ -125,17 +149,35 @@ def _numbered(
     )
 
 
-def _ceiling(field: str, value: int, told: Callable[[int], str]) -> Easing:
-    """One of the fleet's ceilings, a hundredth of it at a time."""
-
-    def raised(step: int) -> int:
-        return value + ceil_div(value * step, 100)
-
-    return Easing(
-        PERCENTS,
-        lambda i: f"{told(value)} -> {told(raised(i))}",
-        lambda problem, step: _limited(problem, **{field: raised(step)}),
+def _price_ceiling(problem: PlacementProblem, now: int) -> Ceiling:
+    unit = problem.fleet.unit
+    said = f"limits.price_per_hour {words.price(now, unit)}"
+    return Ceiling(
+        lambda f: f.price_micros(),
+        lambda witness: witness.price,
+        lambda problem, ceiling: _limited(problem, price_micros_per_hour=ceiling),
+        lambda v: f"{said} -> {words.price(v, unit)}",
+        CENT_MICROS,
     )
+
+
+def _power_ceiling(now: int) -> Ceiling:
+    said = f"limits.rack_power_kw {words.number(now / 1000)} kW"
+    return Ceiling(
+        _hottest_rack,
+        lambda witness: max(witness.watts.values(), default=0),
+        lambda problem, ceiling: _limited(problem, rack_power_w=ceiling),
+        lambda v: f"{said} -> {words.number(v / 1000)} kW",
+        100,
+    )
+
+
+def _hottest_rack(f: Formulation) -> Expr:
+    """Watts that no rack's used GPUs exceed; of alike racks, on average."""
+    ceiling = f.model.new_int_var(0, 1 << 40, "hottest rack")
+    for used, number in rack_watts(f):
+        f.model.add(used <= number * ceiling)
+    return ceiling
 
 
 def eased_rules(d: Deployment) -> tuple[Easing, ...]:
@@ -157,21 +199,24 @@ def lifted_ceilings(problem: PlacementProblem) -> Iterator[tuple[str, PlacementP
 def _about_fleet(problem: PlacementProblem) -> Iterator[Part]:
     limits, nodes = problem.fleet.limits, problem.fleet.nodes
     if limits.price_micros_per_hour is not None:
-        price = limits.price_micros_per_hour
-        unit = problem.fleet.unit
-        raised = _ceiling("price_micros_per_hour", price, lambda v: words.price(v, unit))
-        eased = replace(raised, words=lambda i: f"limits.price_per_hour {raised.words(i)}")
-        yield Part("price_limit", lambda p: _limited(p, price_micros_per_hour=None), (eased,))
+        dear = _price_ceiling(problem, limits.price_micros_per_hour)
+        yield Part("price_limit", lambda p: _limited(p, price_micros_per_hour=None), ceiling=dear)
     if limits.rack_power_w is not None:
-        cooler = _ceiling(
-            "rack_power_w", limits.rack_power_w, lambda v: f"{words.number(v / 1000)} kW"
-        )
-        warmer = replace(cooler, words=lambda i: f"limits.rack_power_kw {cooler.words(i)}")
-        yield Part("power_limit", lambda p: _limited(p, rack_power_w=None), (warmer,))
+        hot = _power_ceiling(limits.rack_power_w)
+        yield Part("power_limit", lambda p: _limited(p, rack_power_w=None), ceiling=hot)
+    needed = problem.deployments
     for name, fields, said in (
         ("fixed_layout", {"layouts_fixed": False}, any(n.layouts_fixed for n in nodes)),
-        ("host_cpu", {"cpu_millicores": None}, any(n.cpu_millicores for n in nodes)),
-        ("host_memory", {"host_memory_mib": None}, any(n.host_memory_mib for n in nodes)),
+        (
+            "host_cpu",
+            {"cpu_millicores": None},
+            any(d.host_cpu_millicores for d in needed) and any(n.cpu_millicores for n in nodes),
+        ),
+        (
+            "host_memory",
+            {"host_memory_mib": None},
+            any(d.host_memory_mib for d in needed) and any(n.host_memory_mib for n in nodes),
+        ),
     ):
         if said:
             yield Part(name, lambda p, fields=fields: refitted(p, fields))  # type: ignore[misc]
@@ -186,13 +231,12 @@ def _changed(name: str, d: Deployment, fields: dict[str, Any]) -> Part:
         )
         return replace(problem, deployments=some)
 
-    return Part(name, without)
+    return Part(name, without, owner=d.name)
 
 
-def _dropped(problem: PlacementProblem, d: Deployment) -> PlacementProblem:
-    return replace(
-        problem, deployments=tuple(one for one in problem.deployments if one.name != d.name)
-    )
+def _dropped(problem: PlacementProblem, name: str) -> PlacementProblem:
+    some = tuple(one for one in problem.deployments if one.name != name)
+    return replace(problem, deployments=some)
 
 
 def _limited(problem: PlacementProblem, **fields: int | None) -> PlacementProblem:

@@ -1,22 +1,29 @@
-"""Clashes that can be told before the search: of one deployment by itself, or of all their room.
+"""Clashes that can be told before the search: of one deployment, of a few, or of all their room.
 
-What a rule demands of one deployment mostly fits an empty fleet at once, each replica on GPUs of
-its own; that is looked at first, for each. Who is not cleared so is asked about alone. The room of
-all together is asked of the linear relaxation, whose duals say which of them clash.
+What hard rules demand is given room greedily first (``witness``); where all of it finds some,
+nothing clashes. Else who finds none on an empty fleet is asked about alone; then the linear
+relaxation, whose duals say who clashes; then those who compete for the nodes of whoever was left
+over, a few at a time.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from optimizer.domain.config import Candidate
-from optimizer.domain.fleet import Node
-from optimizer.domain.problem import PlacementProblem, capacity_mrps
+from optimizer.domain.fleet import FleetGpu
+from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
-from optimizer.solver.columns import domain_of, fixed_layout, may_stay
+from optimizer.solver.columns import may_stay
+from optimizer.solver.large import never_moved
 from optimizer.solver.relaxation import Relaxation
+from optimizer.solver.witness import Witness
 
-WAYS_TRIED = 4  # of a deployment, those that carry most
+ROUNDS = 4  # of giving room, each time first to those left over before
+LEFT_OVER = 4  # deployments, about whose company is asked
+MOST_TOGETHER = 60  # deployments in one question about company
+NARROW = 64  # nodes that somebody who competes for some of them may use
+
+Possible = Callable[[PlacementProblem], bool | None]
 
 
 def demands(problem: PlacementProblem, d: Deployment) -> bool:
@@ -48,9 +55,7 @@ def demanding(problem: PlacementProblem, among: set[str] | None = None) -> Place
     return replace(problem, deployments=some, candidates=offered)
 
 
-def clashing(
-    problem: PlacementProblem, possible: Callable[[PlacementProblem], bool | None]
-) -> PlacementProblem | None:
+def clashing(problem: PlacementProblem, possible: Possible) -> PlacementProblem | None:
     """A part of the problem whose hard rules clash by themselves; None: none was found.
 
     ``possible`` says whether the hard rules of a small problem can all hold.
@@ -58,129 +63,149 @@ def clashing(
     only = demanding(problem)
     if not only.deployments:
         return None
-    alone = _Alone(only)
+    alone = Witness(only)
+    gpus = {gpu.id: gpu for gpu in only.fleet.gpus()} if never_moved(only) else {}
     for d in only.deployments:
-        if demands(problem, d) and not alone.fits(d):
+        if demands(problem, d) and not _fits_alone(only, alone, d, gpus):
             one = demanding(problem, {d.name})
             if possible(one) is False:
                 return one
-    bound = Relaxation(only, hard=True)
-    if bound.solve():
+    left = left_over(only)
+    if left == []:
         return None
-    names = bound.binding()
-    few = demanding(problem, names) if names else only
-    return few if possible(few) is False else None  # floats alone prove nothing
+    bound = Relaxation(only, hard=True)
+    if not bound.solve():
+        names = bound.binding()
+        few = demanding(problem, names) if names else only
+        return few if possible(few) is False else None  # floats alone prove nothing
+    return clashing_company(only, left or (), possible)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    node: Node
-    gpus: int
+def all_given_room(problem: PlacementProblem) -> bool:
+    """Whether room was found for all that hard rules demand."""
+    return left_over(problem, rounds=1) == []
 
 
-class _Alone:
-    """Whether what is demanded of one deployment fits the fleet while nobody else is there."""
+def left_over(problem: PlacementProblem, rounds: int = ROUNDS) -> list[str] | None:
+    """Who is given no room, when those who can use fewest nodes choose first.
+
+    None: what runs must stay, so that no room is given at all.
+    """
+    if never_moved(problem):
+        return None
+    return [d.name for d in _given_room(problem, rounds)[1]]
+
+
+def room_given(problem: PlacementProblem, spent: Callable[[Witness], int]) -> int | None:
+    """What is spent where room was found for all that hard rules demand; None: it was not."""
+    if never_moved(problem):
+        return None
+    witness, failed = _given_room(within_reach(problem), rounds=1)
+    return None if failed else spent(witness)
+
+
+def _given_room(problem: PlacementProblem, rounds: int) -> tuple[Witness, list[Deployment]]:
+    """The fleet filled, and who was left over; these choose first in the next round."""
+    reach = _Reach(problem)
+    some = [d for d in problem.deployments if demands(problem, d)]
+    order = sorted(some, key=lambda d: (len(reach.nodes(d)), -reach.least_gpus(d)))
+    while True:
+        witness = Witness(problem)
+        failed = [d for d in order if not witness.place(d)]
+        rounds -= 1
+        if not failed or rounds < 1:
+            return witness, failed
+        names = {d.name for d in failed}
+        order = [*failed, *(d for d in order if d.name not in names)]
+
+
+def clashing_company(
+    problem: PlacementProblem, left: Sequence[str], possible: Possible
+) -> PlacementProblem | None:
+    """Of those left over one with whom it competes, if they clash; None: that was not found."""
+    asked: set[frozenset[str]] = set()
+    reach = _Reach(problem)
+    for name in left[:LEFT_OVER]:
+        for some in _company(problem, reach, name):
+            if some in asked or len(some) > MOST_TOGETHER:
+                continue
+            asked.add(some)
+            few = demanding(problem, set(some))
+            if possible(few) is False:
+                return few
+    return None
+
+
+def _company(problem: PlacementProblem, reach: "_Reach", name: str) -> Iterator[frozenset[str]]:
+    """Who can run nowhere but on its nodes; then whoever can run on some of these and few more."""
+    some = [d for d in problem.deployments if demands(problem, d)]
+    base = reach.nodes(problem.deployment(name))
+    yield frozenset(d.name for d in some if reach.nodes(d) <= base)
+    narrow = [d for d in some if len(reach.nodes(d)) <= max(NARROW, 2 * len(base))]
+    together = {name}
+    while True:
+        more = {d.name for d in narrow if reach.nodes(d) & base} - together
+        if not more or len(together) + len(more) > MOST_TOGETHER:
+            break
+        together |= more
+        base = base.union(*(reach.nodes(d) for d in narrow if d.name in more))
+    yield frozenset(together)
+
+
+class _Reach:
+    """On which nodes a deployment may run at all."""
 
     def __init__(self, problem: PlacementProblem) -> None:
         self.problem = problem
-        self.fixed = fixed_layout(problem)
-        self.gpus = {gpu.id: gpu for gpu in problem.fleet.gpus()}
-        self.free: dict[str, list[str]] = {}
-        for node in problem.fleet.nodes:
-            ids = (f"{node.name}/{i}" for i in node.open_gpus())
-            self.free[node.name] = [gpu for gpu in ids if not self.fixed.get(gpu)]
+        self.product = {n.name: n.gpu.name for n in problem.fleet.nodes if n.open_gpus()}
+        self._known: dict[object, frozenset[str]] = {}
 
-    def fits(self, d: Deployment) -> bool:
-        """True where a placement was found; False says nothing."""
-        if d.near or not self._may_stay(d):
-            return False
-        if not (d.reserve or (d.survive and d.asked_mrps)):
-            return True
-        offered = self.problem.candidates.get(d.name, ())
-        ways = sorted(offered, key=lambda w: (-capacity_mrps(d, w), w.shape.gpus, str(w.key)))
-        return any(self._fits(d, way) for way in self._few(ways))
+    def nodes(self, d: Deployment) -> frozenset[str]:
+        """By name."""
+        products = frozenset(way.gpu for way in self.problem.candidates.get(d.name, ()))
+        key = (products, d.pin)
+        if key not in self._known:
+            names = {p.partition("/")[0] for p in d.pin} if d.pin else self.product.keys()
+            self._known[key] = frozenset(n for n in names if self.product.get(n) in products)
+        return self._known[key]
 
-    def _few(self, ways: list[Candidate]) -> list[Candidate]:
-        """The best of each product, and so many more."""
-        first = {way.gpu: way for way in reversed(ways)}
-        return [*first.values(), *[w for w in ways if w not in first.values()][:WAYS_TRIED]]
+    def least_gpus(self, d: Deployment) -> int:
+        """Of one replica."""
+        return min((w.shape.gpus for w in self.problem.candidates.get(d.name, ())), default=0)
 
-    def _may_stay(self, d: Deployment) -> bool:
-        """Whether what runs and must not be disturbed is within the limits of its own rules."""
-        if d.disturb != "never" or self.problem.current is None:
-            return True
-        nodes, racks, count = Counter[str](), Counter[str](), 0
-        for replica in self.problem.current.replicas:
-            if replica.deployment != d.name or not may_stay(self.problem, replica, self.gpus):
-                continue
-            count += 1
-            here = [self.gpus[gpu].node for gpu in replica.gpus]
-            nodes.update({node.name for node in here})
-            racks.update({node.rack_domain for node in here})
-        within = d.replica_limit is None or count <= d.replica_limit
-        within &= d.spread_node is None or max(nodes.values(), default=0) <= d.spread_node
-        within &= d.spread_rack is None or max(racks.values(), default=0) <= d.spread_rack
-        return within and not (count and d.survive)
 
-    def _fits(self, d: Deployment, way: Candidate) -> bool:
-        rate, asked = capacity_mrps(d, way), d.asked_mrps or 0
-        if d.survive and not rate:
-            return False
-        count, racks = 0, Counter[str]()
-        lost: Counter[str] = Counter()
-        used: list[_Seat] = []
-        for node in self._in_turn(d, way):
-            if d.spread_rack is not None and racks[node.rack_domain] >= d.spread_rack:
-                continue
-            racks[node.rack_domain] += 1
-            count += 1
-            used.append(_Seat(node, way.shape.gpus))
-            if d.survive:
-                lost[domain_of(node, d.survive)] += 1
-            left = count - max(lost.values(), default=0)
-            if d.replica_limit is not None and count > d.replica_limit:
-                return False
-            if left * rate >= asked if d.survive else count >= d.min_replicas:
-                return self._affordable(used)
+def within_reach(problem: PlacementProblem) -> PlacementProblem:
+    """The problem without the nodes on which nobody may run."""
+    reach = _Reach(problem)
+    names = frozenset[str]().union(*(reach.nodes(d) for d in problem.deployments))
+    if len(names) == len(problem.fleet.nodes):
+        return problem
+    nodes = tuple(node for node in problem.fleet.nodes if node.name in names)
+    return replace(problem, fleet=replace(problem.fleet, nodes=nodes))
+
+
+def _fits_alone(
+    problem: PlacementProblem, alone: Witness, d: Deployment, gpus: Mapping[str, FleetGpu]
+) -> bool:
+    """Whether what is demanded of it fits while nobody else is there; False says nothing."""
+    if not _may_stay(problem, d, gpus):
         return False
+    return not (d.reserve or (d.survive and d.asked_mrps)) or alone.fits_alone(d)
 
-    def _in_turn(self, d: Deployment, way: Candidate) -> Iterator[Node]:
-        """Nodes with room for a replica, from one domain after the other, again and again."""
-        groups: dict[str, list[Node]] = defaultdict(list)
-        for node in self.problem.fleet.nodes:
-            times = self._times(d, way, node)
-            if times:
-                groups[domain_of(node, d.survive or "node")] += [node] * times
-        turn = 0
-        while any(turn < len(some) for some in groups.values()):
-            yield from (some[turn] for some in groups.values() if turn < len(some))
-            turn += 1
 
-    def _times(self, d: Deployment, way: Candidate, node: Node) -> int:
-        if node.gpu.name != way.gpu or way.shape.sharing not in node.sharing:
-            return 0
-        free = self.free[node.name]
-        if d.pin and node.name not in d.pin:
-            free = [gpu for gpu in free if gpu in d.pin]
-        if way.shape.gpus > 1 and node.nvlink_domain == "pair":
-            return 0  # which of them are bridged is not looked at
-        times = len(free) // way.shape.gpus
-        for need, room in (
-            (d.host_cpu_millicores, node.cpu_millicores),
-            (d.host_memory_mib, node.host_memory_mib),
-        ):
-            if need and room is not None:
-                times = min(times, room // need)
-        return times if d.spread_node is None else min(times, d.spread_node)
-
-    def _affordable(self, used: list[_Seat]) -> bool:
-        """Whether the fleet's ceilings bear these GPUs, each of them used by this one alone."""
-        fleet = self.problem.fleet
-        price, watts = 0, Counter[str]()
-        for seat in used:
-            price += fleet.price_micros(seat.node) * seat.gpus
-            watts[seat.node.rack_domain] += (seat.node.gpu.tdp_w or 0) * seat.gpus
-        limits = fleet.limits
-        dear = limits.price_micros_per_hour is not None and price > limits.price_micros_per_hour
-        hot = limits.rack_power_w is not None and max(watts.values()) > limits.rack_power_w
-        return not dear and not hot
+def _may_stay(problem: PlacementProblem, d: Deployment, gpus: Mapping[str, FleetGpu]) -> bool:
+    """Whether what runs and must not be disturbed is within the limits of its own rules."""
+    if d.disturb != "never" or problem.current is None:
+        return True
+    nodes, racks, count = Counter[str](), Counter[str](), 0
+    for replica in problem.current.replicas:
+        if replica.deployment != d.name or not may_stay(problem, replica, gpus):
+            continue
+        count += 1
+        here = [gpus[gpu].node for gpu in replica.gpus]
+        nodes.update({node.name for node in here})
+        racks.update({node.rack_domain for node in here})
+    within = d.replica_limit is None or count <= d.replica_limit
+    within &= d.spread_node is None or max(nodes.values(), default=0) <= d.spread_node
+    within &= d.spread_rack is None or max(racks.values(), default=0) <= d.spread_rack
+    return within and not (count and (d.survive or d.near))

@@ -907,8 +907,12 @@ def price_limit(f: Formulation) -> Iterator[Expr]:
 def power_limit(f: Formulation) -> Iterator[Expr]:
     """The TDP of a rack's used GPUs stays within the ceiling; an unknown TDP counts nothing."""
     limit = f.problem.fleet.limits.rack_power_w
-    if limit is None:
-        return
+    if limit is not None:
+        yield from (used <= limit * number for used, number in rack_watts(f))
+
+
+def rack_watts(f: Formulation) -> Iterator[tuple[Expr, int]]:
+    """The TDP of used GPUs in racks that the view does not tell apart, and how many they are."""
     uses = f._uses
     watts: dict[int, list[Expr]] = defaultdict(list)
     for at, site, _, _ in f.cells():
@@ -916,7 +920,7 @@ def power_limit(f: Formulation) -> Iterator[Expr]:
     for among, number in _racks(f.sites):
         used = [x for s in among for x in watts[s]]
         if used:
-            yield total(used) <= limit * number
+            yield total(used), number
 
 
 def do_not_disturb(f: Formulation) -> Iterator[Expr]:

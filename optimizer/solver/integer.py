@@ -103,13 +103,14 @@ def run(
     effort: float,
     gap: float = 0.0,
     scale: int = 1,
+    workers: int = LOGICAL_WORKERS,
 ) -> Answer:
     """One CP-SAT run, interruptible, within deterministic ``effort`` and the safety stop."""
     if clock.seconds_left < LEAST_S:
         clock.timed_out |= not clock.interrupted
         return Answer(cp_model.UNKNOWN, [], 0, NOTHING_KNOWN)
     solver = cp_model.CpSolver()
-    solver.parameters.num_workers = LOGICAL_WORKERS
+    solver.parameters.num_workers = workers
     solver.parameters.interleave_search = True
     solver.parameters.random_seed = clock.limits.seed
     solver.parameters.max_deterministic_time = max(0.05, effort)

@@ -84,6 +84,59 @@ def spread_thin(problem: PlacementProblem) -> PlacementProblem:
     )
 
 
+def crowded(problem: PlacementProblem) -> PlacementProblem:
+    """Nine that are to outlive a node share no GPU and are pinned to two nodes of eight."""
+    found = _of_product(problem, "h100-80gb-sxm", 9)
+    nodes = tuple(n.name for n in problem.fleet.nodes if n.gpu.name == "h100-80gb-sxm")[-2:]
+    few = _small(problem, found, "h100-80gb-sxm", part=0.5)
+    return _each(few, found, {"survive": "node", "isolate": "gpu", "pin": nodes, **PLAIN})
+
+
+def tenants_apart(problem: PlacementProblem) -> PlacementProblem:
+    """Four tenants, each to outlive a node and alone on its nodes, are pinned to six nodes."""
+    found = _of_product(problem, "a100-80gb-sxm", 4)
+    nodes = tuple(n.name for n in problem.fleet.nodes if n.gpu.name == "a100-80gb-sxm")[-6:]
+    few = _small(problem, found, "a100-80gb-sxm", part=0.5)
+    apart = {name: f"alone {name}" for name in found}
+    some = tuple(
+        replace(d, tenant=apart[d.name]) if d.name in apart else d for d in few.deployments
+    )
+    rules = {"survive": "node", "isolate": "node", "pin": nodes, **PLAIN}
+    return _each(replace(few, deployments=some), found, rules)
+
+
+def last_node(problem: PlacementProblem) -> PlacementProblem:
+    """All nodes of a product but one are kept free; somebody is to outlive a node on it."""
+    name = "h200-141gb-sxm"
+    (found,) = _of_product(problem, name, 1)
+    nodes = sum(n.gpu.name == name for n in problem.fleet.nodes)
+    few = _small(problem, [found], name, part=0.5)
+    kept = (*few.fleet.reserve, Reserve(nodes - 1, gpu=name, gpus=8))
+    only = tuple(way for way in few.candidates[found] if way.gpu == name)
+    few = replace(
+        few,
+        fleet=replace(few.fleet, reserve=kept),
+        candidates={**few.candidates, found: only},
+    )
+    return _each(few, [found], {"survive": "node", "pin": (), **PLAIN})
+
+
+def too_dear_for_one(problem: PlacementProblem) -> PlacementProblem:
+    """All that outlives a loss costs more than half of what it costs alone at the least."""
+    asks = _middle(problem)
+    few = _changed(problem, lambda d: replace(d, survive="node", pin=(), **PLAIN))
+    price = {n.gpu.name: few.fleet.price_micros(n) for n in few.fleet.nodes}
+    rate = (asks.demand.rate_mrps if asks.demand else 0) or 1
+    least = min(
+        price[w.gpu] * max(1, rate // (w.capacity_mrps or 1)) * w.shape.gpus
+        for w in few.candidates[asks.name]
+        if w.shape.profile is None and w.shape.share is None
+    )
+    limits = Ceilings(price_micros_per_hour=least // 4)
+    return replace(few, fleet=replace(few.fleet, limits=limits))
+
+
+PLAIN: dict[str, object] = {"spread_node": None, "spread_rack": None, "min_replicas": 1}
 PLANTED: dict[str, Callable[[PlacementProblem], PlacementProblem]] = {
     "survive+pin": pinned,
     "survive rack+pin": one_rack,
@@ -92,11 +145,55 @@ PLANTED: dict[str, Callable[[PlacementProblem], PlacementProblem]] = {
     "reserve+fixed_layout": no_slot,
     "reserve+cordon": cordoned,
     "survive+spread.rack+pin": spread_thin,
+    "survive+price_limit": too_dear_for_one,
+    "9 x survive+isolation+pin": crowded,
+    "4 x survive+isolation+pin": tenants_apart,
+    "survive+reserve": last_node,
 }
 
 
 def _middle(problem: PlacementProblem) -> Deployment:
     return problem.deployments[len(problem.deployments) // 2]
+
+
+def _of_product(problem: PlacementProblem, gpu: str, number: int) -> list[str]:
+    """Deployments with no rule of their own that run on whole GPUs of that product."""
+    found = [
+        d.name
+        for d in problem.deployments
+        if not (d.pin or d.survive or d.isolate != "none")
+        and any(w.gpu == gpu and w.shape.gpus == 1 for w in problem.candidates[d.name])
+    ]
+    return found[:number]
+
+
+def _small(problem: PlacementProblem, names: list[str], gpu: str, part: float) -> PlacementProblem:
+    """These ask no more than that part of what one GPU of the product carries."""
+    asked = {
+        name: max(
+            w.capacity_mrps or 0
+            for w in problem.candidates[name]
+            if w.gpu == gpu and w.shape.gpus == 1
+        )
+        for name in names
+    }
+    some = tuple(
+        replace(d, demand=replace(d.demand, rate_mrps=max(1, int(part * asked[d.name]))))
+        if d.name in asked and d.demand
+        else d
+        for d in problem.deployments
+    )
+    return replace(problem, deployments=some)
+
+
+def _each(
+    problem: PlacementProblem, names: list[str], fields: dict[str, object]
+) -> PlacementProblem:
+    some = tuple(
+        replace(d, **fields) if d.name in names else d  # type: ignore[arg-type]
+        for d in problem.deployments
+    )
+    return replace(problem, deployments=some)
 
 
 def _changed(

@@ -32,7 +32,7 @@ def test_what_outlives_a_loss_needs_a_second_domain() -> None:
     assert outcome.conflict == ("survive: chat",)
     assert [note.partition("possible ")[2] for note in outcome.notes] == [
         "with chat.survive rack -> node",
-        "with 1 more a100 (1 node of 1, each a rack of its own)",
+        "with 1 more a100 (1 node of 1, a rack of its own; 1.00 USD/h)",
     ]
 
 
