@@ -51,28 +51,38 @@ def may_hold(node: Node, candidate: Candidate, pin: Collection[str] = ()) -> boo
     return len(allowed) >= candidate.shape.block
 
 
-def room_price_micros(fleet: Fleet, candidate: Candidate, pin: Collection[str] = ()) -> int | None:
-    """Micros per hour of the room one replica takes, on the cheapest node that may hold it.
+class RoomPrices:
+    """What rooms of a fleet cost; each kind of room is looked up among the nodes once."""
 
-    Unused room beside it is not counted. None when no node of the fleet may hold it.
-    """
-    best: tuple[int, Gpu] | None = None
-    for node in fleet.nodes:
-        if node.gpu.name != candidate.gpu:
-            continue
-        price = fleet.price_micros(node)
-        if (best is None or price < best[0]) and may_hold(node, candidate, pin):
-            best = (price, node.gpu)
-    if best is None:
-        return None
-    return int(best[0] * held(best[1], candidate.shape) * candidate.shape.gpus)
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self._cheapest: dict[tuple[object, ...], tuple[int, Gpu] | None] = {}
 
+    def room_micros(self, candidate: Candidate, pin: Collection[str] = ()) -> int | None:
+        """Micros per hour of the room one replica takes, on the cheapest node that may hold it.
 
-def served_price_micros(
-    fleet: Fleet, candidate: Candidate, pin: Collection[str] = ()
-) -> int | None:
-    """Micros per hour for one request per second served; None when either side is unknown."""
-    price = room_price_micros(fleet, candidate, pin)
-    if price is None or not candidate.capacity_mrps:
-        return None
-    return price * 1000 // candidate.capacity_mrps
+        Unused room beside it is not counted. None when no node of the fleet may hold it.
+        """
+        shape = candidate.shape
+        key = candidate.gpu, shape.sharing, shape.block, *pin
+        if key not in self._cheapest:
+            self._cheapest[key] = self._look(candidate, pin)
+        best = self._cheapest[key]
+        return None if best is None else int(best[0] * held(best[1], shape) * shape.gpus)
+
+    def _look(self, candidate: Candidate, pin: Collection[str]) -> tuple[int, Gpu] | None:
+        best: tuple[int, Gpu] | None = None
+        for node in self.fleet.nodes:
+            if node.gpu.name != candidate.gpu:
+                continue
+            price = self.fleet.price_micros(node)
+            if (best is None or price < best[0]) and may_hold(node, candidate, pin):
+                best = (price, node.gpu)
+        return best
+
+    def served_micros(self, candidate: Candidate, pin: Collection[str] = ()) -> int | None:
+        """Micros per hour for one request per second served; None when either side is unknown."""
+        price = self.room_micros(candidate, pin)
+        if price is None or not candidate.capacity_mrps:
+            return None
+        return price * 1000 // candidate.capacity_mrps

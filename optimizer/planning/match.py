@@ -2,6 +2,7 @@
 
 from optimizer.domain.config import Candidate
 from optimizer.domain.placement import Replica, node_of
+from optimizer.domain.prices import RoomPrices
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.verify.facts import Ground
 
@@ -15,6 +16,8 @@ class Matcher:
         self.problem = problem
         self.ground = Ground.of(problem)
         self.deployments = self.ground.deployments
+        self.prices = RoomPrices(problem.fleet)
+        self.products = {gpu.name: gpu for gpu in problem.fleet.products()}
         # By identity, once asked: the replica, so that it lives on, how it runs, and its rate.
         self.known: dict[int, tuple[Replica, Candidate | None, int]] = {}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from optimizer.domain import words
 from optimizer.domain.config import Candidate, Dropped
 from optimizer.domain.placement import Replica
-from optimizer.domain.prices import held, room_price_micros, served_price_micros
+from optimizer.domain.prices import RoomPrices, held
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
 from optimizer.planning.match import Matcher
@@ -34,15 +34,15 @@ def reasons(
     matcher = matcher or Matcher(problem)
     used = [c for r in replicas if (c := matcher.candidate(r)) is not None]
     if not used:
-        return _nothing_runs(problem, deployment, dropped)
+        return _nothing_runs(matcher, deployment, dropped)
     counts = Counter(str(c.key) for c in used)
     ways = {str(c.key): c for c in used}
     ordered = sorted(ways, key=lambda k: (-counts[k], k))
     told: list[str] = []
     for key in ordered:
-        told.append(_how(problem, ways[key], counts[key]))
+        told.append(_how(matcher, ways[key], counts[key]))
         told.extend(ways[key].reasons)
-    told.extend(_against(problem, deployment, ways[ordered[0]], set(ways)))
+    told.extend(_against(matcher, deployment, ways[ordered[0]], set(ways)))
     return tuple(told)
 
 
@@ -62,21 +62,22 @@ def host_notes(problem: PlacementProblem) -> Iterator[str]:
 
 
 def _nothing_runs(
-    problem: PlacementProblem, deployment: Deployment, dropped: Sequence[Dropped]
+    matcher: Matcher, deployment: Deployment, dropped: Sequence[Dropped]
 ) -> tuple[str, ...]:
-    offered = [c for c in problem.candidates.get(deployment.name, ()) if not c.running_only]
+    candidates = matcher.problem.candidates.get(deployment.name, ())
+    offered = [c for c in candidates if not c.running_only]
     if not offered:
         closest = nearest(dropped)
         refused = f"; nearest, {closest.what}: {closest.reason}" if closest else ""
         return (f"no way to run it was found{refused}",)
-    best = ", ".join(_name(problem, c) for c in offered[:RUNNERS_UP])
+    best = ", ".join(_name(matcher, c) for c in offered[:RUNNERS_UP])
     return (f"not placed; it could run as {best}",)
 
 
-def _how(problem: PlacementProblem, way: Candidate, count: int) -> str:
+def _how(matcher: Matcher, way: Candidate, count: int) -> str:
     """``3 on h100-80gb-sxm 2g.20gb fp8: each uses 14.2 of 19.5 GiB, carries up to 3.2 req/s``."""
-    told = f"{count} on {_name(problem, way)}"
-    room = room_mib(problem, way)
+    told = f"{count} on {_name(matcher, way)}"
+    room = room_mib(matcher, way)
     if way.use.memory_mib and room and not way.reasons:
         told += f": each uses {words.gib(way.use.memory_mib)} of {words.gib(room)}"
         told += " per GPU" if way.shape.gpus > 1 else ""
@@ -85,9 +86,9 @@ def _how(problem: PlacementProblem, way: Candidate, count: int) -> str:
     return told
 
 
-def room_mib(problem: PlacementProblem, way: Candidate) -> int | None:
+def room_mib(matcher: Matcher, way: Candidate) -> int | None:
     """Memory of the slice or GPU that this way runs in."""
-    gpu = next((g for g in problem.fleet.products() if g.name == way.gpu), None)
+    gpu = matcher.products.get(way.gpu)
     if gpu is None:
         return None
     if way.shape.profile is None or gpu.mig is None:
@@ -96,9 +97,9 @@ def room_mib(problem: PlacementProblem, way: Candidate) -> int | None:
     return None if profile is None else profile.memory_mib
 
 
-def _name(problem: PlacementProblem, way: Candidate) -> str:
+def _name(matcher: Matcher, way: Candidate) -> str:
     """``l40s 25 % share fp8 vllm``: as everywhere, and how large a share is."""
-    gpu = next((g for g in problem.fleet.products() if g.name == way.gpu), None)
+    gpu = matcher.products.get(way.gpu)
     name = words.config(way)
     if gpu is None or way.shape.share is None:
         return name
@@ -106,34 +107,34 @@ def _name(problem: PlacementProblem, way: Candidate) -> str:
     return name.replace(" share", f" {part} share", 1)
 
 
-def _cost(
-    problem: PlacementProblem, deployment: Deployment, way: Candidate
-) -> tuple[int, str] | None:
+def _cost(prices: RoomPrices, deployment: Deployment, way: Candidate) -> tuple[int, str] | None:
     """Its price per served request (or per replica) and the words; None: no node may hold it."""
-    served = served_price_micros(problem.fleet, way, deployment.pin)
+    unit = prices.fleet.unit
+    served = prices.served_micros(way, deployment.pin)
     if served is not None:
-        return served, f"{words.price(served, problem.fleet.unit)} per req/s"
-    room = room_price_micros(problem.fleet, way, deployment.pin)
-    return None if room is None else (room, f"{words.price(room, problem.fleet.unit)} per replica")
+        return served, f"{words.price(served, unit)} per req/s"
+    room = prices.room_micros(way, deployment.pin)
+    return None if room is None else (room, f"{words.price(room, unit)} per replica")
 
 
 def _against(
-    problem: PlacementProblem, deployment: Deployment, chosen: Candidate, used: set[str]
+    matcher: Matcher, deployment: Deployment, chosen: Candidate, used: set[str]
 ) -> list[str]:
     """The chosen way's price beside the two next best that are not used."""
-    mine = _cost(problem, deployment, chosen)
+    problem, prices = matcher.problem, matcher.prices
+    mine = _cost(prices, deployment, chosen)
     if mine is None:
         return []
     others: dict[str, tuple[int, str]] = {}
     for way in problem.candidates.get(deployment.name, ()):
-        cost = _cost(problem, deployment, way)
+        cost = _cost(prices, deployment, way)
         if cost is None or str(way.key) in used or way.running_only:
             continue
-        name = _name(problem, way)
+        name = _name(matcher, way)
         if name not in others or cost[0] < others[name][0]:
             others[name] = cost
     best = sorted(others.items(), key=lambda item: (item[1][0], item[0]))[:RUNNERS_UP]
-    here = f"{_name(problem, chosen)} costs {mine[1]}"
+    here = f"{_name(matcher, chosen)} costs {mine[1]}"
     if not best:
         return [f"{here}; nothing {'beside what is used' if len(used) > 1 else 'else'} fits"]
     listed = " and ".join(f"{name} {_beside(cost, mine)}" for name, cost in best)

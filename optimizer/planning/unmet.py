@@ -10,7 +10,7 @@ from optimizer.domain.fleet import Fleet, FleetGpu, Sharing
 from optimizer.domain.gpu import Gpu, PlacedProfile
 from optimizer.domain.placement import Placement, Replica, node_of, replica_order
 from optimizer.domain.plan import Unmet
-from optimizer.domain.prices import served_price_micros
+from optimizer.domain.prices import RoomPrices
 from optimizer.domain.problem import PlacementProblem, missing_ppm
 from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
@@ -106,8 +106,8 @@ class _Case:
         """What may be started, cheapest per served request first."""
         offered = self.problem.candidates.get(self.deployment.name, ())
         ways = [w for w in offered if not w.running_only and (w.capacity_mrps or not self.mrps)]
-        fleet, pin = self.problem.fleet, self.deployment.pin
-        price = {w.key: served_price_micros(fleet, w, pin) or 0 for w in ways}
+        prices, pin = RoomPrices(self.problem.fleet), self.deployment.pin
+        price = {w.key: prices.served_micros(w, pin) or 0 for w in ways}
         return sorted(ways, key=lambda w: (price[w.key], str(w.key)))
 
     def _no_way(self, dropped: Sequence[Dropped]) -> str:

@@ -9,7 +9,7 @@ from optimizer.domain.fleet import FleetGpu, Sharing
 from optimizer.domain.gpu import MigProfile, PlacedProfile, Use
 from optimizer.domain.placement import Replica, node_of, replica_order
 from optimizer.domain.plan import DeploymentPlan, GpuPlan, Plan
-from optimizer.domain.prices import may_hold, served_price_micros
+from optimizer.domain.prices import RoomPrices, may_hold
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
 from optimizer.domain.workload import Deployment
 from optimizer.report import status
@@ -196,8 +196,9 @@ class _Why:
         fleet, pin, unit = self.problem.fleet, self.asked.pin, self.plan.unit
         if not any(may_hold(n, t, pin) for n in fleet.nodes for t in taken):
             return f"The smaller {label} fits too, but no GPU that it may run on offers it."
-        costs = [c for t in taken if (c := served_price_micros(fleet, t, pin)) is not None]
-        mine = served_price_micros(fleet, way, pin)
+        prices = RoomPrices(fleet)
+        costs = [c for t in taken if (c := prices.served_micros(t, pin)) is not None]
+        mine = prices.served_micros(way, pin)
         if not costs or mine is None:
             return f"The smaller {label} would do too."
         smaller, here = words.price(min(costs), unit), words.price(mine, unit)

@@ -78,7 +78,7 @@ def _key(fleet: Fleet, deployment: Deployment) -> Key:
     offered = tuple(
         (
             product.gpu,
-            tuple(sorted({(n.gpus, n.sharing, n.nvlink_domain) for n in product.nodes})),
+            frozenset((n.gpus, n.sharing, n.nvlink_domain, n.network_gbs) for n in product.nodes),
         )
         for product in products(fleet, deployment.pin)
     )

@@ -1,6 +1,7 @@
 """Which ways to run each deployment are worth offering to placement, and why the rest is not."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -77,27 +78,33 @@ def size(
     marked ``running_only`` where they would not be offered otherwise. ``gpus``: datasheets by name
     for ``needs.measured_on``; the fleet's own products are known without.
     """
-    sheets = {**(gpus or {}), **{gpu.name: gpu for gpu in fleet.products()}}
+    everything = products(fleet)
+    sheets = {**(gpus or {}), **{product.gpu.name: product.gpu for product in everything}}
+    runs: dict[str, list[Replica]] = defaultdict(list)
+    for replica in running.replicas if running else ():
+        runs[replica.deployment].append(replica)
+    on = {p.gpu.name: p for p in everything}
+    product_of = {node.name: on[node.gpu.name] for node in fleet.nodes} if runs else {}
     found: dict[str, tuple[Candidate, ...]] = {}
     dropped: dict[str, tuple[Dropped, ...]] = {}
     for deployment in deployments:
-        candidates, refused = _size_one(fleet, deployment, engines, sheets)
-        current = running.replicas if running else ()
-        replicas = [r for r in current if r.deployment == deployment.name]
-        kept = _with_running(fleet, deployment, engines, sheets, candidates, replicas)
+        usable = products(fleet, deployment.pin) if deployment.pin else everything
+        candidates, refused = _size_one(usable, deployment, engines, sheets)
+        replicas = runs.get(deployment.name, ())
+        kept = _with_running(product_of, deployment, engines, sheets, candidates, replicas)
         found[deployment.name] = tuple(sorted(kept, key=lambda c: c.key))
         dropped[deployment.name] = tuple(refused)
     return Sizing(found, dropped)
 
 
 def _size_one(
-    fleet: Fleet,
+    usable: Sequence[Product],
     deployment: Deployment,
     engines: Mapping[str, EngineCard],
     gpus: Mapping[str, Gpu],
 ) -> tuple[list[Candidate], list[Dropped]]:
     offered, refused = [], []
-    for product in products(fleet, deployment.pin):
+    for product in usable:
         reason = gpu_refusal(deployment, product.gpu)
         if reason is not None:
             refused.append(Dropped(deployment.name, product.gpu.name, reason))
@@ -407,7 +414,7 @@ def config_of(way: Way) -> ReplicaConfig:
 
 
 def _with_running(
-    fleet: Fleet,
+    product_of: Mapping[str, Product],
     deployment: Deployment,
     engines: Mapping[str, EngineCard],
     gpus: Mapping[str, Gpu],
@@ -416,14 +423,12 @@ def _with_running(
 ) -> list[Candidate]:
     """The candidates, and those that replicas run as today though none offers it to new ones."""
     kept = list(candidates)
-    nodes = {node.name: node for node in fleet.nodes}
     for replica in sorted(replicas, key=lambda r: r.id):
-        node = nodes.get(node_of(replica.gpus[0])) if replica.gpus else None
-        if node is None or any(replica.runs_as(c, node.gpu.name) for c in kept):
+        product = product_of.get(node_of(replica.gpus[0])) if replica.gpus else None
+        if product is None or any(replica.runs_as(c, product.gpu.name) for c in kept):
             continue
-        if gpu_refusal(deployment, node.gpu) is not None:
+        if gpu_refusal(deployment, product.gpu) is not None:
             continue
-        product = Product(node.gpu, tuple(n for n in fleet.nodes if n.gpu.name == node.gpu.name))
         candidate = _running(deployment, engines, gpus, product, replica)
         if candidate is not None and candidate.key not in {c.key for c in kept}:
             kept.append(replace(candidate, running_only=True))
@@ -455,7 +460,7 @@ def running_as(
     node = nodes.get(node_of(replica.gpus[0])) if replica.gpus else None
     if node is None or deployment.model is None:
         return None
-    product = Product(node.gpu, tuple(n for n in fleet.nodes if n.gpu.name == node.gpu.name))
+    product = next(p for p in products(fleet) if p.gpu.name == node.gpu.name)
     room = _room_of(product, replica)
     return None if room is None else _as_run(deployment, engines, room, replica)
 

@@ -44,10 +44,11 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What the nodes of one product allow together."""
+    """What the nodes of one product allow together: a node of each kind, and how many there are."""
 
     gpu: Gpu
     nodes: tuple[Node, ...]
+    numbers: tuple[int, ...] = ()  # of one each where nothing is said
 
     @property
     def sharing(self) -> tuple[Sharing, ...]:
@@ -60,17 +61,32 @@ class Product:
 
     def blocks(self, size: int) -> int:
         """How many blocks of so many whole GPUs its nodes hold, each in one node."""
-        return sum(n.gpus // size for n in self.nodes if Sharing.WHOLE in n.sharing)
+        numbers = self.numbers or (1,) * len(self.nodes)
+        return sum(
+            number * (node.gpus // size)
+            for node, number in zip(self.nodes, numbers, strict=True)
+            if Sharing.WHOLE in node.sharing
+        )
 
 
 def products(fleet: Fleet, pin: Iterable[str] = ()) -> tuple[Product, ...]:
     """The products a deployment may use, by name; a pin leaves only its nodes."""
     pinned = {name.rsplit("/", 1)[0] if "/" in name else name for name in pin}
-    nodes: dict[str, list[Node]] = {}
+    kinds: dict[str, dict[object, list[Node]]] = {}
     for node in fleet.nodes:
         if not pinned or node.name in pinned:
-            nodes.setdefault(node.gpu.name, []).append(node)
-    return tuple(Product(found[0].gpu, tuple(found)) for _, found in sorted(nodes.items()))
+            known = kinds.setdefault(node.gpu.name, {})
+            known.setdefault(_kind(node), []).append(node)
+    return tuple(
+        Product(gpus[0][0].gpu, tuple(g[0] for g in gpus), tuple(len(g) for g in gpus))
+        for gpus in (list(found.values()) for _, found in sorted(kinds.items()))
+    )
+
+
+def _kind(node: Node) -> object:
+    """All that a room looks at; nodes of one product that agree in it are alike."""
+    link = node.nvlink_domain if node.nvlink_domain in ("none", "pair") else "node"
+    return node.gpus, node.sharing, link, node.network_gbs
 
 
 def mig_rooms(gpu: Gpu) -> Iterator[Room]:

@@ -22,7 +22,7 @@ from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.outcome import Limits
 from optimizer.domain.placement import Placement, Replica
 from optimizer.domain.plan import Plan
-from optimizer.domain.prices import served_price_micros
+from optimizer.domain.prices import RoomPrices
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Workloads
@@ -125,7 +125,8 @@ def _missing(
     """New replicas, each in the cheapest way per request that still finds a place."""
     d = problem.deployment(name)
     ways = [c for c in problem.candidates[name] if not c.running_only]
-    ways.sort(key=lambda c: (served_price_micros(problem.fleet, c) or 0, str(c.key)))
+    prices = RoomPrices(problem.fleet)
+    ways.sort(key=lambda c: (prices.served_micros(c) or 0, str(c.key)))
     served, number = sum(map(matcher.capacity_mrps, mine)), 0
     count, taken = len(mine), {r.number for r in mine}
     while count < d.min_replicas or served < (d.asked_mrps or 0):
