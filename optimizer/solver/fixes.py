@@ -9,7 +9,7 @@ from optimizer.domain.fleet import Node
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.units import ceil_div
 from optimizer.solver.easing import Ceiling, Change, Easing, Part, least
-from optimizer.solver.foresee import room_given
+from optimizer.solver.foresee import demanding, room_given, within_reach
 from optimizer.solver.possible import Asking
 
 MOST_FIXES = 6
@@ -58,7 +58,9 @@ def _helps(asking: Asking, problem: PlacementProblem, easing: Easing, step: int)
 def _raised(asking: Asking, problem: PlacementProblem, part: Part, ceiling: Ceiling) -> Fix | None:
     """The lowest ceiling under which the rules hold, or one under which room was found."""
     free = part.without(problem)
-    for lowest in (asking.least(free, ceiling.goal), room_given(free, ceiling.spent)):
+    filled = room_given(within_reach(demanding(free)))
+    spent = None if filled is None else ceiling.spent(filled)
+    for lowest in (asking.least(free, ceiling.goal), spent):
         if lowest is None:
             continue
         value = ceiling.step * ceil_div(lowest, ceiling.step)

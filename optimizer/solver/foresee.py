@@ -83,40 +83,40 @@ def clashing(problem: PlacementProblem, possible: Possible) -> PlacementProblem 
 
 def all_given_room(problem: PlacementProblem) -> bool:
     """Whether room was found for all that hard rules demand."""
-    return left_over(problem, rounds=1) == []
+    return room_given(problem) is not None
 
 
-def left_over(problem: PlacementProblem, rounds: int = ROUNDS) -> list[str] | None:
-    """Who is given no room, when those who can use fewest nodes choose first.
+def room_given(problem: PlacementProblem) -> Witness | None:
+    """The fleet filled with all that hard rules demand; None: it was not found to fit."""
+    if never_moved(problem):
+        return None
+    witness = Witness(problem)
+    return witness if all(map(witness.place, _choosing(problem))) else None
+
+
+def left_over(problem: PlacementProblem) -> list[str] | None:
+    """Who is given no room; whoever was left over chooses first in the next round.
 
     None: what runs must stay, so that no room is given at all.
     """
     if never_moved(problem):
         return None
-    return [d.name for d in _given_room(problem, rounds)[1]]
-
-
-def room_given(problem: PlacementProblem, spent: Callable[[Witness], int]) -> int | None:
-    """What is spent where room was found for all that hard rules demand; None: it was not."""
-    if never_moved(problem):
-        return None
-    witness, failed = _given_room(within_reach(problem), rounds=1)
-    return None if failed else spent(witness)
-
-
-def _given_room(problem: PlacementProblem, rounds: int) -> tuple[Witness, list[Deployment]]:
-    """The fleet filled, and who was left over; these choose first in the next round."""
-    reach = _Reach(problem)
-    some = [d for d in problem.deployments if demands(problem, d)]
-    order = sorted(some, key=lambda d: (len(reach.nodes(d)), -reach.least_gpus(d)))
-    while True:
+    order, failed = _choosing(problem), list[Deployment]()
+    for _ in range(ROUNDS):
         witness = Witness(problem)
         failed = [d for d in order if not witness.place(d)]
-        rounds -= 1
-        if not failed or rounds < 1:
-            return witness, failed
+        if not failed:
+            break
         names = {d.name for d in failed}
         order = [*failed, *(d for d in order if d.name not in names)]
+    return [d.name for d in failed]
+
+
+def _choosing(problem: PlacementProblem) -> list[Deployment]:
+    """Who demands room: first who can use fewest nodes, then whose replicas are largest."""
+    reach = _Reach(problem)
+    some = [d for d in problem.deployments if demands(problem, d)]
+    return sorted(some, key=lambda d: (len(reach.nodes(d)), -reach.least_gpus(d)))
 
 
 def clashing_company(

@@ -16,6 +16,7 @@ from optimizer.solver.losses import enough_left
 
 EFFORT = 2.0  # deterministic, of one question
 SHORT_EFFORT = 0.3  # of a question whether a change helps, and of how little of it does
+LEFT_OUT_EFFORT = 0.1  # of a question whether a rule is needed for a clash
 SECONDS = 20.0  # of all questions; a set that time left unfinished clashes, but may be too large
 MOST_PLACES = 4_000  # ways of running times nodes, when a large fleet's nodes are told apart
 
@@ -81,7 +82,7 @@ class Asking:
         """A short look by one worker, which refutes most; by all where that settles nothing."""
         for row in enough_left(f):
             f.model.add(row)
-        answer = run(f.model, self.clock, "conflict", effort=SHORT_EFFORT, workers=1)
+        answer = run(f.model, self.clock, "conflict", effort=min(effort, SHORT_EFFORT), workers=1)
         if answer.found or answer.impossible or effort <= SHORT_EFFORT:
             return answer
         return run(f.model, self.clock, "conflict", effort=effort)
@@ -121,7 +122,7 @@ class Asking:
             first = 0
             while first < len(groups):
                 tried = [part for group in groups[first : first + size] for part in group]
-                if self.possible(without(problem, [*gone, *tried]), SHORT_EFFORT) is False:
+                if self.possible(without(problem, [*gone, *tried]), LEFT_OUT_EFFORT) is False:
                     groups, gone = [*groups[:first], *groups[first + size :]], [*gone, *tried]
                 else:
                     first += size

@@ -142,6 +142,8 @@ class Witness:
         racks: Counter[str] = Counter()
         nodes: Counter[str] = Counter()
         for ground in self._in_turn(d, option):
+            if self._too_dear(ground, option.way.shape.gpus):
+                break  # nodes of one product mostly cost the same
             name, rack = ground.node.name, ground.node.rack_domain
             room = option.each
             if d.spread_node is not None:
@@ -206,7 +208,7 @@ class Witness:
         if shape.profile is not None and ground.cut:
             for gpu, slots in ground.cut.items():
                 if slots[shape.profile] and (pinned is None or gpu in pinned):
-                    if not self._affordable(ground, 1):
+                    if self._too_hot(ground, 1):
                         return None
                     one = _Taken(ground, (gpu,), min(room, slots[shape.profile]), slots)
                     return self._booked(d, one)
@@ -215,17 +217,19 @@ class Witness:
         if shape.gpus == 2 and node.nvlink_domain == "pair":
             return None  # which of them are bridged is not looked at
         free = ground.free if pinned is None else [gpu for gpu in ground.free if gpu in pinned]
-        if len(free) < shape.gpus or not self._affordable(ground, shape.gpus):
+        if len(free) < shape.gpus or self._too_hot(ground, shape.gpus):
             return None
         replicas = 1 if shape.sharing is Sharing.WHOLE else min(room, per_gpu(node.gpu, way))
         return self._booked(d, _Taken(ground, tuple(free[: shape.gpus]), replicas, None))
 
-    def _affordable(self, ground: _Ground, gpus: int) -> bool:
-        limits, rack = self.problem.fleet.limits, ground.node.rack_domain
-        price, power = limits.price_micros_per_hour, limits.rack_power_w
+    def _too_dear(self, ground: _Ground, gpus: int) -> bool:
+        limit = self.problem.fleet.limits.price_micros_per_hour
+        return limit is not None and self.price + ground.price * gpus > limit
+
+    def _too_hot(self, ground: _Ground, gpus: int) -> bool:
+        limit = self.problem.fleet.limits.rack_power_w
         watts = (ground.node.gpu.tdp_w or 0) * gpus
-        dear = price is not None and self.price + ground.price * gpus > price
-        return not dear and (power is None or self.watts[rack] + watts <= power)
+        return limit is not None and self.watts[ground.node.rack_domain] + watts > limit
 
     def _booked(self, d: Deployment, one: _Taken) -> _Taken:
         ground = one.ground
