@@ -5,26 +5,25 @@ from dataclasses import dataclass, field, replace
 from optimizer.domain.fleet import Sharing
 from optimizer.domain.outcome import Progress
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import PlacementProblem, capacity_mrps
+from optimizer.domain.problem import PlacementProblem
 from optimizer.solver import hosts, measure
+from optimizer.solver.anew import mended
 from optimizer.solver.bulk import Choice, choose, closer
 from optimizer.solver.columns import coarse_sites
 from optimizer.solver.counts import Tree
 from optimizer.solver.deal import deal
 from optimizer.solver.fluid import begin
-from optimizer.solver.formulation import Expr, Formulation, build, total
+from optimizer.solver.formulation import Expr, Formulation, build
 from optimizer.solver.integer import Clock, Level, common_divisor, priorities, value_of
 from optimizer.solver.master import MANY, Bound, Master
 from optimizer.solver.measure import frail
 from optimizer.solver.repair import repaired
-from optimizer.solver.scatter import reinforced
 from optimizer.solver.shortfall import whole_shortfall
 from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
-MOST_DEALS = 5
+MOST_MENDED = 50  # deployments that dealing left short
 NEAR_BOUND = 1.02  # a level in parts of its bound, above which counts by class are tried as well
-OUTLIVING_GAP = 0.002  # from the bound: nearer is not tried for
 MANY_GPUS = 256
 MOST_GPUS = 1024
 FEW_WAYS = 400  # times classes of nodes
@@ -127,7 +126,7 @@ def _solved(
     if choice is None:
         return Large()
     clock.report(Progress("where"))
-    found = _outliving(problem, f, choice, proof[0].complete, floors.price, clock)
+    found = _placed(problem, f, choice, clock)
     found = filled_up(problem, found)
     found = min((found, hosted or found), key=lambda p: _score(problem, p))
     if frail(problem, found):
@@ -191,41 +190,18 @@ def _score(problem: PlacementProblem, found: Placement) -> list[int]:
     return [level.value for level in counted_levels(problem, found)]
 
 
-def _outliving(
-    problem: PlacementProblem,
-    f: Formulation,
-    choice: Choice,
-    complete: frozenset[int],
-    floor: int,
-    clock: Clock,
-) -> Placement:
-    """The counts dealt; where nodes could not be found that bear a loss, with more to spare.
-
-    What is to spare says how many replicas may lie in one node, so a little more may let twice as
-    many. Of such placements, and those with replicas added where there is room, the cheapest. The
-    bounds are those of before, without the rows added here.
-    """
-    best = Placement()
-    for turn in range(MOST_DEALS):
-        seats = deal(f, choice.values, choice.fillings, problem)
-        found = settle(problem, seats)
-        short = frail(problem, found)
-        if short:
-            found = settle(problem, reinforced(problem, seats))
-        if turn == 0 or _outlives(problem, found) < _outlives(problem, best):
-            best = found
-        near = measure.price_micros(problem, best) <= floor * (1 + OUTLIVING_GAP)
-        if not short or (near and not frail(problem, best)) or clock.seconds_left <= 0:
-            break
-        for name, spare in measure.spared_mrps(problem, settle(problem, seats), short).items():
-            asked = problem.deployment(name).asked_mrps or 0
-            rated = [(c, capacity_mrps(problem.deployment(name), c.candidate)) for c in f.of(name)]
-            f.model.add(total(min(asked, rate) * c.count for c, rate in rated) > asked + spare)
-        _, more = _level(f, f.price_micros(), complete, clock, "price_per_hour")
-        if more is None:
-            break
-        choice = more
-    return best
+def _placed(problem: PlacementProblem, f: Formulation, choice: Choice, clock: Clock) -> Placement:
+    """The counts dealt; who comes short by that or by a loss is laid anew, with more if need be."""
+    seats = deal(f, choice.values, choice.fillings, problem)
+    found = settle(problem, seats)
+    short = measure.short(problem, found)
+    chosen = {name for name in short if not choice.values[f.missing[name].index]}
+    hurt = sorted(chosen, key=lambda name: (not short[name], name))
+    hurt += [name for name in frail(problem, found) if name not in chosen]
+    if not hurt:
+        return found
+    mend = settle(problem, mended(problem, seats, hurt[:MOST_MENDED], clock.seconds_left))
+    return min(found, mend, key=lambda p: _outlives(problem, p))
 
 
 def _outlives(problem: PlacementProblem, found: Placement) -> list[int]:

@@ -1,7 +1,6 @@
 """What a placement is worth, counted from its replicas: for answers that no formulation values."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from itertools import chain
 
 from optimizer.domain.config import Candidate
@@ -15,6 +14,15 @@ from optimizer.solver.columns import domain_of
 
 def unmet_ppm(problem: PlacementProblem, found: Placement) -> dict[int, int]:
     """Sum of missing shares by priority, highest first."""
+    sums = dict.fromkeys(sorted({d.priority for d in problem.deployments}, reverse=True), 0)
+    priority = {d.name: d.priority for d in problem.deployments}
+    for name, ppm in short(problem, found).items():
+        sums[priority[name]] += ppm
+    return sums
+
+
+def short(problem: PlacementProblem, found: Placement) -> dict[str, int]:
+    """The missing share of each deployment that lacks something, in millionths."""
     candidate_of = candidates_of(problem)
     served: dict[str, int] = defaultdict(int)
     count: dict[str, int] = defaultdict(int)
@@ -24,10 +32,8 @@ def unmet_ppm(problem: PlacementProblem, found: Placement) -> dict[int, int]:
         count[replica.deployment] += 1
         if candidate is not None:
             served[replica.deployment] += capacity_mrps(names[replica.deployment], candidate)
-    sums = dict.fromkeys(sorted({d.priority for d in problem.deployments}, reverse=True), 0)
-    for d in problem.deployments:
-        sums[d.priority] += missing_ppm(d, served[d.name], count[d.name])
-    return sums
+    missing = {d.name: missing_ppm(d, served[d.name], count[d.name]) for d in problem.deployments}
+    return {name: ppm for name, ppm in missing.items() if ppm}
 
 
 def price_micros(problem: PlacementProblem, found: Placement) -> int:
@@ -61,20 +67,6 @@ def frail(problem: PlacementProblem, found: Placement) -> list[str]:
         if served[name] - gone < (asking[name].asked_mrps or 0)
     )
     return sorted(set(chain(short, lost)))
-
-
-def spared_mrps(
-    problem: PlacementProblem, found: Placement, names: Iterable[str]
-) -> dict[str, int]:
-    """What each of these deployments serves above what it asks; nothing where it serves less."""
-    candidate_of = candidates_of(problem)
-    spare = {name: -(problem.deployment(name).asked_mrps or 0) for name in names}
-    for replica in found.replicas:
-        candidate = candidate_of(replica) if replica.deployment in spare else None
-        if candidate is not None:
-            rate = capacity_mrps(problem.deployment(replica.deployment), candidate)
-            spare[replica.deployment] += rate
-    return {name: max(0, mrps) for name, mrps in spare.items()}
 
 
 def disruption_mib(problem: PlacementProblem, found: Placement) -> int:

@@ -11,9 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations, islice
+from itertools import combinations
 
-from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import FleetGpu, Node, Sharing
 from optimizer.domain.gpu import MigTable, PlacedProfile, Use
 from optimizer.domain.placement import node_of
@@ -23,9 +22,8 @@ from optimizer.solver.columns import colours, cordon, domain_of, fixed_layout, p
 from optimizer.solver.where import Seat, layout
 
 MOST_ROUNDS = 40
+LATER = -1  # for the start of a MIG instance: found in the end
 MOST_TRIED = 400  # GPUs that a replica looks at in a round
-MOST_ADDED = 6  # replicas to outlive a loss
-FEWEST, CHEAPEST = (0, 1), (1, 0)  # orders of replicas too many and price
 Exchange = dict[int, tuple[str, ...]]  # new GPUs by the number of a seat
 
 
@@ -74,15 +72,6 @@ def scattered(problem: PlacementProblem, seats: list[Seat]) -> list[Seat]:
         return seats
     scatter = _Scatter(problem, seats, found)
     scatter.run()
-    return scatter.result()
-
-
-def reinforced(problem: PlacementProblem, seats: list[Seat]) -> list[Seat]:
-    """With more replicas, where they cost least, for whom exchanges did not let outlive a loss."""
-    scatter = _Scatter(problem, seats, limits(problem, seats))
-    names = sorted({seats[n].deployment for n in range(len(seats)) if scatter.crowded(n)})
-    for name in names:
-        scatter.reinforce(name)
     return scatter.result()
 
 
@@ -296,125 +285,18 @@ class _Scatter:
         ids = (f"{name}/{index}" for index in range(node.gpus))
         return [id for id in ids if id in self.on]
 
-    def reinforce(self, name: str) -> None:
-        """Add replicas until none are too many: fewest left first, or cheapest first if cheaper."""
-        kept = len(self.seats)
-        outcomes = []
-        for order in (FEWEST, CHEAPEST):
-            price = self._reinforced(name, order)
-            outcomes.append((self._all_excess(name), price, order))
-            while len(self.seats) > kept:
-                self._drop(len(self.seats) - 1)
-        self._reinforced(name, min(outcomes)[2])
-
-    def _reinforced(self, name: str, order: tuple[int, int]) -> int:
-        """Add replicas in that order of preference; what they add to the price."""
-        limit, paid = self.names[name].replica_limit, 0
-        for _ in range(MOST_ADDED):
-            running = sum(seat.deployment == name for seat in self.seats)
-            if not self._all_excess(name) or (limit is not None and running >= limit):
-                break
-            tried = []
-            for at, seat in enumerate(self._places(name)):
-                worth = self._worth(seat)
-                tried.append((worth[order[0]], worth[order[1]], at, seat, worth[1]))
-            if not tried:
-                break
-            *_, seat, price = min(tried, key=lambda t: t[:3])
-            paid += price
-            self._add(seat)
-        return paid
-
-    def _places(self, name: str) -> Iterator[Seat]:
-        """One more replica each way, on each node where it fits: in use, else anew."""
-        for way in self.problem.candidates.get(name, ()):
-            size, rate = way.shape.gpus, capacity_mrps(self.names[name], way)
-            for node in self.problem.fleet.nodes if rate and not way.running_only else ():
-                if node.gpu.name != way.gpu or way.shape.sharing not in node.sharing:
-                    continue
-                here = [
-                    id for id in self._of_node(node.name) if pin(self.names[name], self.gpus[id])
-                ]
-                free = [id for id in here if not self.on[id]]
-                groups: list[tuple[str, ...]] = [(id,) for id in here if self.on[id] and size == 1]
-                if len(free) >= size and (size == 1 or node.nvlink_domain != "pair"):
-                    groups.append(tuple(free[:size]))
-                seats = (Seat(name, way, gpus, self._instance(way)) for gpus in groups)
-                yield from islice((seat for seat in seats if self._takes_in(seat)), 1)
-
-    @staticmethod
-    def _instance(way: Candidate) -> PlacedProfile | None:
-        """Its MIG profile, with a start that is found in the end."""
-        return PlacedProfile(-1, way.shape.profile) if way.shape.profile else None
-
-    def _takes_in(self, seat: Seat) -> bool:
-        number = self._add(seat)
-        nodes = self._nodes(number)
-        fits = self._lawful(seat.gpus, nodes)
-        fits = fits and not any(
-            limit.excess(self.held[seat.deployment, at, domain_of(nodes[0], limit.kind)])
-            for at, limit in enumerate(self.limits[seat.deployment])
-            if limit.least_rate is None
-        )
-        self._drop(number)
-        return fits
-
-    def _worth(self, seat: Seat) -> tuple[int, int]:
-        """Replicas too many with that one more, and what its GPUs add to the price."""
-        empty = [self.gpus[id].node for id in seat.gpus if not self.on[id]]
-        number = self._add(seat)
-        found = self._all_excess(seat.deployment)
-        self._drop(number)
-        return found, sum(map(self.problem.fleet.price_micros, empty))
-
-    def _all_excess(self, name: str) -> int:
-        mine = [n for n, seat in enumerate(self.seats) if seat.deployment == name]
-        return self.excess([name], {n.name: n for one in mine for n in self._nodes(one)}.values())
-
-    def _add(self, seat: Seat) -> int:
-        self.seats.append(seat)
-        self.lies.append(seat.gpus)
-        self._count(len(self.seats) - 1, 1)
-        self._spare(seat, 1)
-        self.touched |= set(seat.gpus)
-        return len(self.seats) - 1
-
-    def _drop(self, number: int) -> None:
-        self._count(number, -1)
-        self._spare(self.seats[number], -1)
-        self.seats.pop()
-        self.lies.pop()
-
-    def _spare(self, seat: Seat, sign: int) -> None:
-        """One replica more or less lets a loss take as much more or less."""
-        rate = sign * capacity_mrps(self.names[seat.deployment], seat.candidate)
-        self.limits[seat.deployment] = [
-            limit if limit.least_rate is None else replace(limit, most=limit.most + rate)
-            for limit in self.limits[seat.deployment]
-        ]
-
     def result(self) -> list[Seat]:
         """The seats where they lie now, without those beyond ``spread``."""
-        starts: dict[str, list[PlacedProfile]] = {}
-        for id in sorted(self.touched):
-            table = self.gpus[id].gpu.mig
-            profiles = [self.seats[n].candidate.shape.profile for n in self.on[id]]
-            wanted = tuple(sorted(p for p in profiles if p))
-            if table is not None and wanted:
-                kept = self.fixed.get(id)
-                laid = layout(table, (), kept, wanted) if kept else _laid_out(table, wanted)
-                starts[id] = list(laid or ())
         found = []
         for number, seat in enumerate(self.seats):
             if self._beyond(number):
                 self._count(number, -1)
                 continue
             mig, at = seat.mig, self.lies[number][0]
-            if mig is not None and at in starts:
-                mig = next(p for p in starts[at] if p.profile == mig.profile)
-                starts[at].remove(mig)
+            if mig is not None and at in self.touched:
+                mig = PlacedProfile(LATER, mig.profile)
             found.append(replace(seat, gpus=self.lies[number], mig=mig))
-        return found
+        return cut(self.problem, found)
 
     def _beyond(self, number: int) -> bool:
         """Whether rule ``spread`` lets it not lie there."""
@@ -425,6 +307,30 @@ class _Scatter:
             for node in self._nodes(number)
             if limit.least_rate is None
         )
+
+
+def cut(problem: PlacementProblem, seats: list[Seat]) -> list[Seat]:
+    """The seats with a start for each MIG instance on GPUs where one has none yet."""
+    on: dict[str, list[str]] = defaultdict(list)
+    for seat in seats:
+        if seat.mig is not None:
+            on[seat.gpus[0]].append(seat.mig.profile)
+    open_ = {s.gpus[0] for s in seats if s.mig is not None and s.mig.start == LATER}
+    gpus, fixed = {g.id: g for g in problem.fleet.gpus()}, fixed_layout(problem)
+    starts: dict[str, list[PlacedProfile]] = {}
+    for id in sorted(open_):
+        table = gpus[id].gpu.mig
+        assert table is not None  # since instances are on it
+        starts[id] = list(layout(table, (), fixed.get(id, ()), tuple(sorted(on[id]))))
+    found = []
+    for seat in seats:
+        if seat.mig is not None and seat.gpus[0] in starts:
+            left = starts[seat.gpus[0]]
+            placed = next(p for p in left if p.profile == seat.mig.profile)
+            left.remove(placed)
+            seat = replace(seat, mig=placed)
+        found.append(seat)
+    return found
 
 
 @lru_cache(maxsize=65536)

@@ -11,7 +11,7 @@ from optimizer.solver.deal import deal
 from optimizer.solver.formulation import build
 from optimizer.solver.large import unpinned
 from optimizer.solver.measure import frail
-from optimizer.solver.scatter import reinforced, scattered
+from optimizer.solver.scatter import scattered
 from optimizer.solver.where import Seat, settle
 from optimizer.verify import verify
 
@@ -75,15 +75,6 @@ def test_groups_change_with_single_gpus():
     wide = posed(5, nodes=3)
     wide = replace(wide, deployments=(wide.deployments[0], two, wide.deployments[2]))
     assert len(scattered(wide, seats)) == 3
-
-
-def test_a_replica_is_added_where_a_loss_would_leave_too_little():
-    asked = posed(5, survive="node")
-    alone = TOGETHER[:1]
-    assert frail(asked, settle(asked, alone)) == ["chat"]
-    more = settle(asked, reinforced(asked, alone))
-    assert not frail(asked, more)
-    assert len(more.replicas) == 2
 
 
 def test_a_pin_to_one_node_is_a_pin_to_its_product_in_the_view():
