@@ -1,200 +1,253 @@
 """What schedulers do: best-fit, first-fit-decreasing, load-balanced, one replica after the other.
 
 All see the same candidates as the solver, keep slot legality, shares and groups in one node, and
-never look back. Their answers are judged by the same judge.
+never look back. A replica runs the way that costs least for the requests it would serve of those
+left, counting the part of a GPU that it holds: as who picks a GPU type for each model first. Where
+that finds no place the next way is tried. Their answers are judged by the same judge.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
+from heapq import heappop, heappush
+
+import numpy as np
 
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Node, Sharing
-from optimizer.domain.gpu import Use
+from optimizer.domain.gpu import Gpu, Use
 from optimizer.domain.placement import Placement
+from optimizer.domain.prices import held
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
 from optimizer.solver.where import Seat, layout, settle
 
-
-@dataclass(slots=True)
-class _Open:
-    """A GPU that holds instances or shares, with room left."""
-
-    node: Node
-    id: str
-    mode: Sharing
-    used: Use = field(default_factory=Use)
-    profiles: tuple[str, ...] = ()
-    seats: list[tuple[Deployment, Candidate]] = field(default_factory=list)
+State = tuple[str, ...]  # the MIG profiles of a GPU, by name
 
 
-@dataclass(slots=True)
-class _Fleet:
-    """Free GPUs by product and number left in a node, and GPUs in use with room."""
+class Fit(Enum):
+    """Which of the places that take a replica it gets."""
 
-    free: dict[str, dict[str, list[int]]] = field(default_factory=lambda: defaultdict(dict))
-    nodes: dict[str, Node] = field(default_factory=dict)
-    started: dict[tuple[str, Sharing], list[_Open]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    seats: list[Seat] = field(default_factory=list)
-    balanced: bool = False  # onto the emptiest node, and into a GPU in use only if none is free
+    TIGHTEST = "where least room is left"
+    FIRST = "the first"
+    EMPTIEST = "on the node with most GPUs free; in a GPU in use only where none is"
 
 
 def best_fit(problem: PlacementProblem) -> Placement:
-    """Deployments as listed; each replica the way that adds least price for what it serves."""
-    return _run(problem, list(problem.deployments), best=True)
+    """Deployments as listed, each replica where least room is left."""
+    return _run(problem, Fit.TIGHTEST, problem.deployments)
 
 
 def first_fit_decreasing(problem: PlacementProblem) -> Placement:
-    """Largest demand first, each by its cheapest way, into the first GPU that takes it."""
-    prices = {n.gpu.name: problem.fleet.price_micros(n) for n in problem.fleet.nodes}
+    """The deployment that costs most first, each replica into the first place that takes it."""
+    rates = _Rates(problem)
 
-    def size(d: Deployment) -> float:
-        ways = problem.candidates[d.name]
-        return min(
-            -(-(d.asked_mrps or 0) // (w.capacity_mrps or 1)) * prices[w.gpu] * w.shape.gpus
-            for w in ways
-        )
+    def price(d: Deployment) -> float:
+        left = d.asked_mrps or 1
+        return left * min((rates.of(w, left) for w in problem.candidates[d.name]), default=0.0)
 
-    return _run(problem, sorted(problem.deployments, key=lambda d: -size(d)), best=False)
+    return _run(problem, Fit.FIRST, sorted(problem.deployments, key=price, reverse=True))
 
 
 def load_balanced(problem: PlacementProblem) -> Placement:
-    """Deployments as listed; each by its cheapest way, on the node with most GPUs free."""
-    return _run(problem, list(problem.deployments), best=False, balanced=True)
+    """Deployments as listed, each replica on the node with most GPUs free."""
+    return _run(problem, Fit.EMPTIEST, problem.deployments)
 
 
-def _run(
-    problem: PlacementProblem, order: list[Deployment], *, best: bool, balanced: bool = False
-) -> Placement:
-    fleet = _Fleet(balanced=balanced)
-    for node in problem.fleet.nodes:
-        fleet.nodes[node.name] = node
-        fleet.free[node.gpu.name][node.name] = list(range(node.gpus))
-    prices = {n.gpu.name: problem.fleet.price_micros(n) for n in problem.fleet.nodes}
+def _run(problem: PlacementProblem, fit: Fit, order: Sequence[Deployment]) -> Placement:
+    rates, places = _Rates(problem), _Places(problem, fit)
     for d in order:
         left, count = d.asked_mrps or 0, 0
-        ways = sorted(problem.candidates[d.name], key=lambda w: _rate_price(w, prices, fleet))
-        while left > 0 or count < d.min_replicas:
-            way = _pick(fleet, d, ways, prices, left, best)
-            if way is None:
-                break
-            left -= way.capacity_mrps or 0
-            count += 1
-    for started in fleet.started.values():
-        for gpu in started:
-            fleet.seats += _cut(gpu)
-    return settle(problem, fleet.seats)
+        open_ways = list(problem.candidates[d.name])
+        while open_ways and (left > 0 or count < d.min_replicas):
+            way = min(open_ways, key=lambda w: (rates.of(w, max(1, left)), w.key))
+            if places.put(d, way):
+                left -= way.capacity_mrps or 0
+                count += 1
+            else:  # a fleet only fills, so it will not fit later either
+                open_ways.remove(way)
+    return settle(problem, places.seats())
 
 
-def _rate_price(way: Candidate, prices: dict[str, int], fleet: _Fleet) -> float:
-    node = next(n for n in fleet.nodes.values() if n.gpu.name == way.gpu)
-    part: float = way.shape.gpus
-    if way.shape.share is not None:
-        part = max(way.shape.share.parts_of(node.gpu.room))
-    elif way.shape.profile and node.gpu.mig is not None:
-        profile = node.gpu.mig.profile(way.shape.profile)
-        part = profile.memory_slices / node.gpu.mig.memory_slices if profile else 1
-    return prices[way.gpu] * part / max(1, way.capacity_mrps or 0)
+class _Rates:
+    """What a way costs for each request per second that it would serve."""
+
+    def __init__(self, problem: PlacementProblem) -> None:
+        prices = {n.gpu.name: problem.fleet.price_micros(n) for n in problem.fleet.nodes}
+        gpus = {gpu.name: gpu for gpu in problem.fleet.products()}
+        self.price = {
+            id(way): prices[way.gpu] * way.shape.gpus * float(held(gpus[way.gpu], way.shape))
+            for ways in problem.candidates.values()
+            for way in ways
+        }
+
+    def of(self, way: Candidate, left_mrps: int) -> float:
+        return self.price[id(way)] / max(1, min(way.capacity_mrps or 1, left_mrps))
 
 
-def _pick(
-    fleet: _Fleet,
-    d: Deployment,
-    ways: list[Candidate],
-    prices: dict[str, int],
-    left: int,
-    best: bool,
-) -> Candidate | None:
-    """Place one replica; the way it runs, or None where none fits."""
-    options: list[tuple[float, int, Candidate, _Open | str]] = []
-    for number, way in enumerate(ways):
-        place = _place_for(fleet, way)
-        if place is None:
-            continue
-        added = prices[way.gpu] * way.shape.gpus if isinstance(place, str) else 0
-        serves = min(way.capacity_mrps or 1, max(1, left))
-        options.append((added / serves, number, way, place))
-        if not best:
-            break
-    if not options:
-        return None
-    _, _, way, place = min(options, key=lambda option: option[:2])
-    if isinstance(place, str):
-        _open(fleet, d, way, place)
-    else:
-        _join(place, d, way)
-    return way
+class _Places:
+    """Free GPUs of nodes, and GPUs in use that have room left."""
+
+    def __init__(self, problem: PlacementProblem, fit: Fit) -> None:
+        self.fit = fit
+        self.whole: list[Seat] = []
+        self.sliced: dict[str, _Sliced] = {}
+        self.shared: dict[str, _Shared] = {}
+        self.free: dict[str, _Free] = {}
+        nodes: dict[str, list[Node]] = defaultdict(list)
+        for node in problem.fleet.nodes:
+            nodes[node.gpu.name].append(node)
+        for name, mine in nodes.items():
+            gpu = mine[0].gpu
+            self.free[name] = _Free(mine)
+            self.sliced[name] = _Sliced(gpu)
+            self.shared[name] = _Shared(gpu, sum(node.gpus for node in mine))
+
+    def put(self, d: Deployment, way: Candidate) -> bool:
+        """Whether the replica found a place; it has it then."""
+        sharing, free = way.shape.sharing, self.free[way.gpu]
+        if sharing is Sharing.WHOLE:
+            taken = free.take(way.shape.gpus, self.fit, sharing)
+            if taken is not None:
+                self.whole.append(Seat(d.name, way, taken))
+            return taken is not None
+        used = (self.sliced if sharing is Sharing.MIG else self.shared)[way.gpu]
+        if self.fit is not Fit.EMPTIEST and used.join(d, way, self.fit):
+            return True
+        taken = free.take(1, self.fit, sharing)
+        if taken is not None:
+            used.open(taken[0], d, way)
+            return True
+        return self.fit is Fit.EMPTIEST and used.join(d, way, self.fit)
+
+    def seats(self) -> list[Seat]:
+        parts = (*self.sliced.values(), *self.shared.values())
+        return [*self.whole, *(seat for part in parts for seat in part.seats())]
 
 
-def _place_for(fleet: _Fleet, way: Candidate) -> _Open | str | None:
-    sharing = way.shape.sharing
-    started = None if fleet.balanced or sharing is Sharing.WHOLE else _joined(fleet, way)
-    if started is not None:
-        return started
-    fitting = [
-        (len(free), name)
-        for name, free in fleet.free[way.gpu].items()
-        if len(free) >= way.shape.gpus and sharing in fleet.nodes[name].sharing
-    ]
-    if fleet.balanced:
-        node = min(fitting, key=lambda free: (-free[0], free[1]), default=None)
-        return node[1] if node else _joined(fleet, way)
-    return min(fitting)[1] if fitting else None
+class _Free:
+    """Nodes of one product by how many GPUs are free: a heap of their numbers for each count."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = nodes
+        self.left = [node.gpus for node in nodes]
+        self.heaps: dict[tuple[Sharing, ...], dict[int, list[int]]] = {}
+        for number, node in enumerate(nodes):
+            heaps = self.heaps.setdefault(node.sharing, defaultdict(list))
+            heaps[node.gpus].append(number)
+
+    def take(self, size: int, fit: Fit, sharing: Sharing) -> tuple[str, ...] | None:
+        """GPUs of one node."""
+        found = []
+        for modes, heaps in self.heaps.items():
+            for count in heaps if sharing in modes else ():
+                heap = heaps[count]
+                while heap and self.left[heap[0]] != count:
+                    heappop(heap)
+                if heap and count >= size:
+                    rank = {Fit.TIGHTEST: count, Fit.FIRST: 0, Fit.EMPTIEST: -count}[fit]
+                    found.append((rank, heap[0]))
+        if not found:
+            return None
+        number = min(found)[1]
+        node, left = self.nodes[number], self.left[number]
+        self.left[number] = left - size
+        if left > size:
+            heappush(self.heaps[node.sharing][left - size], number)
+        first = node.gpus - left
+        return tuple(f"{node.name}/{index}" for index in range(first, first + size))
 
 
-def _joined(fleet: _Fleet, way: Candidate) -> _Open | None:
-    """The first GPU in use that takes it."""
-    return next((gpu for gpu in fleet.started[way.gpu, way.shape.sharing] if _fits(gpu, way)), None)
+@dataclass(slots=True)
+class _Open:
+    """A GPU in use and who runs on it."""
+
+    id: str
+    number: int
+    state: State = ()
+    runs: list[tuple[str, Candidate]] = field(default_factory=list)
 
 
-def _fits(gpu: _Open, way: Candidate) -> bool:
-    if way.shape.share is not None:
-        return (gpu.used + way.shape.share).fits_in(gpu.node.gpu.room)
-    table = gpu.node.gpu.mig
-    assert table is not None
-    wanted = tuple(sorted(Counter((*gpu.profiles, way.shape.profile or "")).items()))
-    return wanted in _legal(gpu.node)
+class _Sliced:
+    """GPUs with MIG instances, by what they hold: a heap of their numbers for each multiset."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.gpus: list[_Open] = []
+        self.heaps: dict[State, list[int]] = defaultdict(list)
+        names = tuple(p.name for p in gpu.mig.profiles if p.plain) if gpu.mig else ()
+        self.legal = set(gpu.mig.multisets(names)) if gpu.mig else set()
+        self.slices = {p.name: p.memory_slices for p in gpu.mig.profiles} if gpu.mig else {}
+
+    def join(self, d: Deployment, way: Candidate, fit: Fit) -> bool:
+        found = []
+        for state, heap in self.heaps.items():
+            while heap and self.gpus[heap[0]].state != state:
+                heappop(heap)
+            if heap and tuple(sorted(Counter(_with(state, way)).items())) in self.legal:
+                fullness = -sum(self.slices[name] for name in state)
+                found.append((fullness if fit is Fit.TIGHTEST else 0, heap[0]))
+        if found:
+            self._enter(self.gpus[min(found)[1]], d, way)
+        return bool(found)
+
+    def open(self, id: str, d: Deployment, way: Candidate) -> None:
+        self.gpus.append(_Open(id, len(self.gpus)))
+        self._enter(self.gpus[-1], d, way)
+
+    def _enter(self, gpu: _Open, d: Deployment, way: Candidate) -> None:
+        gpu.state = _with(gpu.state, way)
+        gpu.runs.append((d.name, way))
+        heappush(self.heaps[gpu.state], gpu.number)
+
+    def seats(self) -> Iterator[Seat]:
+        for gpu in self.gpus:
+            assert self.gpu.mig is not None
+            starts = defaultdict(list)
+            for placed in layout(self.gpu.mig, (), (), gpu.state):
+                starts[placed.profile].append(placed)
+            for name, way in gpu.runs:
+                yield Seat(name, way, (gpu.id,), starts[way.shape.profile or ""].pop(0))
 
 
-_LEGAL: dict[str, frozenset[tuple[tuple[str, int], ...]]] = {}
+def _with(state: State, way: Candidate) -> State:
+    return tuple(sorted((*state, way.shape.profile or "")))
 
 
-def _legal(node: Node) -> frozenset[tuple[tuple[str, int], ...]]:
-    if node.gpu.name not in _LEGAL:
-        assert node.gpu.mig is not None
-        names = tuple(p.name for p in node.gpu.mig.profiles if p.plain)
-        _LEGAL[node.gpu.name] = frozenset(node.gpu.mig.multisets(names))
-    return _LEGAL[node.gpu.name]
+class _Shared:
+    """GPUs with shares, and the room that each has left."""
+
+    def __init__(self, gpu: Gpu, most: int) -> None:
+        self.room = _parts(gpu.room)
+        self.left = np.zeros((most, 3), dtype=np.int64)
+        self.gpus: list[_Open] = []
+
+    def join(self, d: Deployment, way: Candidate, fit: Fit) -> bool:
+        left = self.left[: len(self.gpus)] - _parts(way.shape.share or Use())
+        fits = np.flatnonzero((left >= 0).all(axis=1))
+        if not fits.size:
+            return False
+        number = fits[0]
+        if fit is Fit.TIGHTEST:
+            number = fits[np.argmin((left[fits] / self.room).min(axis=1))]
+        self._enter(self.gpus[number], d, way)
+        return True
+
+    def open(self, id: str, d: Deployment, way: Candidate) -> None:
+        self.left[len(self.gpus)] = self.room
+        self.gpus.append(_Open(id, len(self.gpus)))
+        self._enter(self.gpus[-1], d, way)
+
+    def _enter(self, gpu: _Open, d: Deployment, way: Candidate) -> None:
+        self.left[gpu.number] -= _parts(way.shape.share or Use())
+        gpu.runs.append((d.name, way))
+
+    def seats(self) -> Iterator[Seat]:
+        for gpu in self.gpus:
+            for name, way in gpu.runs:
+                yield Seat(name, way, (gpu.id,))
 
 
-def _open(fleet: _Fleet, d: Deployment, way: Candidate, name: str) -> None:
-    free = fleet.free[way.gpu][name]
-    taken = [free.pop(0) for _ in range(way.shape.gpus)]
-    if not free:
-        del fleet.free[way.gpu][name]
-    ids = tuple(f"{name}/{index}" for index in taken)
-    if way.shape.sharing is Sharing.WHOLE:
-        fleet.seats.append(Seat(d.name, way, ids))
-        return
-    gpu = _Open(fleet.nodes[name], ids[0], way.shape.sharing)
-    _join(gpu, d, way)
-    fleet.started[way.gpu, way.shape.sharing].append(gpu)
-
-
-def _join(gpu: _Open, d: Deployment, way: Candidate) -> None:
-    gpu.used = gpu.used + (way.shape.share or Use())
-    gpu.profiles = tuple(sorted((*gpu.profiles, *filter(None, [way.shape.profile]))))
-    gpu.seats.append((d, way))
-
-
-def _cut(gpu: _Open) -> Iterator[Seat]:
-    starts = defaultdict(list)
-    if gpu.profiles and gpu.node.gpu.mig is not None:
-        for placed in layout(gpu.node.gpu.mig, (), (), gpu.profiles):
-            starts[placed.profile].append(placed)
-    for d, way in gpu.seats:
-        mig = starts[way.shape.profile].pop(0) if way.shape.profile else None
-        yield Seat(d.name, way, (gpu.id,), mig)
+def _parts(use: Use) -> np.ndarray:  # type: ignore[type-arg]
+    return np.array([use.memory_mib, use.bandwidth_mbs, use.compute_ppm], dtype=np.int64)

@@ -1,10 +1,18 @@
 """Plans seeded fleets and prints one CSV row each: objective, bound, gap, times, baselines.
 
-Run ``scripts/bench/placement 64 512 --load 0.8 0.95 --seeds 1 2``. Every answer, the baselines'
-too, is judged by ``optimizer.verify``. Prices are per hour; unmet demand is in millionths of a
-deployment's demand, summed. ``first_s``, ``one_percent_s`` and ``final_s``: when the search told of
-its first price, of one within 1 % of the final bound, and of the final one. Each row has a process
-of its own, so its memory is its own.
+Run ``scripts/bench/placement 64 512 --load 0.8 0.95 --seeds 1 2``: language models on 64 to 50,000
+GPUs; with ``--rules spread+survive+pin+reserve+isolation`` under those rules; with ``--family M1``
+MIG instances to place (8 to 8,000 GPUs). Families whose name is another script's: M2, M3 and M4,
+which start from what runs, ``rebalance``; ParvaGPU ``placement_parva.py``; openb and vector packing
+``placement_vector``; admission and clashes ``placement_admit.py`` and ``placement_clashes.py``.
+
+Every answer, the baselines' too, is judged by ``optimizer.verify`` (``broken_rules``, false bounds
+and certificates among them). Prices are per hour; unmet demand is in millionths of a deployment's
+demand, summed. ``first_s``, ``one_percent_s`` and ``final_s``: when the search told of its first
+price, of one within 1 % of the final bound, and of the final one. ``cheaper_percent``: by how much
+the price is below a baseline's, which may serve less; ``served_points``: how many per cent of
+demand more are served, each deployment alike. Each row has a process of its own, so its memory is
+its own.
 """
 
 import argparse
@@ -15,13 +23,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import product
 from multiprocessing import get_context
+from typing import Any
 
 from ortools import __version__ as ortools_version
 from placement_baselines import best_fit, first_fit_decreasing, load_balanced
 from placement_instances import Family, generate
 from placement_naive import naive_cp_sat
+from rebalance_fleets import fragmented
 
 from optimizer.domain.outcome import Limits, Outcome, Progress
 from optimizer.domain.placement import Placement
@@ -31,8 +42,6 @@ from optimizer.solver import solve
 from optimizer.trajectory import Trajectory
 from optimizer.verify import check_outcome, objectives, verify
 
-# They look at every node for every replica, one by one: hours on larger fleets.
-LARGEST_FOR_BASELINES = 10_000
 LARGEST_FOR_NAIVE = 64
 NAIVE_LIMIT_S = 20.0
 BASELINES = (
@@ -42,15 +51,26 @@ FIELDS = (
     "family", "gpus", "deployments", "ways", "status", "stopped_by", "unmet_ppm",
     "unmet_bound_ppm", "price", "price_bound", "gap_percent", "seconds", "cpu_s", "first_s",
     "one_percent_s", "final_s", "first_bound_s", "memory_mib", "broken_rules",
-    "best_fit_price", "best_fit_unmet_ppm", "best_fit_s", "ffd_price", "ffd_unmet_ppm", "ffd_s",
-    "balanced_price", "balanced_unmet_ppm", "balanced_s", "naive_price", "naive_price_bound",
-    "naive_unmet_ppm", "naive_unmet_bound_ppm", "naive_s", "naive_cpu_s", "naive_first_s",
+    *(
+        f"{name}_{field}"
+        for name, _ in BASELINES
+        for field in ("price", "unmet_ppm", "cheaper_percent", "served_points", "s")
+    ),
+    "naive_price", "naive_price_bound", "naive_unmet_ppm", "naive_unmet_bound_ppm", "naive_s",
+    "naive_cpu_s", "naive_first_s",
 )  # fmt: skip
 
 
-def row(family: Family, limit_s: float) -> dict[str, object]:
+def drawn(kind: str, family: Family) -> PlacementProblem:
+    """Language models, or M1: the MIG instances of a rebalancing fleet, none of which runs yet."""
+    if kind == "LLM":
+        return generate(family)
+    return replace(fragmented(family.gpus, load=family.load, seed=family.seed), current=None)
+
+
+def row(kind: str, family: Family, limit_s: float) -> dict[str, object]:
     """One family: the solver and the baselines on the same problem."""
-    problem = generate(family)
+    problem = drawn(kind, family)
     first_bound: list[float] = []
     started, cpu = time.monotonic(), time.process_time()
 
@@ -61,8 +81,8 @@ def row(family: Family, limit_s: float) -> dict[str, object]:
     seen = Trajectory(time.monotonic, hear)
     outcome = solve(problem, Limits(time_limit_s=limit_s), seen)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-    found: dict[str, object] = {
-        "family": family.name,
+    found: dict[str, Any] = {
+        "family": family.name if kind == "LLM" else f"{kind}-{family.name}",
         "gpus": family.gpus,
         "deployments": len(problem.deployments),
         "ways": sum(map(len, problem.candidates.values())),
@@ -76,9 +96,9 @@ def row(family: Family, limit_s: float) -> dict[str, object]:
         **_times(seen.end(outcome)),
         **_levels(outcome),
     }
-    for name, baseline in BASELINES:
-        if not family.rules and family.gpus <= LARGEST_FOR_BASELINES:
-            found |= _baseline(name, baseline, problem)
+    for name, baseline in BASELINES if not family.rules else ():
+        found |= _baseline(name, baseline, problem)
+        found |= _against(name, found)
     if not family.rules and family.gpus <= LARGEST_FOR_NAIVE:
         found |= _naive(problem)
     return found
@@ -121,6 +141,17 @@ def _baseline(
     return {**_scored(name, placement, problem), f"{name}_s": round(seconds, 1)}
 
 
+def _against(name: str, found: dict[str, Any]) -> dict[str, object]:
+    """How much cheaper than a baseline, and how much more is served."""
+    if "price" not in found:
+        return {}
+    less = found[f"{name}_unmet_ppm"] - found["unmet_ppm"]
+    return {
+        f"{name}_cheaper_percent": round(100 * (1 - found["price"] / found[f"{name}_price"]), 2),
+        f"{name}_served_points": round(less / found["deployments"] / 1e4, 2),
+    }
+
+
 def _naive(problem: PlacementProblem) -> dict[str, object]:
     cpu = time.process_time()
     answer = naive_cp_sat(problem, NAIVE_LIMIT_S)
@@ -149,11 +180,14 @@ def _scored(name: str, placement: Placement, problem: PlacementProblem) -> dict[
 
 def main() -> None:
     """Read the families from the command line and print rows as they come."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("gpus", nargs="+", type=int)
     parser.add_argument("--load", nargs="+", type=float, default=[0.8])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
-    parser.add_argument("--rules", default="", help="spread+pin+isolation")
+    parser.add_argument("--family", choices=("LLM", "M1"), default="LLM")
+    parser.add_argument("--rules", default="", help="spread+pin+reserve+isolation+survive")
     parser.add_argument("--time-limit", type=float, default=180.0)
     asked = parser.parse_args()
     versions = f"Python {platform.python_version()}, OR-Tools {ortools_version}"
@@ -164,7 +198,7 @@ def main() -> None:
     for gpus, load, seed in product(asked.gpus, asked.load, asked.seeds):
         with ProcessPoolExecutor(1, get_context("spawn")) as alone:
             family = Family(gpus, load, seed, rules)
-            out.writerow(alone.submit(row, family, asked.time_limit).result())
+            out.writerow(alone.submit(row, asked.family, family, asked.time_limit).result())
         sys.stdout.flush()
 
 
