@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import gcd
+from math import gcd, isinf
 from typing import Any
 
 from ortools.sat.python import cp_model
 
 from optimizer.domain.outcome import Limits, Objective, Progress
+from optimizer.domain.units import ceil_div
 from optimizer.solver import ear
 from optimizer.solver.formulation import Expr, Formulation
 
@@ -16,6 +17,9 @@ from optimizer.solver.formulation import Expr, Formulation
 # it does not depend on the machine's cores.
 LOGICAL_WORKERS = 8
 LEAST_S = 0.1  # CP-SAT may crash in less: it then unfolds a solution that it has not found
+# Bounds of relaxations are computed in floating point; they are taken down by this much before they
+# are rounded up.
+SAFETY = 1e-7
 NOTHING_KNOWN = -(10**18)  # as a bound
 LARGEST_BOUND = 1e17  # beyond it a bound says that nothing is known, or that nothing is possible
 
@@ -222,6 +226,14 @@ def common_divisor(expr: Expr) -> int:
         return 1
     flat = cp_model.FlatIntExpr(expr)
     return max(1, gcd(*(int(c) for c in flat.coeffs), int(flat.offset)))
+
+
+def rounded(bound: float, step: int) -> int:
+    """The least value that is not below a float bound: a multiple of ``step``, from zero up."""
+    if isinf(bound):
+        return 0
+    safe = bound - SAFETY * max(1.0, abs(bound))
+    return max(0, ceil_div(int(-(-safe // 1)), step) * step)
 
 
 def _divided(expr: Expr) -> tuple[Expr, int]:

@@ -1,8 +1,18 @@
 """SCIP with an ear for interrupts: its own handler would take Ctrl-C for itself and go on."""
 
+from dataclasses import dataclass
+
 from ortools.linear_solver import pywraplp
 
 from optimizer.solver import ear
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a run knows: whether it found a solution, and whether it says that there is none."""
+
+    found: bool
+    impossible: bool
 
 
 def solve(
@@ -12,10 +22,18 @@ def solve(
 
     A solution of at most ``enough`` ends the run. An interrupt ends it too.
     """
+    return decide(solver, nodes=nodes, seconds=seconds, enough=enough).found
+
+
+def decide(
+    solver: pywraplp.Solver, *, nodes: int, seconds: float, enough: float | None = None
+) -> Ended:
+    """The same, telling "there is none" from "none found"."""
     settings = [f"limits/nodes = {nodes}", "misc/catchctrlc = FALSE", "timing/clocktype = 2"]
     if enough is not None:
         settings.append(f"limits/primal = {enough!r}")
     solver.SetSolverSpecificParametersAsString("\n".join([*settings, ""]))
     solver.SetTimeLimit(max(100, int(seconds * 1000)))
     status = ear.beside(solver.Solve, solver.InterruptSolve)
-    return status in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE)
+    found = status in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE)
+    return Ended(found, status == pywraplp.Solver.INFEASIBLE)
