@@ -3,6 +3,8 @@
 import random
 from dataclasses import replace
 
+import pytest
+
 from builders import a100, candidate, deployment, fleet, node, place, problem, replica
 from optimizer.domain.outcome import Limits
 from optimizer.solver import solve, warm
@@ -10,7 +12,7 @@ from optimizer.solver.columns import coarse_sites
 from optimizer.solver.formulation import build
 from optimizer.solver.integer import Clock
 from optimizer.solver.master import Master
-from optimizer.solver.nearby import nearby
+from optimizer.solver.nearby import least_unmet, nearby
 from optimizer.solver.refit import refitted, squeezed
 from optimizer.solver.repair import stayers
 from optimizer.solver.warm import known, solve_warm
@@ -73,6 +75,23 @@ def test_counts_keep_what_runs_where_that_is_cheap_enough():
     kept = {"chat": warm.Counter({place_of["chat"]: 2})}
     values = nearby(master, master.solve(), kept, Clock(Limits(gap=0.1), print), 1.0)
     assert (values[place_of["chat"]], values[place_of["big"]]) == (2, 1)
+
+
+@pytest.mark.parametrize("priorities", [2, 10], ids=["two ranks", "more ranks than 63 bits hold"])
+def test_of_many_priorities_the_highest_are_served(priorities):
+    names = [f"d{rank}" for rank in range(priorities)]
+    asked = [deployment(name, rps=5, priority=rank) for rank, name in enumerate(names)]
+    machines = fleet(node("n0", a100(), 1, price=2.0))
+    posed = problem(
+        machines, asked, [candidate(n, a100(), profile="4g.40gb", rps=5) for n in names]
+    )
+    f = build(posed, coarse_sites(posed))
+    master = Master(f, f.price_micros(), frozenset())
+    highest = priorities - 1
+    by_unmet = Master(f, f.unmet_ppm(highest), frozenset())
+    proof = by_unmet, by_unmet.solve()
+    values = least_unmet(master, proof, {}, Clock(Limits(), print), 1.0)
+    assert {c.deployment for c in f.copies if values[c.count.index]} == {f"d{highest}"}
 
 
 def test_answers_within_a_gap_pass_the_judge_and_their_bounds_hold(monkeypatch):
