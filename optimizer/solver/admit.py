@@ -257,9 +257,11 @@ class _Program:
         new, limits = self.new, self.planned.problem.fleet.limits
         pair = node.nvlink_domain == "pair"
         rack = new.spread_rack is not None or limits.rack_power_w is not None
+        rack = rack or new.survive == "rack"
         return (
             node.name if self.by_node or pair else None,
-            node.rack_domain if rack or new.survive in ("rack", "zone") else None,
+            node.rack_domain if rack else None,
+            node.zone_domain if new.survive == "zone" else None,
             node.gpu.name,
             self.planned.problem.fleet.price_micros(node),
         )
@@ -514,7 +516,7 @@ class _Program:
                 here[node.name if node.name in low.switched else node.rack_domain].append(
                     fill.count
                 )
-        if self.apart and low.switched.keys() <= here.keys():
+        if self.apart and low.switched and low.switched.keys() <= here.keys():
             for name, some in here.items():
                 self.model.add(total(some) == low.switched.get(name, 0))
         status = self._solved(self.running, SHORTEST_EFFORT)

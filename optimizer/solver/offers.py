@@ -1,7 +1,7 @@
 """What every domain of a planned fleet offers to one more deployment."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,8 +18,18 @@ from optimizer.solver.columns import (
     pin,
     share_patterns,
 )
-from optimizer.solver.room import Domain, Found, by_count, cheapest, fillings, grouped, joined
+from optimizer.solver.room import (
+    Domain,
+    Found,
+    by_count,
+    cheapest,
+    cheapest_apart,
+    fillings,
+    grouped,
+    joined,
+)
 
+Offer = tuple[str, int, tuple[int, ...]]  # of a domain: its name, a GPU's price, what it gives
 Table = tuple[tuple[int, ...], ...]  # by GPUs switched on, by number of replicas: the most given
 
 
@@ -36,11 +46,17 @@ def least(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> Found
     if any(way.shape.stages > 1 for way in ways):
         return "pipelines over nodes"
     offers = _Offers(planned, new, ways)
-    domains = offers.domains()
-    if domains is None:
-        return "looks further"
-    asked = new.asked_mrps or new.min_replicas
-    found = cheapest(domains, asked, bool(new.survive and new.asked_mrps))
+    asked, outlive = new.asked_mrps or new.min_replicas, bool(new.survive and new.asked_mrps)
+    if outlive and new.survive == "zone":
+        zones = offers.zones()
+        if zones is None:
+            return "looks further"
+        found = cheapest_apart(zones, asked)
+    else:
+        domains = offers.domains()
+        if domains is None:
+            return "looks further"
+        found = cheapest(domains, asked, outlive)
     if found is None:
         return None
     nodes = {node for name in found.names for node in offers.nodes.get(name, (name,))}
@@ -96,14 +112,26 @@ class _Offers:
         """The domains that the rules look at, alike ones together; None: they look further."""
         new = self.new
         by_rack = new.survive == "rack" or (new.spread_rack is not None and not new.survive)
-        if (new.survive not in (None, "node", "rack")) or self._paired():
+        found = self._racks(new.survive or "rack") if by_rack else self._small()
+        return None if found is None or self._paired() else grouped(iter(found))
+
+    def zones(self) -> dict[str, list[Domain]] | None:
+        """The domains of each zone; None: the rules look further."""
+        found = self._racks("rack") if self.new.spread_rack is not None else self._small()
+        if found is None or self._paired():
             return None
+        zone_of = {n.name: n.zone_domain for n in self.planned.problem.fleet.nodes}
+        zones: dict[str, list[Offer]] = defaultdict(list)
+        for offer in found:
+            zones[zone_of[self.nodes.get(offer[0], offer)[0]]].append(offer)
+        return {zone: grouped(iter(some)) for zone, some in zones.items()}
+
+    def _small(self) -> Iterable[Offer]:
+        """Nodes where a rule looks at these, else GPUs."""
+        new = self.new
         host = bool(new.host_cpu_millicores or new.host_memory_mib)
-        if by_rack:
-            return self._racks()
-        if new.survive or new.spread_node is not None or host:
-            return grouped(self._node_domains())
-        return grouped(self._gpu_domains())
+        by_node = new.survive == "node" or new.spread_node is not None or host
+        return self._node_domains() if by_node else self._gpu_domains()
 
     def _paired(self) -> bool:
         """Whether groups of two may need bridged pairs, which are not told apart here."""
@@ -118,7 +146,7 @@ class _Offers:
 
     # --- domains
 
-    def _gpu_domains(self) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    def _gpu_domains(self) -> Iterator[Offer]:
         for here in self._here():
             price = self._price(here.node)
             for room, number in here.rooms:
@@ -137,7 +165,7 @@ class _Offers:
                         self.nodes[label] = (name,)
                         yield label, price, tuple(row[0] for row in table)
 
-    def _node_domains(self) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    def _node_domains(self) -> Iterator[Offer]:
         for here in self._here():
             price, tables = self._price(here.node), dict[int, tuple[int, ...]]()
             for name in here.names:
@@ -159,8 +187,7 @@ class _Offers:
                 limits.append(max(0, (has - used) // need))
         return min(limits, default=0) if min(limits, default=1) else -1
 
-    def _racks(self) -> list[Domain] | None:
-        kind = self.new.survive or "rack"
+    def _racks(self, kind: str) -> list[Offer] | None:
         racks: dict[str, list[tuple[str, int, Table]]] = defaultdict(list)
         rack_of = {n.name: domain_of(n, kind) for n in self.planned.problem.fleet.nodes}
         few = self.new.spread_rack or 0
@@ -171,7 +198,7 @@ class _Offers:
                 if most not in tables:
                     tables[most] = self._table(here, most if not few else min(most or few, few))
                 racks[rack_of[name]].append((name, price, tables[most]))
-        found: list[tuple[str, int, tuple[int, ...]]] = []
+        found: list[Offer] = []
         known: dict[object, tuple[int, ...]] = {}
         for rack, some in racks.items():
             if len({price for _, price, _ in some}) > 1:
@@ -181,7 +208,7 @@ class _Offers:
                 known[key] = _together([table for _, _, table in some], few)
             self.nodes[rack] = tuple(name for name, _, _ in some)
             found.append((rack, some[0][1], known[key]))
-        return grouped(iter(found))
+        return found
 
     # --- what is offered
 

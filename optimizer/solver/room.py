@@ -6,8 +6,9 @@ exactly by adding them one by one over the price. A loss is outlived if and only
 
     sum over domains of min(rate, M) >= asked + M,
 
-because whatever one of them gave beyond M was not counted. Limits on all replicas, host room and
-the fleet's ceilings are left to whoever tries the nodes named, so the price is a lower bound.
+because whatever one of them gave beyond M was not counted. Where a domain is as large as a
+zone, what it gives by price is such a knapsack itself. Limits on all replicas, host room and the
+fleet's ceilings are left to whoever tries the nodes named, so the price is a lower bound.
 """
 
 from collections import defaultdict
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.domain.gpu import MigTable, PlacedProfile
+from optimizer.domain.units import ceil_div
 from optimizer.solver.columns import Multiset, additions
 
 Rates = NDArray[np.int64]
@@ -142,6 +144,9 @@ def _reached(
         budget *= 2
 
 
+Taken = list[tuple[Domain, str, NDArray[np.int16]]]
+
+
 def _within(
     paid: Sequence[Domain],
     short: int,
@@ -150,8 +155,22 @@ def _within(
     budget: int,
 ) -> tuple[int, dict[str, int], dict[str, int]] | None:
     """The least price within so many units at which ``short`` more is given, and by whom."""
+    best, taken = _by_price(paid, cap, unit, budget)
+    enough = np.flatnonzero(best >= short)
+    if not len(enough):
+        return None
+    at = int(enough[0])
+    switched = _chosen(taken, unit, at)
+    used = {n: _capped(d.gives[switched[n]], cap) for d, n, _ in taken if n in switched}
+    return at * unit, used, switched
+
+
+def _by_price(
+    paid: Sequence[Domain], cap: int | None, unit: int, budget: int
+) -> tuple[Rates, Taken]:
+    """The most given beyond what is free, by units of price; and what each domain has in it."""
     best: Rates = np.zeros(budget + 1, dtype=np.int64)
-    taken: list[tuple[Domain, str, NDArray[np.int16]]] = []
+    taken: Taken = []
     for d in paid:
         base = _capped(d.gives[0], cap)
         cost = d.price // unit
@@ -173,19 +192,18 @@ def _within(
                 break
             best = more
             taken.append((d, name, choice))
-    enough = np.flatnonzero(best >= short)
-    if not len(enough):
-        return None
-    at = int(enough[0])
-    price = at * unit
-    used: dict[str, int] = {}
+    return best, taken
+
+
+def _chosen(taken: Taken, unit: int, at: int) -> dict[str, int]:
+    """GPUs switched on by each domain where so many units are paid."""
     switched: dict[str, int] = {}
     for d, name, choice in reversed(taken):
         n = int(choice[at])
         if n:
-            used[name], switched[name] = _capped(d.gives[n], cap), n
+            switched[name] = n
             at -= n * d.price // unit
-    return price, used, switched
+    return switched
 
 
 def _free(
@@ -205,6 +223,104 @@ def _free(
             found.append(name)
             left -= rate
     return tuple(found)
+
+
+def cheapest_apart(areas: Mapping[str, Sequence[Domain]], asked: int) -> Found | None:
+    """The least price at which any one area can be lost and ``asked`` is still given."""
+    number = len(areas)
+    if number < 2:
+        return None
+    every = [d for some in areas.values() for d in some]
+    low = _by_parts(every, ceil_div(asked * number, number - 1), None)
+    if isinf(low):
+        return None
+    paid = [d for d in every if len(d.gives) > 1 and max(d.gives) > d.gives[0]]
+    unit = max(1, gcd(*(d.price for d in paid)))
+    dearest = sum(len(d.names) * d.price * (len(d.gives) - 1) for d in paid) // unit
+    budget = int(1.05 * low) // unit + 2 * max((d.price for d in paid), default=0) // unit
+    while True:
+        budget = min(budget, dearest)
+        found = _areas_within(
+            [_Area.of(some, asked, unit, budget) for some in areas.values()], asked
+        )
+        if found is not None:
+            price, names = found
+            return Found(price * unit, names)
+        if budget >= dearest:
+            return None
+        budget *= 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Area:
+    """What an area gives at most, by units of price; more than is asked does not count."""
+
+    domains: Sequence[Domain]
+    free: int
+    gives: Rates
+    taken: Taken
+    unit: int
+
+    @classmethod
+    def of(cls, domains: Sequence[Domain], asked: int, unit: int, budget: int) -> "_Area":
+        """``asked``: nothing beyond it is of use."""
+        free = sum(len(d.names) * d.gives[0] for d in domains)
+        paid = [d for d in domains if len(d.gives) > 1 and max(d.gives) > d.gives[0]]
+        more, taken = _by_price(paid, None, unit, budget)
+        return cls(domains, free, np.minimum(free + more, asked), taken, unit)
+
+    def names(self, paid: int, wanted: int) -> tuple[str, ...]:
+        """Domains that give that much where so many units are paid."""
+        switched = _chosen(self.taken, self.unit, paid)
+        used = {n: d.gives[switched[n]] for d, n, _ in self.taken if n in switched}
+        return _free(self.domains, wanted, None, used)
+
+
+def _areas_within(areas: Sequence[_Area], asked: int) -> tuple[int, tuple[str, ...]] | None:
+    """The least price in units, and who gives what is asked at that price."""
+    caps = sorted({int(rate) for area in areas for rate in np.unique(area.gives) if rate})
+    best: tuple[int, int, list[int]] | None = None
+    most = len(areas[0].gives) - 1
+    for cap in (cap for cap in caps if cap * (len(areas) - 1) >= asked):
+        rates = [np.minimum(area.gives[: most + 1], cap) for area in areas]
+        paid = _least_paid(rates, asked + cap)
+        if paid is not None:
+            best = (sum(paid), cap, paid)
+            most = sum(paid) - 1
+        if most < 0:
+            break
+    if best is None:
+        return None
+    price, cap, paid = best
+    names = (n for area, units in zip(areas, paid, strict=True) for n in area.names(units, cap))
+    return price, tuple(names)
+
+
+def _least_paid(rates: Sequence[Rates], asked: int) -> list[int] | None:
+    """The least units paid to all so that these give ``asked`` together, by whom."""
+    sums = [rates[0]]
+    for more in rates[1:]:
+        sums.append(_together(sums[-1], more))
+    enough = np.flatnonzero(sums[-1] >= asked)
+    if not len(enough):
+        return None
+    left, paid = int(enough[0]), [0] * len(rates)
+    for number in range(len(rates) - 1, 0, -1):
+        units = np.arange(left + 1)
+        both = sums[number - 1][left - units] + rates[number][units]
+        paid[number] = int(np.argmax(both))
+        left -= paid[number]
+    paid[0] = left
+    return paid
+
+
+def _together(one: Rates, other: Rates) -> Rates:
+    """The most that two give, by the units paid to both."""
+    size = len(one)
+    padded = np.concatenate([np.full(size - 1, -(1 << 40)), one])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size)[:, ::-1]
+    found: Rates = (windows + other).max(axis=1)
+    return found
 
 
 def grouped(found: Iterator[tuple[str, int, tuple[int, ...]]]) -> list[Domain]:

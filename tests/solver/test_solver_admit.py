@@ -95,15 +95,24 @@ def drawn(seed: int) -> tuple[Planned, Deployment, list[Candidate]]:
     """A planned fleet in three racks, and a newcomer with one of the rules that look at domains."""
     dice = random.Random(seed)
     big, small = a100(), gpu("l40s")
-    nodes = [node(f"a{i}", big, 2, price=2.0, rack=f"ra{i // 2}") for i in range(4)]
-    nodes += [node(f"l{i}", small, 2, price=1.0, rack=f"rl{i // 2}") for i in range(4)]
+    zones = seed % 2 + 2
+    nodes = [
+        node(f"a{i}", big, 2, price=2.0, rack=f"ra{i // 2}", zone=f"z{i // 2 % zones}")
+        for i in range(4)
+    ]
+    nodes += [
+        node(f"l{i}", small, 2, price=1.0, rack=f"rl{i // 2}", zone=f"z{(i // 2 + seed) % zones}")
+        for i in range(4)
+    ]
     machines = fleet(*nodes)
     old = deployment("old", replicas=6)
     here = [replica(f"old/{i}", f"a{dice.randrange(4)}/{i % 2}", mig=f"2g.20gb@{i % 3 * 2}")
             for i in range(0, 6, 2)]  # fmt: skip
     rule = dice.choice(
         [{}, {"spread_node": 1}, {"spread_rack": 2}, {"survive": "node"}, {"survive": "rack"},
-         {"survive": "rack", "spread_node": 1}, {"survive": "node", "spread_rack": 2}]
+         {"survive": "rack", "spread_node": 1}, {"survive": "node", "spread_rack": 2},
+         {"survive": "zone"}, {"survive": "zone", "spread_node": 1},
+         {"survive": "zone", "spread_rack": 1}]
     )  # fmt: skip
     new = deployment("new", rps=dice.randint(10, 260) / 10, **rule)
     ways = [
@@ -119,7 +128,7 @@ def drawn(seed: int) -> tuple[Planned, Deployment, list[Candidate]]:
 
 def test_a_few_nodes_reach_the_price_that_all_would() -> None:
     told = Counter[bool]()
-    for seed in range(60):
+    for seed in range(90):
         planned, new, ways = drawn(seed)
         admitted = admit(planned, new, ways)
         whole = _Program(planned, new, ways)
