@@ -45,7 +45,7 @@ def least(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> Found
     """
     if any(way.shape.stages > 1 for way in ways):
         return "pipelines over nodes"
-    offers = _Offers(planned, new, ways)
+    offers = Offers(planned, new, ways)
     asked, outlive = new.asked_mrps or new.min_replicas, bool(new.survive and new.asked_mrps)
     if outlive and new.survive == "zone":
         zones = offers.zones()
@@ -64,7 +64,7 @@ def least(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> Found
 
 
 @dataclass(frozen=True, slots=True)
-class _Here:
+class Here:
     """Alike nodes and what is left on each for this deployment."""
 
     node: Node
@@ -72,7 +72,9 @@ class _Here:
     names: tuple[str, ...]
 
 
-class _Offers:
+class Offers:
+    """What is left of each node for one more deployment."""
+
     def __init__(self, planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> None:
         self.planned, self.new = planned, new
         self.by_product: dict[str, list[Candidate]] = defaultdict(list)
@@ -85,13 +87,13 @@ class _Offers:
 
     # --- which nodes
 
-    def _here(self) -> Iterator[_Here]:
+    def here(self) -> Iterator[Here]:
         """Nodes by what is left of them for this deployment."""
         new, states = self.new, self.planned.ready()
         if not (new.pin or new.near or new.isolate != "none" or new.avoid):
             for state in states.alike:
                 if state.node.gpu.name in self.by_product:
-                    yield _Here(state.node, state.rooms, state.names)
+                    yield Here(state.node, state.rooms, state.names)
             names = [n for n in states.gpus if n in states.minding]
         else:
             names = list(states.gpus)
@@ -106,7 +108,7 @@ class _Offers:
                 if room is not None:
                     rooms[room] = rooms.get(room, 0) + 1
             if rooms:
-                yield _Here(gpus[0].node, tuple(rooms.items()), (name,))
+                yield Here(gpus[0].node, tuple(rooms.items()), (name,))
 
     def domains(self) -> list[Domain] | None:
         """The domains that the rules look at, alike ones together; None: they look further."""
@@ -147,7 +149,7 @@ class _Offers:
     # --- domains
 
     def _gpu_domains(self) -> Iterator[Offer]:
-        for here in self._here():
+        for here in self.here():
             price = self._price(here.node)
             for room, number in here.rooms:
                 gives = self._offer(here.node, room, 0)[0]
@@ -166,7 +168,7 @@ class _Offers:
                         yield label, price, tuple(row[0] for row in table)
 
     def _node_domains(self) -> Iterator[Offer]:
-        for here in self._here():
+        for here in self.here():
             price, tables = self._price(here.node), dict[int, tuple[int, ...]]()
             for name in here.names:
                 most = self._most(here.node, name)
@@ -191,7 +193,7 @@ class _Offers:
         racks: dict[str, list[tuple[str, int, Table]]] = defaultdict(list)
         rack_of = {n.name: domain_of(n, kind) for n in self.planned.problem.fleet.nodes}
         few = self.new.spread_rack or 0
-        for here in self._here():
+        for here in self.here():
             price, tables = self._price(here.node), dict[int, Table]()
             for name in here.names:
                 most = self._most(here.node, name)
@@ -220,14 +222,15 @@ class _Offers:
         """The most one GPU gives with 0, 1, ... replicas; without a limit, at all."""
         key = (node.gpu.name, room, most)
         if key not in self._known:
-            rates = list(self._fillings(node, room))
+            rates = list(self.fillings(node, room))
             if most:
                 self._known[key] = by_count(rates, most)
             else:
                 self._known[key] = (max(map(sum, rates), default=0),)
         return self._known[key]
 
-    def _fillings(self, node: Node, room: Room) -> Iterator[list[int]]:
+    def fillings(self, node: Node, room: Room) -> Iterator[list[int]]:
+        """Every way to fill what is left of a GPU: its replicas' rates."""
         ways = self.by_product[node.gpu.name]
         if Sharing.MIG in room.modes and node.gpu.mig is not None:
             best: dict[str, int] = {}
@@ -286,7 +289,7 @@ class _Offers:
         self._whole[key] = tuple(table)
         return self._whole[key]
 
-    def _table(self, here: _Here, most: int) -> Table:
+    def _table(self, here: Here, most: int) -> Table:
         """All of a node, by how many GPUs are switched on; ``most`` below zero: nothing fits."""
         if most < 0:
             return ((0,),)

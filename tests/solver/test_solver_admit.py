@@ -14,8 +14,9 @@ from optimizer.domain.outcome import Limits
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
 from optimizer.solver import solve
-from optimizer.solver.admit import _Program, admit, after
+from optimizer.solver.admit import admit, after
 from optimizer.solver.beside import Planned
+from optimizer.solver.newcomer import Program
 from optimizer.verify import objectives, verify
 from randomproblems import ruled_problem
 
@@ -112,7 +113,10 @@ def drawn(seed: int) -> tuple[Planned, Deployment, list[Candidate]]:
         [{}, {"spread_node": 1}, {"spread_rack": 2}, {"survive": "node"}, {"survive": "rack"},
          {"survive": "rack", "spread_node": 1}, {"survive": "node", "spread_rack": 2},
          {"survive": "zone"}, {"survive": "zone", "spread_node": 1},
-         {"survive": "zone", "spread_rack": 1}]
+         {"survive": "zone", "spread_rack": 1}, {"max_replicas": 2},
+         {"survive": "rack", "max_replicas": 3}, {"survive": "node", "max_replicas": 2},
+         {"survive": "node", "max_replicas": 3, "spread_rack": 1},
+         {"survive": "zone", "max_replicas": 2}]
     )  # fmt: skip
     new = deployment("new", rps=dice.randint(10, 260) / 10, **rule)
     ways = [
@@ -128,10 +132,10 @@ def drawn(seed: int) -> tuple[Planned, Deployment, list[Candidate]]:
 
 def test_a_few_nodes_reach_the_price_that_all_would() -> None:
     told = Counter[bool]()
-    for seed in range(90):
+    for seed in range(150):
         planned, new, ways = drawn(seed)
         admitted = admit(planned, new, ways)
-        whole = _Program(planned, new, ways)
+        whole = Program(planned, new, ways)
         fits = whole.solve() == cp_model.OPTIMAL
         told[fits] += 1
         assert (admitted.reason is None) is fits, seed
