@@ -502,6 +502,10 @@ class Master:
         stop = None if enough is None else enough / self.unit - self.offset
         if not scip.solve(program.lp, nodes=nodes, seconds=seconds, enough=stop):
             return []
+        return self.values_in(program)
+
+    def values_in(self, program: "Program") -> list[int]:
+        """Values of all variables in a program solved in integers."""
         values = [0] * len(self.ranges)
         for index, x in program.fillings.items():
             values[index] = round(x.solution_value())
@@ -509,6 +513,10 @@ class Master:
             if round(x.solution_value()):
                 for variable, count in mix.counts:
                     values[variable] += count
+        return self.with_missing(values)
+
+    def with_missing(self, values: list[int]) -> list[int]:
+        """The values, with what is missing of each deployment as its replicas leave it."""
         for name, d in self.names.items():
             served = sum(values[v] * capacity for v, capacity in self.items[name])
             replicas = sum(values[v] for v, _ in self.items[name])

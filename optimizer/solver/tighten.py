@@ -8,12 +8,12 @@ from ortools.sat.python import cp_model
 from optimizer.domain.outcome import Progress
 from optimizer.domain.units import ceil_div
 from optimizer.solver.formulation import Expr
-from optimizer.solver.integer import Answer, Search, common_divisor, run, value_of
+from optimizer.solver.integer import SAFETY, Answer, Search, common_divisor, run, value_of
+from optimizer.solver.integer import rounded as rounded
+from optimizer.solver.leaves import closed, separable
 from optimizer.solver.master import MOST_TREE_NODES, Bound, Master
 from optimizer.solver.pricing import cheapest_mix
 
-# The bound is computed in floating point; it is taken down by this much before it is rounded up.
-SAFETY = 1e-7
 WHOLE_EFFORT = 60.0  # with less effort the tree of a choice is smaller in proportion
 
 
@@ -24,6 +24,7 @@ class Goal:
     name: str
     expr: Expr
     effort: float
+    floor: int = 0  # a bound proved elsewhere
     gap: float = 0.0
     priority: int | None = None
 
@@ -39,20 +40,34 @@ def minimise(
     ``complete``: priorities that an earlier level found can be served in full. ``proof``: the
     goal's bound, where it is known already and the incumbent is the best of its mixes.
     """
-    if search.found and search.at(goal.expr) == 0:  # no goal is ever below zero
-        search.record(goal.name, goal.expr, 0, goal.priority)
+    if search.found and _good_enough(search.at(goal.expr), goal.floor, goal.gap):
+        search.record(goal.name, goal.expr, goal.floor, goal.priority)
         return
     master, bound = proof or _bounded(search, goal.expr, complete)
     step = common_divisor(goal.expr)
-    floor = rounded(bound.value * master.unit, step)
+    floor = max(goal.floor, rounded(bound.value * master.unit, step))
     if proof is None and not (search.found and _good_enough(search.at(goal.expr), floor, goal.gap)):
         _incumbent(search, goal, master, bound, floor)
     _tell(search, goal, floor)
+    floor = max(floor, _closed(search, goal, master, bound, floor))
     over = search.clock.interrupted or search.clock.seconds_left <= 0
     if search.found and not over and not _good_enough(search.at(goal.expr), floor, goal.gap):
         floor = _improved(search, goal, master, bound, floor)
         _tell(search, goal, floor)
     search.record(goal.name, goal.expr, floor, goal.priority)
+
+
+def _closed(search: Search, goal: Goal, master: Master, bound: Bound, floor: int) -> int:
+    """Take the best solution by how many GPUs are in use, where that decides; returns the floor."""
+    value = search.at(goal.expr) if search.found else 0
+    if not search.found or _good_enough(value, floor, goal.gap) or not separable(master):
+        return floor
+    step, clock = common_divisor(goal.expr), search.clock
+    found = closed(master, bound, step, value, lambda: clock.seconds_left)
+    if found.values:
+        search.values = found.values
+    _tell(search, goal, found.floor)
+    return found.floor
 
 
 def _improved(search: Search, goal: Goal, master: Master, bound: Bound, floor: int) -> int:
@@ -107,14 +122,6 @@ def _enough(floor: int, gap: float) -> float:
 
 def _good_enough(value: int, floor: int, gap: float) -> bool:
     return value - floor <= gap * max(1, abs(value))
-
-
-def rounded(bound: float, step: int) -> int:
-    """The least value that is not below a float bound: a multiple of ``step``, from zero up."""
-    if isinf(bound):
-        return 0
-    safe = bound - SAFETY * max(1.0, abs(bound))
-    return max(0, ceil_div(int(-(-safe // 1)), step) * step)
 
 
 def start(search: Search, expr: Expr, gap: float) -> tuple[Master, Bound]:
