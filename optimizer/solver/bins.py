@@ -1,13 +1,15 @@
 """Few GPUs that hold all wanted shares, and how many it takes at least.
 
-The linear program over fillings, whose fillings are generated, gives the bound (Gilmore and Gomory,
-1961). Dives into it give integer answers: what the program uses most is fixed, fillings for what is
-left are generated anew, and so on; a dive that ends above the bound is followed by others that may
-not begin as it did (limited discrepancy: Sadykov and others, INFORMS J. Computing 31, 2019).
+Best-fit and exchanges of shares (``squeeze``) give a first answer within a second. The linear
+program over fillings, whose fillings are generated, gives the bound (Gilmore and Gomory, 1961).
+Dives into it give better answers: what the program uses most is fixed, fillings for what is left
+are generated anew, and so on; shares of what a dive found are exchanged again; a dive that ends
+above the bound is followed by others that may not begin as it did (limited discrepancy: Sadykov and
+others, INFORMS J. Computing 31, 2019).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -16,10 +18,14 @@ from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 
 from optimizer.solver import ear
-from optimizer.solver.packing import Counts, Packer
+from optimizer.solver.packing import FEW_NODES, Counts, Packer
 
-EFFORT = 1_000_000  # of dives: simplex iterations times rows, in hundreds
+EFFORT = 500_000  # simplex iterations times rows, in hundreds, and what takes as long
+SQUEEZE = 4000  # effort for one GPU less by exchanges, at first and after each dive
+ROOT = 0.4  # of the effort for the bound
 MOST_ROUNDS = 500
+MANY_NODES = 30_000  # of the search for fillings with one first size
+PER_EFFORT = 100  # nodes in one unit of effort
 DIVE_ROUNDS = 20
 MOST_DISCREPANCIES = 4
 EARLY = 3  # choices of a dive that later ones may not repeat
@@ -54,23 +60,23 @@ def pack(
     *,
     enough: int = 0,
     effort: int = EFFORT,
+    told: Callable[[Packing], None] | None = None,
 ) -> Packing:
     """Few GPUs for ``wanted`` shares by size; ends by proof, at ``enough`` GPUs, or by ``effort``.
 
-    ``known`` fillings may speed it up.
+    ``known`` fillings may speed it up. ``told`` hears of every better packing and bound.
     """
     asked = np.zeros(len(packer.needs), dtype=np.int64)
     for size, count in wanted.items():
         asked[size] = count
     if (asked[packer.times <= 0] > 0).any():
         raise ValueError("a wanted share is larger than the GPU")
-    best = best_fit(packer, wanted)
-    bound = _volume(packer, asked)
-    if best.total() > max(bound, enough):
-        search = _Search(packer, asked, (*known, *best), effort)
-        bound = max(bound, search.root())
-        best = search.dives(best, max(bound, enough))
-    return Packing(tuple(sorted(best.items())), bound)
+    search = _Search(packer, asked, best_fit(packer, wanted), effort, told)
+    search.squeeze(max(search.bound, enough))
+    if search.best.total() > max(search.bound, enough):
+        search.root(known)
+        search.dives(max(search.bound, enough))
+    return search.packing
 
 
 def _volume(packer: Packer, asked: Ints) -> int:
@@ -154,81 +160,126 @@ class _Cover:
 
 
 class _Search:
-    """The program at the root, and dives from there."""
+    """The best packing and bound so far: exchanges, the program at the root, dives from there."""
 
-    def __init__(self, packer: Packer, asked: Ints, known: Iterable[Counts], effort: int) -> None:
-        self.packer, self.asked, self.left = packer, asked, effort
-        self.cover = _Cover(packer, asked, known)
+    def __init__(
+        self,
+        packer: Packer,
+        asked: Ints,
+        best: Counter[Counts],
+        effort: int,
+        told: Callable[[Packing], None] | None,
+    ) -> None:
+        self.packer, self.asked, self.left, self.told = packer, asked, effort, told
+        self.best, self.bound = best, _volume(packer, asked)
+        self._tell()
 
-    def root(self) -> int:
-        """Generate fillings until none helps; the bound, rounded up."""
-        cover, low = self.cover, 0.0
+    @property
+    def packing(self) -> Packing:
+        """What is known so far."""
+        return Packing(tuple(sorted(self.best.items())), self.bound)
+
+    def _tell(self) -> None:
+        if self.told:
+            self.told(self.packing)
+
+    def _keep(self, found: Counter[Counts]) -> None:
+        if found.total() < self.best.total():
+            self.best = found
+            self._tell()
+
+    def squeeze(self, enough: int) -> None:
+        """Exchange shares of the best packing."""
+        self._keep(self._squeezed(self.best, enough))
+
+    def _squeezed(self, packed: Counter[Counts], enough: int) -> Counter[Counts]:
+        effort = min(SQUEEZE, self.left)
+        if effort <= 0 or packed.total() <= enough or ear.heard():
+            return packed
+        # Numba takes half a second to import, which problems without shared GPUs need not pay.
+        from optimizer.solver.squeeze import squeezed
+
+        packed, spent = squeezed(self.packer, packed, self.asked, enough, effort)
+        self.left -= spent
+        return packed
+
+    def root(self, known: Iterable[Counts]) -> None:
+        """Generate fillings until none helps, or the bound cannot rise; the bound, rounded up."""
+        cover = self.cover = _Cover(self.packer, self.asked, (*known, *self.best))
+        nodes, low, most = FEW_NODES, 0.0, int(self.left * ROOT)
         for _ in range(MOST_ROUNDS):
             cover.solve()
-            found = self.packer.best(cover.duals, 1 + TINY, exact=False, most=self.asked)
-            low = max(low, cover.value / max(1.0, found.bound))
-            if sum(map(cover.add, found.all)):
-                continue
-            # Exact only as far as the rounded bound asks for it.
-            below = ceil(cover.value - TINY) - 1
-            goal = cover.value / (below + 2 * TINY) if below > 0 else np.inf
-            found = self.packer.best(cover.duals, max(1 + TINY, goal), most=self.asked)
-            low = max(low, cover.value / max(1.0, found.bound))
-            if not sum(map(cover.add, found.all)) or ear.heard():
+            reach = ceil(cover.value - TINY)
+            if reach <= self.bound or ear.heard() or (nodes > FEW_NODES and cover.work > most):
                 break
-        return ceil(low - TINY)
+            # Beyond the first look only as far as the rounded bound asks for it.
+            goal = cover.value / (reach - 1 + 2 * TINY) if reach > 1 and nodes > FEW_NODES else 1
+            found = self.packer.best(
+                cover.duals,
+                max(1 + TINY, goal),
+                exact=nodes > MANY_NODES,
+                most=self.asked,
+                nodes=min(nodes, MANY_NODES),
+            )
+            cover.work += found.nodes // PER_EFFORT
+            low = max(low, cover.value / max(1.0, found.bound))
+            if ceil(low - TINY) >= reach:
+                break
+            if sum(map(cover.add, found.all)):
+                nodes = FEW_NODES
+            elif nodes > MANY_NODES:
+                break
+            else:
+                nodes *= 10
+        self.left -= cover.work
+        self.bound = max(self.bound, ceil(low - TINY))
+        self._tell()
 
-    def dives(self, best: Counter[Counts], enough: int) -> Counter[Counts]:
+    def dives(self, enough: int) -> None:
         """The best of all dives; the first fixes several fillings at a time."""
         waiting: list[tuple[Counts, ...]] = [()]
         seen = set(waiting)
         part = PART
-        while waiting and best.total() > enough and self.left > 0 and not ear.heard():
+        while waiting and self.best.total() > enough and self.left > 0 and not ear.heard():
             barred = waiting.pop(0)
-            found, order = self._dive(best.total() - 1, frozenset(barred), part)
+            found, order = self._dive(self.best.total() - 1, frozenset(barred), part)
+            self._keep(self._squeezed(found, enough))
             part = 0.0
-            if found is not None and found.total() < best.total():
-                best = found
             for counts in order[:EARLY] if len(barred) < MOST_DISCREPANCIES else ():
                 other = tuple(sorted({*barred, counts}))
                 if other not in seen:
                     seen.add(other)
                     waiting.append(other)
-        return best
 
     def _dive(
         self, most: int, barred: frozenset[Counts], part: float
-    ) -> tuple[Counter[Counts] | None, list[Counts]]:
-        """Fillings of at most so many GPUs, None if it came to more; and what was chosen."""
+    ) -> tuple[Counter[Counts], list[Counts]]:
+        """Fillings, the last of them by best-fit if it comes to more GPUs; and what was chosen."""
         duals = self.cover.duals
         near = [c for c in self.cover.fillings if _worth(duals, c) >= 1 - SLACK]
         cover = _Cover(self.packer, self.asked, near)
         left = self.asked.copy()
         found: Counter[Counts] = Counter()
         order: list[Counts] = []
-        while left.any():
+        while left.any() and not ear.heard():
             cover.ask(left)
             self._generate(cover)
-            if found.total() + ceil(cover.value - TINY) > most:
-                found.clear()
-                break
-            if cover.work > self.left:
-                rest = {size: int(left[size]) for size in cover.sizes if left[size]}
-                found += best_fit(self.packer, rest)
+            if found.total() + ceil(cover.value - TINY) > most or cover.work > self.left:
                 break
             fixed, chosen = _fixed(cover, left, barred, part)
             if not fixed:
-                found.clear()
                 break
             found += fixed
             order += chosen
         self.left -= cover.work
-        return found or None, order
+        rest = {size: int(left[size]) for size in cover.sizes if left[size]}
+        return found + best_fit(self.packer, rest), order
 
     def _generate(self, cover: _Cover) -> None:
         cover.solve()
         for _ in range(DIVE_ROUNDS):
             better = self.packer.best(cover.duals, 1 + WORTH, exact=False, most=cover.asked)
+            cover.work += better.nodes // PER_EFFORT
             if not sum(map(cover.add, better.all)):
                 break
             cover.solve()

@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 
 
-def _compiled(function: Compiled) -> Compiled:
+def compiled(function: Compiled) -> Compiled:
     """Compiled at its first call, and kept on disk where there is a folder to write to."""
     try:
         return cast(Compiled, njit(cache=True)(function))
@@ -29,7 +29,7 @@ def _compiled(function: Compiled) -> Compiled:
         return cast(Compiled, njit(function))
 
 
-@_compiled
+@compiled
 def worth(units: Ints, values: Floats) -> Floats:
     """The most value by room in one dimension, in units; sizes rounded down and taken freely."""
     top = np.zeros(UNITS + 1)
@@ -49,7 +49,7 @@ def worth(units: Ints, values: Floats) -> Floats:
     return best
 
 
-@_compiled
+@compiled
 def _fits(need: Ints, left: Ints) -> bool:
     for axis in range(len(need)):  # noqa: SIM110 numba compiles no generators
         if need[axis] > left[axis]:
@@ -57,7 +57,7 @@ def _fits(need: Ints, left: Ints) -> bool:
     return True
 
 
-@_compiled
+@compiled
 def _take(need: Ints, left: Ints, after: Ints, weights: Floats) -> float:
     """Write what is left after a share; its surrogate room."""
     room = 0.0
@@ -67,7 +67,7 @@ def _take(need: Ints, left: Ints, after: Ints, weights: Floats) -> float:
     return room
 
 
-@_compiled
+@compiled
 def _completed(need: Ints, left: Ints, worths: Floats, per_unit: Floats) -> float:
     """The most that fits beside a share, each dimension taken alone."""
     least = np.inf
@@ -78,7 +78,40 @@ def _completed(need: Ints, left: Ints, worths: Floats, per_unit: Floats) -> floa
     return least
 
 
-@_compiled
+@compiled
+def worth_once(units: Ints, values: Floats, most: Ints) -> Floats:
+    """As ``worth``, each size taken at most so often."""
+    best = np.zeros(UNITS + 1)
+    for size in range(len(units)):
+        left, batch = most[size], 1
+        while left > 0:  # batches of 1, 2, 4... make up any number
+            times = min(batch, left)
+            unit, value = units[size] * times, values[size] * times
+            for room in range(UNITS, unit - 1, -1):
+                best[room] = max(best[room], best[room - unit] + value)
+            left, batch = left - times, batch * 2
+    return best
+
+
+@compiled
+def _exceeds(
+    size: int, room: float, goal: float, values: Floats, most: Ints, per_value: Floats
+) -> bool:
+    """Whether sizes from this one on, the last of them cut, may be worth more than a goal.
+
+    Dantzig, Operations Research 5, 1957, in surrogate room; ``per_value``: of all of a size.
+    """
+    while size < len(values) and room > 0 and goal >= 0:
+        value = values[size] * most[size]
+        if per_value[size] >= room:
+            return value * room > goal * per_value[size]
+        goal -= value
+        room -= per_value[size]
+        size += 1
+    return goal < 0
+
+
+@compiled
 def search(
     values: Floats,
     needs: Ints,
@@ -90,11 +123,12 @@ def search(
     floor: float,
     most_nodes: int,
     one: bool,
-) -> tuple[NDArray[np.int32], Ints, Floats, float]:
+) -> tuple[NDArray[np.int32], Ints, Floats, float, int]:
     """For each first size the best filling worth more than ``floor``: sizes, how many, its value.
 
-    With ``one`` only fillings better than those before. The last is the greatest bound of the first
-    sizes whose search took more than ``most_nodes`` (with ``one``: all together); 0 where none did.
+    With ``one`` only fillings better than those before. Then the greatest bound of the first sizes
+    whose search took more than ``most_nodes`` (with ``one``: all together), 0 where none did; and
+    the nodes of all.
     """
     number, axes = needs.shape
     per_unit = UNITS / np.maximum(1, room)
@@ -104,7 +138,11 @@ def search(
     value, surrogate = np.zeros(DEEPEST + 1), np.zeros(DEEPEST + 1)
     taken, following = np.zeros(DEEPEST, np.int64), np.zeros(DEEPEST + 1, np.int64)
     count = np.zeros(number, np.int64)
-    given_up, nodes = 0.0, 0
+    given_up, nodes, seen = 0.0, 0, 0
+    wide = np.zeros(number)  # surrogate room of all there may be of a size
+    for size in range(number):
+        for axis in range(axes):
+            wide[size] += needs[size, axis] * weights[axis] * most[size]
     left[0] = room
     for first in range(number):
         if most[first] <= 0 or not _fits(needs[first], room):
@@ -128,6 +166,8 @@ def search(
                 if count[size] < most[size] and _fits(needs[size], beside):
                     rest = _completed(needs[size], beside, worths, per_unit)
                     if values[size] + rest > short:
+                        if not _exceeds(size, surrogate[depth], short, values, most, wide):
+                            size = number
                         break
                 size += 1
             else:
@@ -149,6 +189,7 @@ def search(
                 goal = best[first] = value[depth]
                 found[first, :depth] = taken[:depth]
                 lengths[first] = depth
+        seen += nodes
         if one:
-            floor = goal
-    return found, lengths, best, given_up
+            floor, seen = goal, nodes
+    return found, lengths, best, given_up, seen

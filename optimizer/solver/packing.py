@@ -1,7 +1,7 @@
 """Fillings of one shared GPU at given prices: an exact knapsack in all its dimensions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -30,6 +30,7 @@ class Packed:
     bound: float
     counts: Counts
     others: tuple[Counts, ...] = ()  # good ones met on the way, best first
+    nodes: int = 0  # of the search
 
     @property
     def all(self) -> tuple[Counts, ...]:
@@ -66,22 +67,25 @@ class Packer:
         *,
         exact: bool = True,
         most: Ints | None = None,
+        nodes: int = FEW_NODES,
     ) -> Packed:
         """The filling of most value; of no interest where it does not exceed ``target``.
 
-        Without ``exact`` the best of many good ones, and no bound. ``most``: of each size.
+        Without ``exact`` the best of many good ones, and a bound only where ``nodes`` for each
+        first size were enough. ``most``: of each size.
         """
-        quick = self._search(values, target, FEW_NODES, most, one=False)
+        quick = self._search(values, target, nodes, most, one=False)
         if quick.bound <= max(target, quick.value):
             return quick
         if not exact:
-            return Packed(quick.value, inf, quick.counts, quick.others)
+            return replace(quick, bound=inf)
         floor = max(target, quick.value)
         best = self._search(values, floor, MOST_NODES, most, one=True)
+        seen = quick.nodes + best.nodes
         if best.value <= quick.value:
-            return Packed(quick.value, max(best.bound, floor), quick.counts, quick.others)
+            return replace(quick, bound=max(best.bound, floor), nodes=seen)
         others = (*best.others, *quick.all)[:MOST_MET]
-        return Packed(best.value, max(best.bound, best.value), best.counts, others)
+        return Packed(best.value, max(best.bound, best.value), best.counts, others, seen)
 
     def _search(
         self, values: Floats, target: float, nodes: int, most: Ints | None, *, one: bool
@@ -93,18 +97,21 @@ class Packer:
         at = np.nonzero((values > 0) & (limit > 0) & self.fitting)[0]
         if not len(at):
             return Packed(0.0, 0.0, ())
-        weights = surrogate(values[at], self.parts[at])
+        weights = surrogate(values[at], self.parts[at], limit[at])
         rate = values[at] / (self.parts[at] @ weights)
         order = np.argsort(-rate, kind="stable")
         at, rate = at[order], rate[order]
         needs, worth = self.needs[at], values[at]
         units = needs * UNITS // np.maximum(1, self.room)
         worths = np.stack(
-            [knapsack.worth(column, worth) for column in np.ascontiguousarray(units.T)]
+            [
+                knapsack.worth_once(column, worth, limit[at])
+                for column in np.ascontiguousarray(units.T)
+            ]
         )
         floor = target * (1 + 1e-12)
         per_room = weights / np.maximum(1, self.room)
-        found, lengths, best, given_up = knapsack.search(
+        found, lengths, best, given_up, seen = knapsack.search(
             worth, needs, self.room, limit[at], rate, per_room, worths, floor, nodes, one
         )
         kept = [first for first in np.argsort(-best, kind="stable") if lengths[first]]
@@ -112,8 +119,8 @@ class Packer:
         value = float(best[kept[0]]) if kept else 0.0
         bound = max(value, target, given_up)
         if not kept:
-            return Packed(0.0, bound, ())
-        return Packed(value, bound, fillings[0], tuple(dict.fromkeys(fillings[1:])))
+            return Packed(0.0, bound, (), nodes=seen)
+        return Packed(value, bound, fillings[0], tuple(dict.fromkeys(fillings[1:])), seen)
 
     def repaired(self, values: Floats, target: float, wanted: Ints) -> tuple[Floats, list[Counts]]:
         """Values lowered until no filling is worth more than ``target``, and fillings that were.
@@ -165,17 +172,19 @@ def worth_by_room(units: Ints, values: Floats) -> Floats:
     return knapsack.worth(np.ascontiguousarray(units), values)
 
 
-def surrogate(values: Floats, parts: Floats) -> Floats:
+def surrogate(values: Floats, parts: Floats, most: Ints | None = None) -> Floats:
     """Weights of the dimensions that bound what all values can add up to, and do it best.
 
-    The duals of the knapsack's linear relaxation: no value exceeds its size's weighted parts.
+    The duals of the knapsack's linear relaxation. Where sizes may be taken at will, no value
+    exceeds its size's weighted parts; with ``most`` of each, the weights bound what fits best.
     """
     lp = pywraplp.Solver.CreateSolver("GLOP")
     rows = [lp.Constraint(-lp.infinity(), 1.0) for _ in range(parts.shape[1])]
     goal = lp.Objective()
     goal.SetMaximization()
-    for value, part in zip(values.tolist(), parts.tolist(), strict=True):
-        x = lp.NumVar(0.0, lp.infinity(), "")
+    limits = [lp.infinity()] * len(values) if most is None else most.tolist()
+    for value, part, limit in zip(values.tolist(), parts.tolist(), limits, strict=True):
+        x = lp.NumVar(0.0, limit, "")
         goal.SetCoefficient(x, value)
         for row, one in zip(rows, part, strict=True):
             row.SetCoefficient(x, one)

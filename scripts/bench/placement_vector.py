@@ -11,6 +11,7 @@ import csv
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,12 +45,24 @@ def read(file: Path) -> Instance:
     return Instance(file.name, room, dict(wanted))
 
 
+def told(name: str) -> Callable[[Packing], None]:
+    """Shows every better packing and bound on stderr."""
+    started = time.process_time()
+
+    def tell(found: Packing) -> None:
+        seconds = time.process_time() - started
+        line = f"# {name}: {found.gpus} bins, at least {found.bound}, {seconds:.1f} s of CPU"
+        print(line, file=sys.stderr, flush=True)
+
+    return tell
+
+
 def packed(instance: Instance, effort: int) -> tuple[Packing, int]:
     """The packing, and what best-fit takes; raises AssertionError for one that does not hold."""
     sizes = list(instance.wanted)
     packer = Packer(instance.room, sizes)
     wanted = {number: instance.wanted[size] for number, size in enumerate(sizes)}
-    found = pack(packer, wanted, effort=effort)
+    found = pack(packer, wanted, effort=effort, told=told(instance.name))
     held: Counter[int] = Counter()
     for counts, times in found.filled:
         for axis, room in enumerate(instance.room):

@@ -3,15 +3,18 @@
 import csv
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from optimizer.domain.gpu import Use
-from optimizer.solver.bins import pack
+from optimizer.solver.bins import best_fit, pack
 from optimizer.solver.packing import Packer
+from optimizer.solver.squeeze import squeezed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INSTANCES = ROOT / "scripts" / "bench" / "data" / "vbp"
@@ -62,6 +65,37 @@ def test_an_effort_of_nothing_still_packs_and_bounds() -> None:
     quick = pack(Packer((100,) * 3, items), dict.fromkeys(range(40), 1), effort=0)
     packing = pack(Packer((100,) * 3, items), dict.fromkeys(range(40), 1))
     assert quick.bound == packing.bound <= packing.gpus <= quick.gpus
+
+
+def test_exchanges_lose_no_share_and_overfill_no_gpu() -> None:
+    dice = np.random.default_rng(5)
+    items = [tuple(map(int, one)) for one in dice.integers(25, 101, size=(400, 3))]
+    packer = Packer((1000,) * 3, items)
+    wanted = dict.fromkeys(range(400), 1)
+    dealt = best_fit(packer, wanted)
+    found, _ = squeezed(packer, dealt, np.ones(400, np.int64), 0, 100)
+    assert found.total() < dealt.total()
+    held = Counter[int]()
+    for counts, times in found.items():
+        assert (sum(packer.needs[size] * count for size, count in counts) <= 1000).all()
+        held.update({size: count * times for size, count in counts})
+    assert held == wanted
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_the_best_filling_takes_no_share_more_often_than_allowed(axes: int) -> None:
+    dice = np.random.default_rng(axes)
+    for _ in range(20):
+        packer = Packer((20,) * axes, dice.integers(1, 12, size=(7, axes)).tolist())
+        values, most = dice.random(7), dice.integers(0, 3, size=7)
+        best = max(
+            float(values @ some)
+            for some in map(np.array, product(*(range(n + 1) for n in most)))
+            if (some @ packer.needs <= 20).all()
+        )
+        found = packer.best(values, most=most)
+        assert found.value == pytest.approx(best) == found.bound
+        assert all(count <= most[size] for size, count in found.counts)
 
 
 def test_a_share_larger_than_the_gpu_is_refused() -> None:
