@@ -66,9 +66,15 @@ class WorkloadsReading:
 
 
 def read_workloads(
-    documents: list[RawDocument], catalogue: Catalogue, fleet: FleetReading | None
+    documents: list[RawDocument],
+    catalogue: Catalogue,
+    fleet: FleetReading | None,
+    apart: bool = False,
 ) -> WorkloadsReading:
-    """The deployments of all documents, in order of documents, and their faults."""
+    """The deployments of all documents, in order of documents, and their faults.
+
+    ``apart``: they may speak of others that are not among these.
+    """
     reading = WorkloadsReading()
     entries = [
         (document, path, entry)
@@ -80,7 +86,7 @@ def read_workloads(
             reading.faults.append(document.fault(path, message, key=key))
     for document, path, entry in entries:
         _note_name(reading, document, path, entry)
-    around = Surroundings(catalogue, fleet, frozenset(reading.raw), reading.sure)
+    around = Surroundings(catalogue, fleet, frozenset(reading.raw), reading.sure and not apart)
     for document, path, entry in entries:
         if isinstance(entry, dict):
             reading.faults += deployment_faults(entry, around, _sayer(document, path))

@@ -67,24 +67,32 @@ def load(
     need: Sequence[str] = ("Fleet", "Workloads"),
     state_path: str | os.PathLike[str] | None = None,
     strict_scenarios: bool = False,
+    apart: bool = False,
 ) -> Documents:
     """Every document of the files and folders, cross-checked.
 
     ``need``: kinds that must be there. ``state_path``: a State, or a Plan whose placement is then
     the state. A faulty scenario is returned in ``bad_scenarios``, or is a fault among the others
-    with ``strict_scenarios``. Raises DocumentFaults.
+    with ``strict_scenarios``. ``apart``: deployments may speak of others that are not among these.
+    Raises DocumentFaults.
     """
     reading = read(paths)
     state_reading = read([state_path]) if state_path is not None else Reading()
-    return _Loader(reading, state_reading, need, strict_scenarios).load()
+    return _Loader(reading, state_reading, need, strict_scenarios, apart).load()
 
 
 class _Loader:
     """One load: readings in, faults collected on the way, domain values out."""
 
     def __init__(
-        self, reading: Reading, state: Reading, need: Sequence[str], strict_scenarios: bool
+        self,
+        reading: Reading,
+        state: Reading,
+        need: Sequence[str],
+        strict_scenarios: bool,
+        apart: bool,
     ) -> None:
+        self.apart = apart
         self.reading = reading
         self.state_reading = state
         self.need = need
@@ -173,7 +181,7 @@ class _Loader:
         documents = self.reading.of("Workloads")
         if not documents:
             return None
-        found = read_workloads(documents, self.catalogue, fleet)
+        found = read_workloads(documents, self.catalogue, fleet, self.apart)
         self.faults += found.faults
         return found
 

@@ -11,7 +11,7 @@ from optimizer.domain.gpu import Gpu, PlacedProfile
 from optimizer.domain.placement import Placement, Replica, node_of, replica_order
 from optimizer.domain.plan import Unmet
 from optimizer.domain.prices import RoomPrices
-from optimizer.domain.problem import PlacementProblem, missing_ppm
+from optimizer.domain.problem import PlacementProblem, missing_ppm, reserve_name, with_reserve
 from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.planning.layout import layouts_after
@@ -40,13 +40,25 @@ def unmet(
         if not missing_ppm(deployment, served, len(mine)):
             continue
         if rooms is None:
-            rooms = Rooms(problem, placement, layouts_after(problem, placement))
+            rooms = _rooms(problem, placement)
         mrps = max(0, (deployment.asked_mrps or 0) - served)
         replicas = max(0, deployment.min_replicas - len(mine))
         case = _Case(problem, deployment, mine, mrps, replicas, rooms, reopened)
         reason, fix = case.explained(dropped.get(deployment.name, ()))
         found.append(Unmet(deployment.name, mrps, replicas, reason, fix))
     return tuple(found)
+
+
+def _rooms(problem: PlacementProblem, placement: Placement) -> Rooms:
+    """What the finished placement leaves; room kept free is held by the reserve's own."""
+    held = tuple(
+        Replica(
+            f"{reserve_name(piece.entry)}/{n}", reserve_name(piece.entry), piece.gpus, piece.mig
+        )
+        for n, piece in enumerate(placement.reserved)
+    )
+    full = replace(placement, replicas=(*placement.replicas, *held))
+    return Rooms(with_reserve(problem), full, layouts_after(problem, full))
 
 
 def nearest(dropped: Sequence[Dropped]) -> Dropped | None:
@@ -198,9 +210,9 @@ class _Case:
     def _still_free(self, way: Candidate) -> str:
         limits = self.problem.fleet.limits
         if limits.price_micros_per_hour is not None:
-            return "the fleet's price limit leaves no more GPUs to use"
+            return "price_limit: the fleet's ceiling leaves no more GPUs to use"
         if limits.rack_power_w is not None:
-            return "the rack power limit leaves no more GPUs to use"
+            return "power_limit: the ceiling of its racks leaves no more GPUs to use"
         return f"room for {_shape(way)} is left, but the search ended before it was used"
 
     def _binding_rule(self, ways: list[Candidate]) -> str | None:

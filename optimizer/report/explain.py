@@ -250,7 +250,9 @@ class _Why:
     def _change(self) -> Iterator[str]:
         """What would have to change for one replica more or fewer, or for any to run."""
         if self.plan.conflict:
-            yield f"No plan is possible: {', '.join(self.plan.conflict)} cannot all hold."
+            rules = self.plan.conflict
+            hold = "cannot all hold" if len(rules) > 1 else "cannot hold"
+            yield f"No plan is possible: {', '.join(rules)} {hold}."
             yield from (f"{_begun(note)}." for note in self.plan.notes)
             return
         for one in self.plan.unmet:

@@ -3,13 +3,17 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from optimizer.domain import words
 from optimizer.domain.units import money
 from optimizer.domain.workload import Deployment
-from optimizer.optimize import BrokenPlan, Inputs, Planned
+from optimizer.optimize import BrokenPlan, Inputs, Planned, resizing
 from optimizer.scenarios.answer import Json
 from optimizer.sizing import size
+
+if TYPE_CHECKING:
+    from optimizer.solver.remedy import Remedy
 
 
 def admission(inputs: Inputs, planned: Planned, new: Sequence[Deployment]) -> Json:
@@ -20,11 +24,13 @@ def admission(inputs: Inputs, planned: Planned, new: Sequence[Deployment]) -> Js
     """
     from optimizer.solver.admit import admit, after
     from optimizer.solver.beside import Planned as Beside
+    from optimizer.solver.remedy import admitting
     from optimizer.verify import verify
 
     unit = inputs.fleet.unit
     problem, placement = planned.problem, planned.plan.placement
-    says, rows, marginal, seconds, fits, exact = [], [], 0, 0.0, True, True
+    says, rows, refused = list[str](), list[Json](), list[Json]()
+    marginal, seconds, fits, exact = 0, 0.0, True, True
     for one in new:
         ways = size(inputs.fleet, (one,), inputs.engines, None, inputs.gpus).candidates[one.name]
         beside = Beside.of(problem, placement)
@@ -35,11 +41,13 @@ def admission(inputs: Inputs, planned: Planned, new: Sequence[Deployment]) -> Js
         exact &= found.exact
         if found.reason is not None:
             fits = False
-            says.append(f"{one.name} does not fit beside what runs: {found.reason}.")
+            cure = admitting(beside, one, ways, resizing(inputs))
+            refused.append(_refusal(one.name, found.reason, cure))
+            says.append(_sentence(**refused[-1]))
             continue
         price = words.price(found.marginal_micros, unit)
         surely = "exact, while nothing moves" if found.exact else "at most"
-        says.append(f"{one.name}: {price} more an hour; {surely}.")
+        says.append(f"{one.name}: {price} more; {surely}.")
         marginal += found.marginal_micros
         rows += [
             {"replica": r.id, "where": words.place(r), "how": words.settings(r.config)}
@@ -62,6 +70,20 @@ def admission(inputs: Inputs, planned: Planned, new: Sequence[Deployment]) -> Js
         "exact": exact,
         "price_per_hour": money(marginal),
         "seconds": round(seconds, 4),
+        "refused": refused,
         "replicas": rows,
         "rows": rows,
     }
+
+
+def _refusal(name: str, reason: str, cure: "Remedy") -> Json:
+    """Why it does not fit, with every rule without which it would."""
+    if cure.rules and not any(reason.startswith(rule) for rule in cure.rules):
+        reason = f"{' or '.join(cure.rules)}: without it, it fits; {reason}"
+    fix = ", or ".join(cure.fixes) or None
+    return {"deployment": name, "reason": reason, "smallest_fix": fix}
+
+
+def _sentence(deployment: str, reason: str, smallest_fix: str | None) -> str:
+    told = f"{deployment} does not fit beside what runs: {reason}."
+    return told if smallest_fix is None else f"{told} Would help: {smallest_fix}."

@@ -107,6 +107,6 @@ def _deployments(file: Path) -> list[dict[str, Any]]:
     """The deployments of a Workloads document as it was written, once it is known to be right."""
     from optimizer.documents.reading import read
 
-    load([file], need=("Workloads",))  # faults have their places only in their own file
+    load([file], need=("Workloads",), apart=True)  # faults have their places only in their own file
     workloads = [d for d in read([file]).documents if d.kind == "Workloads"]
     return [entry for one in workloads for entry in one.value["deployments"]]

@@ -15,6 +15,7 @@ from optimizer.domain.config import Candidate
 from optimizer.domain.placement import Placement, Replica
 from optimizer.domain.workload import Deployment
 from optimizer.solver.beside import Planned
+from optimizer.solver.easing import ceilings
 from optimizer.solver.newcomer import Program
 from optimizer.solver.offers import least
 from optimizer.solver.room import Found
@@ -91,13 +92,9 @@ def _reason(planned: Planned, new: Deployment, ways: Sequence[Candidate]) -> str
         eased = replace(new, **fields)
         if eased != new and fits(planned, eased, ways):
             return f"{name}: without it, it fits"
-    limits = planned.problem.fleet.limits
-    if limits.price_micros_per_hour is not None or limits.rack_power_w is not None:
-        open_ended = replace(planned.problem.fleet, limits=replace(
-            limits, price_micros_per_hour=None, rack_power_w=None))  # fmt: skip
-        eased_problem = replace(planned.problem, fleet=open_ended)
-        if fits(replace(planned, problem=eased_problem, states=[]), new, ways):
-            return "price_limit or power_limit: without them, it fits"
+    for name, lifted, _ in ceilings(planned.problem):
+        if fits(replace(planned, problem=lifted, states=[]), new, ways):
+            return f"{name}: without it, it fits"
     most = Program(planned, new, ways).most()
     if new.asked_mrps:
         return f"room for {most / 1000:g} of {new.asked_mrps / 1000:g} requests per second is left"

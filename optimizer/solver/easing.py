@@ -7,10 +7,13 @@ from typing import Any, Protocol
 
 from optimizer.domain import words
 from optimizer.domain.fleet import Limits as Ceilings
+from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver.foresee import demanding
 from optimizer.solver.formulation import Expr, Formulation, rack_watts
+from optimizer.solver.measure import hottest_rack_w, price_micros
 from optimizer.solver.witness import Witness
 
 MOST_STEPS = 64  # of a number that is eased one by one
@@ -42,10 +45,15 @@ class Ceiling:
     """One of the fleet's ceilings: what is kept under it, and the problem with another."""
 
     goal: Callable[[Formulation], Expr]
-    spent: Callable[[Witness], int]  # by a placement
+    spent: Callable[[Witness], int]  # by what was given room
+    placed: Callable[[PlacementProblem, Placement], int]  # by a placement
     at: "_Raise"
     words: Callable[[int], str]
     step: int = 1  # it is told in whole ones of these
+
+    def rounded(self, spent: int) -> int:
+        """The lowest told that is no lower than what is spent."""
+        return self.step * ceil_div(spent, self.step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +163,7 @@ def _price_ceiling(problem: PlacementProblem, now: int) -> Ceiling:
     return Ceiling(
         lambda f: f.price_micros(),
         lambda witness: witness.price,
+        price_micros,
         lambda problem, ceiling: _limited(problem, price_micros_per_hour=ceiling),
         lambda v: f"{said} -> {words.price(v, unit)}",
         CENT_MICROS,
@@ -166,6 +175,7 @@ def _power_ceiling(now: int) -> Ceiling:
     return Ceiling(
         _hottest_rack,
         lambda witness: max(witness.watts.values(), default=0),
+        hottest_rack_w,
         lambda problem, ceiling: _limited(problem, rack_power_w=ceiling),
         lambda v: f"{said} -> {words.number(v / 1000)} kW",
         100,
@@ -187,23 +197,27 @@ def eased_rules(d: Deployment) -> tuple[Easing, ...]:
     )
 
 
-def lifted_ceilings(problem: PlacementProblem) -> Iterator[tuple[str, PlacementProblem]]:
-    """The problem without one of the fleet's ceilings."""
+def ceilings(problem: PlacementProblem) -> Iterator[tuple[str, PlacementProblem, Ceiling]]:
+    """Each of the fleet's ceilings by the name of its rule, and the problem without it."""
     limits = problem.fleet.limits
     if limits.price_micros_per_hour is not None:
-        yield "price_limit", _limited(problem, price_micros_per_hour=None)
+        dear = _price_ceiling(problem, limits.price_micros_per_hour)
+        yield "price_limit", _limited(problem, price_micros_per_hour=None), dear
     if limits.rack_power_w is not None:
-        yield "power_limit", _limited(problem, rack_power_w=None)
+        hot = _power_ceiling(limits.rack_power_w)
+        yield "power_limit", _limited(problem, rack_power_w=None), hot
+
+
+def _lifted(problem: PlacementProblem, name: str) -> PlacementProblem:
+    """The problem without that ceiling."""
+    return next((lifted for rule, lifted, _ in ceilings(problem) if rule == name), problem)
 
 
 def _about_fleet(problem: PlacementProblem) -> Iterator[Part]:
-    limits, nodes = problem.fleet.limits, problem.fleet.nodes
-    if limits.price_micros_per_hour is not None:
-        dear = _price_ceiling(problem, limits.price_micros_per_hour)
-        yield Part("price_limit", lambda p: _limited(p, price_micros_per_hour=None), ceiling=dear)
-    if limits.rack_power_w is not None:
-        hot = _power_ceiling(limits.rack_power_w)
-        yield Part("power_limit", lambda p: _limited(p, rack_power_w=None), ceiling=hot)
+    nodes = problem.fleet.nodes
+    for name, _, ceiling in ceilings(problem):
+        lift = partial(_lifted, name=name)
+        yield Part(name, lift, ceiling=ceiling)
     needed = problem.deployments
     for name, fields, said in (
         ("fixed_layout", {"layouts_fixed": False}, any(n.layouts_fixed for n in nodes)),

@@ -7,7 +7,6 @@ from functools import partial
 from optimizer.domain import words
 from optimizer.domain.fleet import Node
 from optimizer.domain.problem import PlacementProblem
-from optimizer.domain.units import ceil_div
 from optimizer.solver.easing import Ceiling, Change, Easing, Part, least
 from optimizer.solver.foresee import demanding, room_given, within_reach
 from optimizer.solver.possible import Asking
@@ -63,7 +62,7 @@ def _raised(asking: Asking, problem: PlacementProblem, part: Part, ceiling: Ceil
     for lowest in (asking.least(free, ceiling.goal), spent):
         if lowest is None:
             continue
-        value = ceiling.step * ceil_div(lowest, ceiling.step)
+        value = ceiling.rounded(lowest)
         raised = partial(ceiling.at, ceiling=value)
         if asking.helps(raised(problem)):
             return f"with {ceiling.words(value)}", raised

@@ -44,6 +44,18 @@ def price_micros(problem: PlacementProblem, found: Placement) -> int:
     return sum(prices[gpu.rpartition("/")[0]] for gpu in used)
 
 
+def hottest_rack_w(problem: PlacementProblem, found: Placement) -> int:
+    """The TDP of the used GPUs of the rack where it is largest; an unknown TDP counts nothing."""
+    used = {gpu for replica in found.replicas for gpu in replica.gpus}
+    used |= {gpu for piece in found.reserved for gpu in piece.gpus}
+    nodes = {node.name: node for node in problem.fleet.nodes}
+    watts: dict[str, int] = defaultdict(int)
+    for gpu in used:
+        node = nodes[node_of(gpu)]
+        watts[node.rack_domain] += node.gpu.tdp_w or 0
+    return max(watts.values(), default=0)
+
+
 def frail(problem: PlacementProblem, found: Placement) -> list[str]:
     """Deployments that some loss would leave short (rule ``survive``)."""
     nodes = {node.name: node for node in problem.fleet.nodes}

@@ -10,17 +10,18 @@ from dataclasses import dataclass, replace
 from optimizer.domain import words
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Node
-from optimizer.domain.placement import Placement
+from optimizer.domain.placement import Placement, node_of, replica_order
 from optimizer.domain.plan import Unmet
 from optimizer.domain.problem import PlacementProblem
 from optimizer.domain.workload import Deployment
-from optimizer.solver.admit import RULES, fits
+from optimizer.solver.admit import RULES, admit, after, fits
 from optimizer.solver.beside import Planned
-from optimizer.solver.easing import eased_rules, least, lifted_ceilings, opened, refitted
+from optimizer.solver.easing import ceilings, eased_rules, least, opened, refitted
 from optimizer.solver.promises import Resize, slo_fixes
 
 MOST_FIXES = 3
 MOST_NODES = 32  # of a product
+NODES_TOLD = 3
 SMALL = 1.2  # a promise relaxed by no more than this is the first fix told
 
 
@@ -45,9 +46,21 @@ def remedy(problem: PlacementProblem, found: Placement, name: str, resize: Resiz
 
     ``resize`` gives the ways to run it under another SLO.
     """
-    case = _Case(problem, found, problem.deployment(name))
-    if case.served():
-        return None
+    rest = tuple(d for d in problem.deployments if d.name != name)
+    stays = tuple(r for r in found.replicas if r.deployment != name)
+    planned = Planned.of(replace(problem, deployments=rest), replace(found, replicas=stays))
+    case = _Case(planned, problem.deployment(name), problem.candidates.get(name, ()))
+    return None if case.served() else _found(case, resize)
+
+
+def admitting(
+    planned: Planned, new: Deployment, ways: Sequence[Candidate], resize: Resize
+) -> Remedy:
+    """What would admit a new deployment that does not fit."""
+    return _found(_Case(planned, new, ways), resize)
+
+
+def _found(case: "_Case", resize: Resize) -> Remedy:
     dropped = list(case.without_rules())
     slo = list(slo_fixes(case.asked, lambda d: case.served(d, resize(d))))
     fixes = [told for factor, told in slo if factor <= SMALL]
@@ -55,20 +68,16 @@ def remedy(problem: PlacementProblem, found: Placement, name: str, resize: Resiz
     fixes += case.more_gpus()
     fixes += [told for factor, told in slo if factor > SMALL]
     fixes += [told for _, told in dropped if told not in fixes]
+    fixes = fixes or list(case.pairs())
     return Remedy(tuple(rule for rule, _ in dropped), tuple(fixes[:MOST_FIXES]))
 
 
 class _Case:
     """One deployment apart, and all that stays."""
 
-    def __init__(self, problem: PlacementProblem, found: Placement, asked: Deployment) -> None:
-        self.asked = asked
-        self.ways = problem.candidates.get(asked.name, ())
-        rest = tuple(d for d in problem.deployments if d.name != asked.name)
-        self.problem = replace(problem, deployments=rest)
-        stays = tuple(r for r in found.replicas if r.deployment != asked.name)
-        self.found = replace(found, replicas=stays)
-        self.planned = Planned.of(self.problem, self.found)
+    def __init__(self, planned: Planned, asked: Deployment, ways: Sequence[Candidate]) -> None:
+        self.asked, self.ways, self.planned = asked, ways, planned
+        self.problem, self.found = planned.problem, planned.placement
 
     def served(
         self,
@@ -95,6 +104,42 @@ class _Case:
         for name, told, planned in self._fleets():
             if self.served(planned=planned):
                 yield name, told
+        yield from self._uncordoned()
+        yield from self._raised()
+
+    def pairs(self) -> Iterator[str]:
+        """Where no single change helps: a rule of its own left out, and one change beside that."""
+        for name, fields in RULES:
+            changed = replace(self.asked, **fields)
+            if changed != self.asked:
+                other = _Case(self.planned, changed, self.ways)
+                beside = [told for _, told in other.without_rules()][:1] or other.more_gpus()
+                yield from (f"drop {name} of {self.asked.name} and {told}" for told in beside)
+
+    def _uncordoned(self) -> Iterator[tuple[str, str]]:
+        """The cordoned GPUs that it would use."""
+        shut = {gpu.id for gpu in self.problem.fleet.gpus() if gpu.cordoned}
+        if not shut or not self.ways:
+            return
+        admitted = admit(self._under(opened(self.problem)), self.asked, self.ways)
+        used = sorted(
+            {g for r in admitted.replicas for g in r.gpus if g in shut}, key=replica_order
+        )
+        if used:
+            nodes = list(dict.fromkeys(node_of(gpu) for gpu in used))
+            few = [gpu for gpu in used if node_of(gpu) in nodes[:NODES_TOLD]]
+            more = len(nodes) - NODES_TOLD
+            also = f" and {words.plural(more, 'more node')}" if more > 0 else ""
+            yield "cordon", f"uncordon {words.gpus(few)}{also}"
+
+    def _raised(self) -> Iterator[tuple[str, str]]:
+        """The fleet's ceilings, each raised to what the cheapest room for it takes."""
+        for name, lifted, ceiling in ceilings(self.problem):
+            planned = self._under(lifted)
+            admitted = admit(planned, self.asked, self.ways) if self.ways else None
+            if admitted is not None and admitted.reason is None:
+                spent = ceiling.placed(lifted, after(planned, admitted))
+                yield name, ceiling.words(ceiling.rounded(spent))
 
     def _fleets(self) -> Iterator[tuple[str, str, Planned]]:
         """The fleet without one of its own rules."""
@@ -102,13 +147,9 @@ class _Case:
         if any(node.layouts_fixed for node in fleet.nodes):
             free = refitted(problem, {"layouts_fixed": False})
             yield "fixed_layout", "let layouts change", self._under(free)
-        if any(gpu.cordoned for gpu in fleet.gpus()):
-            yield "cordon", "uncordon the GPUs", self._under(opened(problem))
         if self.found.reserved:
             bare = replace(self.found, reserved=())
             yield "reserve", "drop reserve", self._under(problem, bare)
-        for name, lifted in lifted_ceilings(problem):
-            yield name, f"drop limits.{name}", self._under(lifted)
         strict = [d for d in problem.deployments if d.isolate != "none"]
         if strict:
             open_ = tuple(replace(d, isolate="none") for d in problem.deployments)

