@@ -1,26 +1,22 @@
 """Large fleets: the counts from column generation and one mixed integer program, then places.
 
 The program keeps what couples deployments: GPUs, profiles, groups, hosts. Shared GPUs enter it by
-one row a pool, made of the duals (a dual-feasible function: what a filling is worth divided by
-what the best is worth adds up to at most the GPUs in use), so that no filling needs a variable;
-they are filled afterwards, and the row is tightened where that takes more GPUs than it said.
+one row a pool; they are filled afterwards, and the row is tightened where that takes more GPUs
+than it said.
 """
 
-import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 
 import numpy as np
-from ortools.math_opt.python import mathopt
 
 from optimizer.domain.problem import missing_ppm
-from optimizer.solver import ear
 from optimizer.solver.bins import Filled as Filled
 from optimizer.solver.bins import pack
 from optimizer.solver.master import MANY, Bound, Floats, Master
 from optimizer.solver.pricing import Mix, mixes_within
+from optimizer.solver.selection import Selection
 
 NODES = 20_000
 FEW_NODES = 500
@@ -31,7 +27,6 @@ TRIES = 6
 FEW_TRIES = 4
 ROOM_LEFT = 0.3  # of a GPU, by shares that did not fit
 MOST_MIXES = 3_000
-MIP_GAP = 5e-5
 SLACKS = (0.02, 0.1, 0.5, 2.0)  # reduced costs that the program may use, in parts of ``scale``
 FILL_EFFORT = 100_000  # of packing a pool's GPUs
 
@@ -72,14 +67,10 @@ def _fitting(
         values = _integer(master, bound, slack, margins, seconds, nodes)
         if values is None:
             break
-        fillings = [_fill(master, number, bound, values) for number in range(len(margins))]
-        short = [
-            sum(times for _, times in filled) - sum(values[g] for g in _gpus(master, number))
-            for number, filled in enumerate(fillings)
-        ]
+        choice, short = filled(master, bound, values)
         fits = max(short, default=0) <= 0
         if _give(master, values, short):
-            tried.append(Choice(values, fillings))
+            tried.append(choice)
             if many or fits:
                 break
         margins = [
@@ -87,6 +78,16 @@ def _fitting(
             for m, s in zip(margins, short, strict=True)
         ]
     return min(tried, key=lambda c: float(master.costs @ np.array(c.values)), default=None)
+
+
+def filled(master: Master, bound: Bound, values: list[int]) -> tuple[Choice, list[int]]:
+    """The values with their shares in GPUs, and how many GPUs of each pool more than they say."""
+    fillings = [_fill(master, number, bound, values) for number in range(len(master.pools))]
+    short = [
+        sum(times for _, times in filled) - sum(values[g] for g in _gpus(master, number))
+        for number, filled in enumerate(fillings)
+    ]
+    return Choice(values, fillings), short
 
 
 def closer(master: Master, bound: Bound, seconds: float) -> Choice | None:
@@ -115,19 +116,9 @@ def _all_within(master: Master, bound: Bound, prices: Floats, slack: float) -> d
     for name, d in master.names.items():
         items, asked = master.priced_items(d, prices), master.asked(d, prices)
         every = mixes_within(items, asked, bound.cheapest[name] + slack, max(1, left))
-        found[name] = [mix for mix in every if _within_own(master, name, mix)]
+        found[name] = [mix for mix in every if master.keeps_own(name, mix)]
         left -= len(found[name])
     return found
-
-
-def _within_own(master: Master, name: str, mix: Mix) -> bool:
-    """Whether the mix keeps what limits its deployment alone."""
-    counts = dict(mix.counts)
-    return all(
-        sum(c * counts.get(v, 0) for v, c in row.coefficients) <= row.high
-        for row in master.own_rows[name]
-        if not math.isinf(row.high)
-    )
 
 
 def _gpus(master: Master, number: int) -> list[int]:
@@ -156,68 +147,11 @@ def _give(master: Master, values: list[int], short: list[int]) -> bool:
 def _integer(
     master: Master, bound: Bound, slack: float, margins: list[float], seconds: float, nodes: int
 ) -> list[int] | None:
-    """Mixes and fillings by HiGHS; ends by gap or nodes, ``seconds`` is the safety stop."""
-    prices = master.prices(bound.duals)
-    model = mathopt.Model()
-    generated = {r for p in master.pools for r in (*p.size_rows, p.gpu_row)}
-    rows = {
-        r: model.add_linear_constraint(lb=row.low, ub=row.high)
-        for r, row in enumerate(master.rows)
-        if r not in generated
-    }
-    extra = _pool_rows(master, bound.duals, model, margins)
-    choose_one = {n: model.add_linear_constraint(lb=1.0, ub=1.0) for n in master.names}
-    mixes: list[tuple[Mix, mathopt.Variable]] = []
-    for name, mix in _near(master, bound, prices, slack):
-        x = model.add_binary_variable()
-        mixes.append((mix, x))
-        choose_one[name].set_coefficient(x, 1.0)
-        cost = 0.0
-        into: dict[int, float] = defaultdict(float)
-        taken: tuple[tuple[int, float], ...] = mix.counts
-        for variable, count in (*taken, (master.missing[name], mix.missing_ppm)):
-            cost += count * float(master.costs[variable])
-            for r, times in master.by_variable.get(variable, ()):
-                if r in rows:
-                    into[r] += times * count
-            for row, part in extra.get(variable, ()):
-                row.set_coefficient(x, row.get_coefficient(x) + part * count)
-        for r, coefficient in into.items():
-            rows[r].set_coefficient(x, coefficient)
-        model.objective.set_linear_coefficient(x, cost)
-    fillings: dict[int, mathopt.Variable] = {}
-    for index in np.nonzero(master.filling)[0].tolist():
-        low, high = master.ranges[index]
-        if prices[index] > slack and not low:
-            continue
-        fillings[index] = x = model.add_integer_variable(lb=low, ub=high)
-        model.objective.set_linear_coefficient(x, float(master.costs[index]))
-        for r, coefficient in master.by_variable.get(index, ()):
-            if r in rows:
-                rows[r].set_coefficient(x, coefficient)
-        for row, part in extra.get(index, ()):
-            row.set_coefficient(x, part)
-    params = mathopt.SolveParameters(
-        time_limit=timedelta(seconds=max(1.0, seconds)),
-        node_limit=nodes,
-        relative_gap_tolerance=MIP_GAP,
-    )
-    # HiGHS takes no interrupt: the first is answered when it ends by itself, the second at once.
-    result = ear.beside(
-        lambda: mathopt.solve(model, mathopt.SolverType.HIGHS, params=params), lambda: None
-    )
-    if not result.has_primal_feasible_solution():
-        return None
-    chosen = result.variable_values()
-    values = [0] * len(master.ranges)
-    for index, x in fillings.items():
-        values[index] = round(chosen[x])
-    for mix, x in mixes:
-        if round(chosen[x]):
-            for variable, count in mix.counts:
-                values[variable] += count
-    _count_missing(master, values)
-    return values
+    """The cheapest choice of mixes and fillings within ``slack``, as if the shares fitted."""
+    selection = Selection(master, bound.duals, margins)
+    selection.offer(_near(master, bound, master.prices(bound.duals), slack))
+    selection.fill(slack)
+    return selection.solve(seconds, nodes)
 
 
 def _near(master: Master, bound: Bound, prices: Floats, slack: float) -> Iterator[tuple[str, Mix]]:
@@ -247,32 +181,6 @@ def _one_less(master: Master, name: str, mix: Mix) -> Iterator[Mix]:
         served = sum(capacity[v] * n for v, n in left)
         missing = missing_ppm(d, served, sum(n for _, n in left))
         yield Mix(0.0, 0.0, left, float(missing))
-
-
-def _pool_rows(
-    master: Master, duals: Floats, model: mathopt.Model, margins: list[float]
-) -> dict[int, list[tuple[mathopt.LinearConstraint, float]]]:
-    """For each pool: GPUs in use, less what each share is worth, is at least the margin."""
-    found: dict[int, list[tuple[mathopt.LinearConstraint, float]]] = defaultdict(list)
-    for pool, margin in zip(master.pools, margins, strict=True):
-        worth = float(duals[pool.gpu_row])
-        row = model.add_linear_constraint(lb=margin)
-        room = pool.packer.parts
-        for number, r in enumerate(pool.size_rows):
-            # Without a price, what a share takes of the GPU's memory bounds as well.
-            part = duals[r] / worth if worth > 0 else room[number].max()
-            for v, _ in master.rows[r].coefficients:
-                found[v].append((row, -max(0.0, float(part))))
-        for v, _ in master.rows[pool.gpu_row].coefficients:
-            found[v].append((row, 1.0))
-    return found
-
-
-def _count_missing(master: Master, values: list[int]) -> None:
-    for name, d in master.names.items():
-        served = sum(values[v] * capacity for v, capacity in master.items[name])
-        replicas = sum(values[v] for v, _ in master.items[name])
-        values[master.missing[name]] = missing_ppm(d, served, replicas)
 
 
 def _fill(master: Master, number: int, bound: Bound, values: list[int]) -> Filled:

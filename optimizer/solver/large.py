@@ -118,11 +118,9 @@ def _solved(
         levels = _levels(problem, hosted, floors)
         if all(level.value <= NEAR_BOUND * level.bound for level in levels):
             return Large(hosted, levels, proof)
-    floors.price, choice = _chosen(f.price_micros(), proof, clock)
+    floors.price, choice = _least_price(f.price_micros(), proof, clock)
     if choice is None:
         choice = _by_priority(f, clock, floors)
-    else:
-        floors.price = _lifted(f.price_micros(), proof, choice, floors.price, clock)
     if choice is None:
         return Large()
     clock.report(Progress("where"))
@@ -167,14 +165,29 @@ def _with(f: Formulation, rows: list[Expr]) -> Formulation:
     return replace(f, model=model)
 
 
-def _lifted(expr: Expr, proof: tuple[Master, Bound], choice: Choice, low: int, clock: Clock) -> int:
-    """The bound on the price, better where deployments are few enough for rounding to matter."""
+def _least_price(
+    expr: Expr, proof: tuple[Master, Bound], clock: Clock
+) -> tuple[int, Choice | None]:
+    """A bound on the price of serving everybody, and the best choice that does.
+
+    Where deployments are few enough for rounding to matter, by deciding numbers of GPUs.
+    """
     master, bound = proof
+    few = len(master.names) < MANY and bound.serves and not clock.interrupted
+    tree = Tree(master, common_divisor(expr), max(1.0, clock.seconds_left / 4))
+    if few and clock.limits.gap == 0 and tree.decides:
+        low = tree.lifted(bound)
+        if tree.better is not None and value_of(expr, tree.better.values) <= low:
+            return low, tree.better
+        _, other = _chosen(expr, proof, clock)
+        known = [one for one in (tree.better, other) if one is not None]
+        return low, min(known, key=lambda one: value_of(expr, one.values), default=None)
+    low, choice = _chosen(expr, proof, clock)
+    if choice is None or not few:
+        return low, choice
     value = value_of(expr, choice.values)
     enough = int(value * (1 - clock.limits.gap))
-    if len(master.names) >= MANY or low >= enough or clock.interrupted:
-        return low
-    return max(low, Tree(master, common_divisor(expr)).lifted(bound, value, enough))
+    return max(low, tree.lifted(bound, value, enough)) if low < enough else low, choice
 
 
 def filled_up(problem: PlacementProblem, found: Placement) -> Placement:

@@ -99,7 +99,7 @@ class Master:
         self.paid_rows: dict[str, list[Row]] = defaultdict(list)  # own ones that pricing leaves
         self.rows = list(self._coupling_rows())
         self.pools = self._opened()
-        self.count_rows, self.counted = self._count_gpus()
+        self.count_rows, self.counted, self.counted_prices = self._count_gpus()
         self._index_rows()
         self.items = self._items()
         self.listed = self._listed()
@@ -160,29 +160,26 @@ class Master:
             most = max(most, ceil_div(asked, rate) if rate else 0)
         return most > row.high and row.high != d.replica_limit
 
-    def _count_gpus(self) -> tuple[list[int], list[int]]:
-        """Rows that count the GPUs in use, and how many there are.
+    def _count_gpus(self) -> tuple[list[int], list[int], list[int]]:
+        """Rows that count the GPUs in use, how many there are, and the price of each in micros.
 
-        First those of each product and price, then those of them that are used whole.
-
-        They limit nothing until somebody branches on them.
+        One for each product and price. They limit nothing until somebody branches on them.
         """
-        kinds: dict[tuple[str, int, bool], list[Expr]] = defaultdict(list)
-        gpus: Counter[tuple[str, int, bool]] = Counter()
+        kinds: dict[tuple[str, int], list[Expr]] = defaultdict(list)
+        gpus: Counter[tuple[str, int]] = Counter()
         uses = self.f._uses
         for at, site, _, cell in self.f.cells():
-            whole = [count for _, count in self.f.taken_whole.get(at, ())]
-            for only, some in ((False, uses[at]), (True, whole)):
-                kind = (site.gpu.name, site.price_micros, only)
-                gpus[kind] += len(cell.gpus)
-                kinds[kind] += some
+            kind = (site.gpu.name, site.price_micros)
+            gpus[kind] += len(cell.gpus)
+            kinds[kind] += uses[at]
         rows = []
-        for kind in sorted(kinds, key=lambda kind: (kind[2], *kind)):
+        for kind in sorted(kinds):
             flat = cp_model.FlatIntExpr(total(kinds[kind]))
             times = sorted((v.index, int(c)) for v, c in zip(flat.vars, flat.coeffs, strict=True))
             rows.append(len(self.rows))
             self.rows.append(Row(tuple(times), -inf, inf))
-        return rows, [gpus[kind] for kind in sorted(kinds, key=lambda kind: (kind[2], *kind))]
+        ordered = sorted(kinds)
+        return rows, [gpus[kind] for kind in ordered], [price for _, price in ordered]
 
     def _opened(self) -> list[OpenPool]:
         return [self._open(pool) for pool in self.f.pools]
@@ -333,6 +330,15 @@ class Master:
         within = d.replica_limit is None or sum(counts.values()) <= d.replica_limit
         return counts if within and self.survives(d, counts) else None
 
+    def keeps_own(self, name: str, mix: Mix) -> bool:
+        """Whether the mix keeps all that limits its deployment alone."""
+        counts = dict(mix.counts)
+        return all(
+            sum(c * counts.get(v, 0) for v, c in row.coefficients) <= row.high
+            for row in (*self.own_rows[name], *self.paid_rows[name])
+            if not isinf(row.high)
+        )
+
     def survives(self, d: Deployment, counts: Mapping[int, int]) -> bool:
         """Whether these replicas may outlive a loss, as far as this view can tell."""
         rates = dict(self.items[d.name])
@@ -424,6 +430,9 @@ class Master:
                     added += self.generate(program, duals, duals, best, exact=True)
             if ear.heard():
                 break
+            if not added and program.guessing and self.pools and not _close(program, best, 0.0):
+                program.guessing = False
+                continue
             stalled = at is not None and stalls >= MOST_STALLS
             close = many and _close(program, best, TOLERANCE)
             if not added or close or stalled or not on_round(best):
@@ -440,7 +449,7 @@ class Master:
         self, program: "Program", duals: Floats, at: Floats, best: Bound, *, exact: bool
     ) -> int:
         """Add what is cheaper than the program's; with ``exact`` take the bound at ``at`` too."""
-        added = 0
+        added, apart = 0, at is not duals
         if exact and self.pools:
             at, added = self._repair(program, at, duals)
         prices = self.prices(at)
@@ -454,7 +463,7 @@ class Master:
                 best.value, best.duals = value, at
                 best.cheapest = {n: m.cost for n, m in mixes.items()}
             found = mixes.items()
-        own = self.prices(duals) if at is not duals else prices
+        own = self.prices(duals) if apart else prices
         for name, mix in found:
             if program.improves(name, mix, own):
                 added += program.add(name, mix)
@@ -567,6 +576,7 @@ class Program:
         self.used: dict[str, set[Mix]] = {}
         self.outs: list[pywraplp.Variable] = []
         self.serves = True
+        self.guessing = True  # a price for sizes that no mix asks for; it hides the last few mixes
         objective = self.lp.Objective()
         objective.SetMinimization()
         for index, (low, high) in enumerate(master.ranges):
@@ -716,7 +726,8 @@ class Program:
         duals = np.array([c.dual_value() for c in self.rows])
         duals = np.where(np.isinf(self.m.row_lows), np.minimum(0.0, duals), duals)
         duals = np.where(np.isinf(self.m.row_highs), np.maximum(0.0, duals), duals)
-        for pool, wanted in zip(self.m.pools, self.wanted(), strict=True):
+        pools = zip(self.m.pools, self.wanted(), strict=True) if self.guessing else ()
+        for pool, wanted in pools:
             # A size that no mix asks for has no price of its own; the part of a GPU that it takes
             # keeps mixes from being made of it as if it were free.
             rows = np.array(pool.size_rows)

@@ -14,7 +14,7 @@ from optimizer.solver.columns import coarse_sites
 from optimizer.solver.counts import Tree
 from optimizer.solver.fluid import Fluid
 from optimizer.solver.formulation import build
-from optimizer.solver.integer import common_divisor
+from optimizer.solver.integer import common_divisor, value_of
 from optimizer.solver.master import Master
 from optimizer.solver.pricing import Asked, Item, mixes_within
 
@@ -58,6 +58,28 @@ def test_branching_on_counts_lifts_the_bound_and_stops_at_the_optimum(seed: int)
     lifted = Tree(master, step).lifted(bound, 10 * price.value, 10 * price.value)
     assert bound.value * master.unit - 1 <= lifted <= price.value
     assert lifted % step == 0
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["shares as patterns", "shares in pools"])
+def test_numbers_of_gpus_are_decided_as_the_exact_search_decides_them(
+    pooled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided = 0
+    for seed in range(8):
+        posed = drawn(seed)
+        truth = solve(posed, Limits(time_limit_s=60)).objectives[1]
+        with monkeypatch.context() as few:
+            if pooled:
+                few.setattr(columns, "MOST_SIZES", 2)
+            master = master_of(posed)
+            tree = Tree(master, common_divisor(master.objective))
+            low = tree.lifted(master.solve())
+        assert bool(master.pools) is pooled
+        assert low <= truth.value
+        if tree.better is not None:
+            assert value_of(master.objective, tree.better.values) >= truth.value
+            decided += low == truth.value
+    assert decided > 5
 
 
 @pytest.mark.parametrize("seed", range(6))
