@@ -25,6 +25,9 @@ MOST_BOXES = 400
 MOST_ROUNDS = 40
 MOST_MIXES = 1_500  # of a deployment that an integer program chooses from
 MOST_NODES = 2_000  # of its tree
+FIRST_SPAN = 0.02  # of a bound, where targets above it begin
+NEAREST = 1_000  # and at least so far from it
+MOST_HALVINGS = 2
 WHOLE = 1e-5  # a count that near to an integer is one
 
 Box = tuple[tuple[int, int], ...]  # least and most GPUs in use, by kind
@@ -32,10 +35,14 @@ Box = tuple[tuple[int, int], ...]  # least and most GPUs in use, by kind
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether there is a solution within a target: its values, or that there is none."""
+    """Whether there is a solution within a target: its values, or that there is none.
+
+    ``low``: no solution is better than that, where values were found.
+    """
 
     values: list[int] = field(default_factory=list)
     impossible: bool = False
+    low: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +206,9 @@ class Leaves:
         for variable, x in loose.items():
             values[variable] = round(x.solution_value())
         values = master.with_missing(values)
-        return Verdict(values if value_of(master.objective, values) <= leaf.target else [])
+        if value_of(master.objective, values) > leaf.target:
+            return Verdict()
+        return Verdict(values, low=rounded((ended.bound + master.offset) * master.unit, self.step))
 
     def _loose(self, program: Program, leaf: Leaf, name: str) -> dict[int, pywraplp.Variable]:
         """A deployment of too many mixes: how often it takes each place, and its own rows.
@@ -284,10 +293,13 @@ class Leaves:
 def closed(
     master: Master, bound: Bound, step: int, value: int, seconds_left: Callable[[], float]
 ) -> Closed:
-    """The least price below ``value``, or that there is none, by leaves in the order of bounds."""
+    """The least value below ``value``, or that there is none.
+
+    Of prices by leaves in the order of their bounds, else by targets further and further away.
+    """
     leaves = Leaves(master, bound, step, seconds_left)
     if master.costs[~master.filling].any():
-        return Closed(leaves.low(bound))  # not a price of GPUs
+        return _nearer(leaves, bound, value)  # not a price of GPUs
     ends = master.row_lows[leaves.rows].copy(), master.row_highs[leaves.rows].copy()
     try:
         return _best_first(leaves, leaves.low(bound), value)
@@ -317,6 +329,26 @@ def _best_first(leaves: Leaves, low: int, value: int) -> Closed:
             number -= 1
             heappush(heap, (max(low, cost), number, part))
     return Closed(min([value, undecided, *(low for low, _, _ in heap)]))
+
+
+def _nearer(leaves: Leaves, bound: Bound, value: int) -> Closed:
+    """By targets above the bound: what is near it is few mixes away.
+
+    A target that is not decided is followed by nearer ones.
+    """
+    whole: Box = tuple((0, most) for most in leaves.master.counted[: len(leaves.rows)])
+    low = start = leaves.low(bound)
+    span, halved = max(NEAREST, int(start * FIRST_SPAN)), 0
+    while low < value and halved <= MOST_HALVINGS and leaves.seconds_left() > 0:
+        target = min(value - leaves.step, low + span)
+        verdict = leaves.decide(whole, bound, target)
+        if verdict.values:
+            return Closed(max(low, verdict.low), verdict.values)
+        if verdict.impossible:
+            low, span = target + leaves.step, span if halved else 2 * span
+        else:
+            halved, span = halved + 1, span // 2
+    return Closed(min(low, value))
 
 
 def _leaf(leaves: Leaves, box: Box, low: int) -> Verdict:

@@ -1,6 +1,7 @@
 """SCIP with an ear for interrupts: its own handler would take Ctrl-C for itself and go on."""
 
 from dataclasses import dataclass
+from math import inf
 
 from ortools.linear_solver import pywraplp
 
@@ -9,10 +10,14 @@ from optimizer.solver import ear
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a run knows: whether it found a solution, and whether it says that there is none."""
+    """What a run knows: whether it found a solution, and whether it says that there is none.
+
+    ``bound``: no solution is better, if one was found.
+    """
 
     found: bool
     impossible: bool
+    bound: float = -inf
 
 
 def solve(
@@ -36,4 +41,5 @@ def decide(
     solver.SetTimeLimit(max(100, int(seconds * 1000)))
     status = ear.beside(solver.Solve, solver.InterruptSolve)
     found = status in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE)
-    return Ended(found, status == pywraplp.Solver.INFEASIBLE)
+    bound = float(solver.Objective().BestBound()) if found else -inf
+    return Ended(found, status == pywraplp.Solver.INFEASIBLE, bound)
