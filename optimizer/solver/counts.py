@@ -9,7 +9,7 @@ counts are decided, what is left is to serve everybody with them: see ``leaf``.
 
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from math import ceil, floor, inf
+from math import ceil, floor, inf, isinf
 
 from optimizer.solver.bulk import Choice
 from optimizer.solver.leaf import Decided, decide, fewer_is_easier
@@ -94,7 +94,8 @@ class Tree:
             for part in parts:
                 number += 1
                 heappush(open_boxes, (max(low, proved), number, part))
-        return int(min([*undecided, *(low for low, _, _ in open_boxes)]))
+        least = min([*undecided, *(low for low, _, _ in open_boxes)])
+        return low if isinf(least) else int(least)  # where nobody can be served, any bound holds
 
     def _refuted(self, box: Box, price: int) -> bool:
         """Whether it is proved that so many GPUs do not do; if they do, ``better`` says how."""

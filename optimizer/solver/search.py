@@ -16,7 +16,15 @@ from optimizer.solver.deal import deal
 from optimizer.solver.ear import listening
 from optimizer.solver.formulation import Expr, Formulation, build, total
 from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
-from optimizer.solver.large import counted_levels, few_ways, filled_up, is_large, solve_large
+from optimizer.solver.large import (
+    Large,
+    counted_levels,
+    few_ways,
+    filled_up,
+    is_large,
+    never_moved,
+    solve_large,
+)
 from optimizer.solver.master import Bound, Master
 from optimizer.solver.tighten import Goal, minimise, start
 from optimizer.solver.where import placement, settle, stranded_slices
@@ -55,13 +63,50 @@ def solve(
         outcome = outcome_of(problem, clock, large.placement, large.levels)
         return certified(outcome, large.everybody)
     clock.kept_back_s = KEPT_FOR_WHERE * limits.time_limit_s
-    what = _what(problem, clock, hint)
+    first = Large() if never_moved(problem) else solve_large(problem, clock)
+    if _settles(problem, clock, first) and first.placement is not None:
+        outcome = outcome_of(problem, clock, first.placement, first.levels)
+        return certified(outcome, first.everybody)
+    what = _what(problem, clock, _better_start(problem, hint, first.placement), first)
     clock.kept_back_s = 0.0
     where, levels = _where(problem, clock, what, SHORTER if hint is not None else 1.0)
-    if not where.found:
-        return _dealt(problem, clock, what) if what.search.found else nothing_found(clock)
-    found = placement(where.f, where.values)
-    return certified(outcome_of(problem, clock, found, levels), what.everybody)
+    if where.found:
+        found = placement(where.f, where.values)
+        outcome = certified(outcome_of(problem, clock, found, levels), what.everybody)
+    elif what.search.found:
+        outcome = _dealt(problem, clock, what)
+    else:
+        outcome = nothing_found(clock)
+    return _better_of(problem, clock, first, outcome)
+
+
+def _settles(problem: PlacementProblem, clock: Clock, first: Large) -> bool:
+    """Whether the decomposition's answer needs no search after it."""
+    moving = problem.current is not None and not clock.limits.any_price
+    told = [level.objective() for level in first.levels if level.name != DISRUPTION]
+    return bool(told) and not moving and all(o.gap <= clock.limits.gap for o in told)
+
+
+def _better_start(
+    problem: PlacementProblem, hint: Placement | None, first: Placement | None
+) -> Placement | None:
+    """The better placement to begin with."""
+    options = [one for one in (first, hint) if one is not None]
+    return min(options, key=lambda one: _score(problem, one), default=None)
+
+
+def _score(problem: PlacementProblem, found: Placement) -> list[int]:
+    return [level.value for level in counted_levels(problem, found)]
+
+
+def _better_of(problem: PlacementProblem, clock: Clock, first: Large, outcome: Outcome) -> Outcome:
+    """What the search found, unless the decomposition had found better before."""
+    if first.placement is None:
+        return outcome
+    found = outcome.incumbent
+    if found is not None and _score(problem, found) <= _score(problem, first.placement):
+        return outcome
+    return certified(outcome_of(problem, clock, first.placement, first.levels), first.everybody)
 
 
 def certified(outcome: Outcome, everybody: tuple[Master, Bound] | None) -> Outcome:
@@ -85,23 +130,43 @@ class What:
         return next((x for x in self.search.levels if (x.name, x.priority) == wanted), None)
 
 
-def _what(problem: PlacementProblem, clock: Clock, hint: Placement | None = None) -> What:
+def _what(
+    problem: PlacementProblem,
+    clock: Clock,
+    hint: Placement | None = None,
+    first: Large | None = None,
+) -> What:
+    """``hint``: to begin with; ``first``: what the decomposition found and proved before."""
     search = Search(build(problem, coarse_sites(problem)), clock)
+    first = first or Large()
     effort = clock.limits.effort
     if hint is not None:
         search.values = counts_of(search.f, hint, clock)
-    everybody = start(search, search.f.price_micros(), clock.limits.gap)
+    everybody = first.everybody
+    if everybody is None or everybody[0].f.problem is not problem or not search.found:
+        everybody = start(search, search.f.price_micros(), clock.limits.gap)
     complete: set[int] = set()
     for priority in priorities(search.f):
-        unmet = Goal(UNMET, search.f.unmet_ppm(priority), effort * 0.3, priority=priority)
+        floor = _floor(first, search, UNMET, priority)
+        unmet = Goal(UNMET, search.f.unmet_ppm(priority), effort * 0.3, floor, priority=priority)
         minimise(search, unmet, frozenset(complete))
         if search.found and search.levels[-1].value == 0:
             complete.add(priority)
     if search.found:
-        price = Goal(PRICE, search.f.price_micros(), effort * 0.6, gap=clock.limits.gap)
+        floor = _floor(first, search, PRICE)
+        price = Goal(PRICE, search.f.price_micros(), effort * 0.6, floor, clock.limits.gap)
         proof = everybody if len(complete) == len(priorities(search.f)) else None
         minimise(search, price, frozenset(complete), proof)
     return What(search, everybody)
+
+
+def _floor(first: Large, search: Search, name: str, priority: int | None = None) -> int:
+    """What the decomposition proved of a level; it holds while levels before are as good."""
+    for before, now in zip(first.levels, search.levels, strict=False):
+        if now.value > before.value:
+            return 0
+    known = [x for x in first.levels if (x.name, x.priority) == (name, priority)]
+    return known[0].bound if known else 0
 
 
 def counts_of(f: Formulation, hint: Placement, clock: Clock) -> list[int]:
