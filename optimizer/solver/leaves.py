@@ -109,7 +109,7 @@ class Leaves:
         cells = {(site.gpu.name, site.price_micros) for _, site, _, _ in master.f.cells()}
         self.prices = [price for _, price in sorted(cells)]
         self.rows = master.count_rows[: len(cells)]
-        self.boxes = 0
+        self.boxes, self.nodes = 0, MOST_NODES
         self.program = Program(master)
         self.program.start()
         for name, mixes in bound.mixes.items():
@@ -121,26 +121,36 @@ class Leaves:
 
     def within(self, box: Box, target: int) -> tuple[Bound, list[float] | None]:
         """The best bound of a box, generated until it passes ``target``, and the counts there."""
-        for row, (least, most) in zip(self.rows, box, strict=True):
-            self.master.row_lows[row], self.master.row_highs[row] = least, most
-            self.program.rows[row].SetBounds(least, most)
+        self.enter(box)
         self.boxes += 1
         best, counts = Bound(-inf), None
         for _ in range(MOST_ROUNDS):
             duals = self.program.solve()
             if duals is None:
                 return best, None
-            counts = self._counts()
+            counts = self.counts()
             added = self.master.generate(self.program, duals, duals, best, exact=True)
             if not added or self.low(best) > target:
                 break
         return best, counts
 
+    def enter(self, box: Box) -> None:
+        """Keep to the box from now on."""
+        for row, (least, most) in zip(self.rows, box, strict=True):
+            self.master.row_lows[row], self.master.row_highs[row] = least, most
+        self.bind(self.program, box)
+
+    def bind(self, program: Program, box: Box) -> None:
+        """Keep a program to the box."""
+        for row, (least, most) in zip(self.rows, box, strict=True):
+            program.rows[row].SetBounds(least, most)
+
     def low(self, best: Bound) -> int:
         """The least value of the objective that a bound allows."""
         return rounded(best.value * self.master.unit, self.step)
 
-    def _counts(self) -> list[float]:
+    def counts(self) -> list[float]:
+        """What the program's solution makes of the box's counts."""
         values: Floats = self.master.lows * 0.0
         for index, x in self.program.fillings.items():
             values[index] = x.solution_value()
@@ -159,7 +169,7 @@ class Leaves:
         if slack < 0:
             return Verdict(impossible=True)
         open_leaf = Leaf(box, best, target, slack, self.master.prices(best.duals))
-        mixes = self._mixes(open_leaf)
+        mixes = self.mixes(open_leaf)
         verdict = self._choose(open_leaf, mixes, relaxed=False)
         if verdict.impossible and self.master.pools:
             # None among the fillings known; others are allowed for by what they are worth.
@@ -167,7 +177,7 @@ class Leaves:
             return Verdict(impossible=relaxed.impossible)
         return verdict
 
-    def _mixes(self, leaf: Leaf) -> dict[str, list[Mix] | None]:
+    def mixes(self, leaf: Leaf) -> dict[str, list[Mix] | None]:
         """All mixes of reduced cost within the slack; None where they are too many."""
         found: dict[str, list[Mix] | None] = {}
         for name, d in self.master.names.items():
@@ -179,8 +189,7 @@ class Leaves:
     def _choose(self, leaf: Leaf, mixes: dict[str, list[Mix] | None], *, relaxed: bool) -> Verdict:
         master = self.master
         program = Program(master, "SCIP")
-        for row, (least, most) in zip(self.rows, leaf.box, strict=True):
-            program.rows[row].SetBounds(least, most)
+        self.bind(program, leaf.box)
         self._limit(program, leaf)
         loose: dict[int, pywraplp.Variable] = {}
         for name, some in mixes.items():
@@ -198,7 +207,7 @@ class Leaves:
         self._cap(program, leaf.target, loose)
         enough = leaf.target / master.unit - master.offset if self.step > 1 else None
         ended = scip.decide(
-            program.lp, nodes=MOST_NODES, seconds=self.seconds_left() / 2, enough=enough
+            program.lp, nodes=self.nodes, seconds=self.seconds_left() / 2, enough=enough
         )
         if not ended.found:
             return Verdict(impossible=ended.impossible)
@@ -254,7 +263,7 @@ class Leaves:
     def _limit(self, program: Program, leaf: Leaf) -> None:
         """A filling of reduced cost r occurs at most slack / r times."""
         for index, x in program.fillings.items():
-            low, high = self.master.ranges[index]
+            low, high = float(self.master.lows[index]), float(self.master.highs[index])
             reduced = float(leaf.prices[index])
             if reduced > 0 and leaf.slack / reduced < high - low:
                 x.SetUb(low + max(0, int(leaf.slack / reduced)))
@@ -291,18 +300,23 @@ class Leaves:
 
 
 def closed(
-    master: Master, bound: Bound, step: int, value: int, seconds_left: Callable[[], float]
+    master: Master,
+    bound: Bound,
+    step: int,
+    known: tuple[int, int],
+    seconds_left: Callable[[], float],
 ) -> Closed:
-    """The least value below ``value``, or that there is none.
+    """The least value between what is proved and what is found, or that there is none.
 
     Of prices by leaves in the order of their bounds, else by targets further and further away.
     """
     leaves = Leaves(master, bound, step, seconds_left)
+    low, value = known
     if master.costs[~master.filling].any():
-        return _nearer(leaves, bound, value)  # not a price of GPUs
+        return _nearer(leaves, bound, max(low, leaves.low(bound)), value)  # not a price of GPUs
     ends = master.row_lows[leaves.rows].copy(), master.row_highs[leaves.rows].copy()
     try:
-        return _best_first(leaves, leaves.low(bound), value)
+        return _best_first(leaves, max(low, leaves.low(bound)), value)
     finally:
         master.row_lows[leaves.rows], master.row_highs[leaves.rows] = ends
 
@@ -331,14 +345,13 @@ def _best_first(leaves: Leaves, low: int, value: int) -> Closed:
     return Closed(min([value, undecided, *(low for low, _, _ in heap)]))
 
 
-def _nearer(leaves: Leaves, bound: Bound, value: int) -> Closed:
+def _nearer(leaves: Leaves, bound: Bound, low: int, value: int) -> Closed:
     """By targets above the bound: what is near it is few mixes away.
 
     A target that is not decided is followed by nearer ones.
     """
     whole: Box = tuple((0, most) for most in leaves.master.counted[: len(leaves.rows)])
-    low = start = leaves.low(bound)
-    span, halved = max(NEAREST, int(start * FIRST_SPAN)), 0
+    span, halved = max(NEAREST, int(low * FIRST_SPAN)), 0
     while low < value and halved <= MOST_HALVINGS and leaves.seconds_left() > 0:
         target = min(value - leaves.step, low + span)
         verdict = leaves.decide(whole, bound, target)

@@ -7,6 +7,7 @@ from ortools.sat.python import cp_model
 
 from optimizer.domain.outcome import Progress
 from optimizer.domain.units import ceil_div
+from optimizer.solver.branches import branched
 from optimizer.solver.formulation import Expr
 from optimizer.solver.integer import SAFETY, Answer, Search, common_divisor, run, value_of
 from optimizer.solver.integer import rounded as rounded
@@ -58,16 +59,20 @@ def minimise(
 
 
 def _closed(search: Search, goal: Goal, master: Master, bound: Bound, floor: int) -> int:
-    """Take the best solution by how many GPUs are in use, where that decides; returns the floor."""
+    """Take the best solution by branches, where these decide; returns the floor."""
     value = search.at(goal.expr) if search.found else 0
     if not search.found or _good_enough(value, floor, goal.gap) or not separable(master):
         return floor
     step, clock = common_divisor(goal.expr), search.clock
-    found = closed(master, bound, step, value, lambda: clock.seconds_left)
-    if found.values:
-        search.values = found.values
-    _tell(search, goal, found.floor)
-    return found.floor
+    for way in (closed, branched):
+        found = way(master, bound, step, (floor, value), lambda: clock.seconds_left)
+        if found.values:
+            search.values, value = found.values, value_of(goal.expr, found.values)
+        floor = max(floor, found.floor)
+        _tell(search, goal, floor)
+        if _good_enough(value, floor, goal.gap) or clock.interrupted:
+            break
+    return floor
 
 
 def _improved(search: Search, goal: Goal, master: Master, bound: Bound, floor: int) -> int:
