@@ -15,13 +15,14 @@ from optimizer.domain.problem import missing_ppm
 from optimizer.solver.bins import Filled as Filled
 from optimizer.solver.bins import pack
 from optimizer.solver.master import MANY, Bound, Floats, Master
-from optimizer.solver.pricing import Mix, mixes_within
+from optimizer.solver.mixes import Wanted, every_mix
+from optimizer.solver.pricing import Mix
 from optimizer.solver.selection import Selection
 
 NODES = 20_000
 FEW_NODES = 500
-FEW_MIXES = 700
-WIDEST = 0.1  # of the bound: reduced costs where all mixes are asked for, to begin with
+FEW_MIXES = 40  # of a deployment
+WIDEST = 0.1  # of the bound: reduced costs where all mixes are asked for
 MOST_HALVINGS = 14
 TRIES = 6
 FEW_TRIES = 4
@@ -91,33 +92,33 @@ def filled(master: Master, bound: Bound, values: list[int]) -> tuple[Choice, lis
 
 
 def closer(master: Master, bound: Bound, seconds: float) -> Choice | None:
-    """The best choice among all mixes, known or not, that cost hardly more than the cheapest.
+    """The best choice among mixes, known or not, of which each deployment has about as many.
 
     For few deployments, whose relaxation meets too few mixes to choose from. None where these
     few mixes do not go together.
     """
     prices = master.prices(bound.duals)
-    slack = WIDEST * max(1.0, bound.value)
-    for _ in range(MOST_HALVINGS):
-        mixes = _all_within(master, bound, prices, slack)
-        if sum(map(len, mixes.values())) <= FEW_MIXES:
-            break
-        slack /= 2
-    used = {name: set(bound.used.get(name, ())) for name in master.names}
+    most = WIDEST * max(1.0, bound.value)
+    mixes = {name: _cheapest_few(master, bound, prices, name, most) for name in master.names}
     for name, some in mixes.items():
-        counts = {mix.counts for mix in some}
-        some += [m for m in bound.mixes[name] if m in used[name] and m.counts not in counts]
-    return choose(master, replace(bound, mixes=mixes), seconds, slack / SLACKS[-1], FEW_NODES)
+        used, counts = bound.used.get(name, set()), {mix.counts for mix in some}
+        some += [m for m in bound.mixes[name] if m in used and m.counts not in counts]
+    return _fitting(master, replace(bound, mixes=mixes), most, seconds, FEW_NODES)
 
 
-def _all_within(master: Master, bound: Bound, prices: Floats, slack: float) -> dict[str, list[Mix]]:
-    found: dict[str, list[Mix]] = {}
-    left = FEW_MIXES + 1
-    for name, d in master.names.items():
-        items, asked = master.priced_items(d, prices), master.asked(d, prices)
-        every = mixes_within(items, asked, bound.cheapest[name] + slack, max(1, left))
-        found[name] = [mix for mix in every if master.keeps_own(name, mix)]
-        left -= len(found[name])
+def _cheapest_few(
+    master: Master, bound: Bound, prices: Floats, name: str, most: float
+) -> list[Mix]:
+    """Not too many mixes within the widest slack, of halves of ``most``, where they are so."""
+    d = master.names[name]
+    items, skip = master.priced_items(d, prices), master.asked(d, prices).missing_price
+    found: list[Mix] = []
+    for halved in range(MOST_HALVINGS, -1, -1):
+        wanted = Wanted(bound.cheapest[name] + most / 2**halved, skip, FEW_MIXES)
+        some = every_mix(d, items, wanted)
+        if some is None:
+            break
+        found = [mix for mix in some if master.keeps_own(name, mix)]
     return found
 
 

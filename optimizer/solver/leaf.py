@@ -14,12 +14,25 @@ from optimizer.solver.mixes import Wanted, every_mix
 from optimizer.solver.pricing import Mix
 from optimizer.solver.selection import Selection
 
-MOST_MIXES = 5_000
-NEAREST = 2_000  # of more mixes, those of least reduced cost are tried
+MOST_MIXES = 400  # of one deployment: of more, places are counted in their stead
+MANY_MIXES = 5_000  # of all; then those of least reduced cost are tried first
+NEAREST = 2_000
 LESS = 0.8
+MOST_OPEN = 25  # deployments of too many mixes
 TURNS = 4  # at finding shares that fit
 SAFETY = 1e-7  # relative, on what is computed in floating point
 LOOSE = 1e-6  # of a GPU, by which the row of a pool is loosened
+
+
+Mixes = dict[str, list[Mix] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a tree may take: ``seconds`` are the safety stop."""
+
+    seconds: float
+    nodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +72,33 @@ def decide(master: Master, bound: Bound, price: float, seconds: float, nodes: in
     slack = price - bound.value + SAFETY * max(1.0, abs(price))
     if slack <= 0:
         return Decided(impossible=True)
-    mixes, every = _mixes(master, bound, slack)
-    if not all(mixes.values()):
-        return Decided(impossible=every)
+    mixes = _mixes(master, bound, slack, MOST_MIXES)
+    listed = sum(len(some or ()) for some in mixes.values())
+    left_open = sum(some is None for some in mixes.values())
+    if any(some is not None and not some for some in mixes.values()):
+        return Decided(impossible=True)
+    if left_open or listed > MANY_MIXES:
+        near = _nearest(master, bound, slack)
+        found = _chosen(master, bound, near, slack, Effort(seconds, nodes))
+        if found.choice is not None or left_open > MOST_OPEN:
+            return Decided(choice=found.choice)
+    return _chosen(master, bound, mixes, slack, Effort(seconds, nodes))
+
+
+def _chosen(master: Master, bound: Bound, mixes: Mixes, slack: float, effort: Effort) -> Decided:
+    """A choice among these mixes whose shares fit, or that there is none of any kind."""
+    if any(some is not None and not some for some in mixes.values()):
+        return Decided()
     margins = [-LOOSE] * len(master.pools)
     for turn in range(TURNS):
         selection = Selection(master, bound.duals, margins, _worths(master, bound.duals))
-        selection.offer((name, mix) for name, some in mixes.items() for mix in some)
+        selection.offer((name, mix) for name, some in mixes.items() for mix in some or ())
+        for name in (name for name, some in mixes.items() if some is None):
+            selection.leave_open(name, bound.least[name], bound.least[name] + slack)
         selection.fill(slack)
-        values = selection.solve(seconds, nodes, gap=1.0)  # any will do
+        values = selection.solve(effort.seconds, effort.nodes, gap=1.0)  # any will do
         if values is None:
-            return Decided(every and selection.impossible and not turn)
+            return Decided(selection.impossible and not turn)
         choice, short = filled(master, bound, values)
         if max(short, default=0) <= 0:
             return Decided(choice=choice)
@@ -77,24 +106,33 @@ def decide(master: Master, bound: Bound, price: float, seconds: float, nodes: in
     return Decided()
 
 
-def _mixes(master: Master, bound: Bound, slack: float) -> tuple[dict[str, list[Mix]], bool]:
-    """Those that may be chosen from, and whether these are all."""
+def _mixes(master: Master, bound: Bound, slack: float, most: int) -> Mixes:
+    """All that may be chosen; None where they are too many to be listed."""
     prices = master.prices(bound.duals)
-    every = True
+    found: Mixes = {}
+    for name, d in master.names.items():
+        wanted = Wanted(bound.least[name] + slack, None, most)
+        some = every_mix(d, master.priced_items(d, prices), wanted)
+        found[name] = None if some is None else [m for m in some if master.keeps_own(name, m)]
+    return found
+
+
+def _nearest(master: Master, bound: Bound, slack: float) -> Mixes:
+    """Those of least reduced cost."""
+    prices = master.prices(bound.duals)
     while True:
-        found: dict[str, list[Mix]] = {}
-        left = MOST_MIXES if every else NEAREST
+        slack *= LESS
+        found: Mixes = {}
+        left = NEAREST
         for name, d in master.names.items():
-            wanted = Wanted(bound.cheapest[name] + slack, None, left)
+            wanted = Wanted(bound.least[name] + slack, None, left)
             some = every_mix(d, master.priced_items(d, prices), wanted)
             if some is None:
                 break
             found[name] = [mix for mix in some if master.keeps_own(name, mix)]
-            left -= len(found[name])
+            left -= len(some)
         else:
-            return found, every
-        every = False
-        slack *= LESS
+            return found
 
 
 def _worths(master: Master, duals: Floats) -> list[float]:

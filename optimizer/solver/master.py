@@ -58,7 +58,8 @@ class Bound:
     value: float
     duals: Floats = field(default_factory=lambda: np.zeros(0))
     mixes: dict[str, list[Mix]] = field(default_factory=dict)
-    cheapest: dict[str, float] = field(default_factory=dict)
+    cheapest: dict[str, float] = field(default_factory=dict)  # what its best mix costs
+    least: dict[str, float] = field(default_factory=dict)  # no mix costs less
     fillings: list[list[Counts]] = field(default_factory=list)
     used: dict[str, set[Mix]] = field(default_factory=dict)  # in the program's solution
     serves: bool = True  # the program needs no deployment left out
@@ -462,6 +463,7 @@ class Master:
             if value > best.value:
                 best.value, best.duals = value, at
                 best.cheapest = {n: m.cost for n, m in mixes.items()}
+                best.least = {n: m.bound for n, m in mixes.items()}
             found = mixes.items()
         own = self.prices(duals) if apart else prices
         for name, mix in found:

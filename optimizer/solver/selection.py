@@ -19,6 +19,7 @@ from optimizer.solver.master import Floats, Master
 from optimizer.solver.pricing import Mix
 
 MIP_GAP = 5e-5
+NEARLY = 1e-7  # relative, on what is computed in floating point
 
 Share = tuple[mathopt.LinearConstraint, float]
 
@@ -36,6 +37,7 @@ class Selection:
     shares: dict[int, list[Share]] = field(init=False)
     mixes: list[tuple[Mix, mathopt.Variable]] = field(default_factory=list)
     fillings: dict[int, mathopt.Variable] = field(default_factory=dict)
+    opened: dict[int, mathopt.Variable] = field(default_factory=dict)
     impossible: bool = False  # the solver proved that nothing can be selected
 
     def __post_init__(self) -> None:
@@ -68,13 +70,41 @@ class Selection:
 
     def offer(self, near: Iterable[tuple[str, Mix]]) -> None:
         """Deployments choose one of these mixes."""
-        one = {n: self.model.add_linear_constraint(lb=1.0, ub=1.0) for n in self.master.names}
+        one: dict[str, mathopt.LinearConstraint] = {}
         for name, mix in near:
+            if name not in one:
+                one[name] = self.model.add_linear_constraint(lb=1.0, ub=1.0)
             x = self.model.add_binary_variable()
             self.mixes.append((mix, x))
             one[name].set_coefficient(x, 1.0)
             missing = (self.master.missing[name], mix.missing_ppm)
             self._enter(x, (*mix.counts, missing))
+
+    def leave_open(self, name: str, least: float, most: float) -> None:
+        """A deployment of too many mixes, served in full: it takes each place so often.
+
+        Its places cost at least and at most so much at the duals.
+        """
+        master, model, d = self.master, self.model, self.master.names[name]
+        served = model.add_linear_constraint(lb=float(d.asked_mrps or 0))
+        limit = float("inf") if d.replica_limit is None else float(d.replica_limit)
+        running = model.add_linear_constraint(lb=float(d.min_replicas), ub=limit)
+        paid = model.add_linear_constraint(lb=least - NEARLY * max(1.0, least), ub=most)
+        for item in master.priced_items(d, master.prices(self.duals)):
+            high = float(master.highs[item.variable])
+            if item.price > 0:
+                high = min(high, float(most // item.price))
+            x = self.opened[item.variable] = model.add_integer_variable(lb=0.0, ub=high)
+            served.set_coefficient(x, float(item.capacity))
+            running.set_coefficient(x, 1.0)
+            paid.set_coefficient(x, item.price)
+            self._enter(x, ((item.variable, 1),))
+        for row in (*master.own_rows[name], *master.paid_rows[name]):
+            if np.isinf(row.low):
+                own = model.add_linear_constraint(ub=row.high)
+                for v, times in row.coefficients:
+                    if v in self.opened:
+                        own.set_coefficient(self.opened[v], float(times))
 
     def fill(self, slack: float) -> None:
         """Ways to use GPUs, but for those whose reduced cost is above ``slack``."""
@@ -124,6 +154,8 @@ class Selection:
         chosen = result.variable_values()
         values = [0] * len(self.master.ranges)
         for index, x in self.fillings.items():
+            values[index] = round(chosen[x])
+        for index, x in self.opened.items():
             values[index] = round(chosen[x])
         for mix, x in self.mixes:
             if round(chosen[x]):
