@@ -75,48 +75,6 @@ def cheapest_mix(
     return Mix(search.best, bound, tuple(sorted(merged.items())), search.best_missing)
 
 
-def mixes_within(items: Sequence[Item], asked: Asked, limit: float, most: int) -> list[Mix]:
-    """Every mix of at most ``limit`` in which no replica is idle; the first ``most`` of them."""
-    useful = sorted(
-        (item for item in items if item.capacity),
-        key=lambda i: (i.price / i.capacity, -i.capacity, i.variable),
-    )
-    ratios = [item.price / item.capacity for item in useful] + [inf]
-    skip = asked.missing_price
-    per_rate = inf if skip is None else skip * PPM / max(1, asked.rate)
-    found: list[Mix] = []
-
-    def keep(cost: float, left: int, replicas: int, taken: list[tuple[Item, int]]) -> None:
-        missing = asked.missing_ppm(asked.rate - left, replicas)
-        total = cost + missing * (skip or 0.0)
-        if total <= limit and (skip is not None or not missing):
-            counts = tuple(sorted((item.variable, count) for item, count in taken))
-            found.append(Mix(total, total, counts, missing))
-
-    def take(
-        first: int, cost: float, left: int, replicas: int, taken: list[tuple[Item, int]]
-    ) -> None:
-        if left <= 0 or skip is not None:
-            keep(cost, left, replicas, taken)
-        for index in range(first, len(useful) if left > 0 else 0):
-            if len(found) >= most or cost + left * min(ratios[index], per_rate) > limit:
-                return
-            item = useful[index]
-            times = -(-left // item.capacity)
-            times = times if item.most is None else min(times, item.most)
-            times = times if asked.limit is None else min(times, asked.limit - replicas)
-            for count in range(times, 0, -1):
-                paid, rest = cost + count * item.price, left - count * item.capacity
-                if rest > 0 and paid + rest * min(ratios[index + 1], per_rate) > limit:
-                    break
-                idle = any(other.capacity <= -rest for other, _ in taken)
-                if paid <= limit and not idle:
-                    take(index + 1, paid, rest, replicas + count, [*taken, (item, count)])
-
-    take(0, 0.0, asked.rate, 0, [])
-    return found
-
-
 def _undominated(items: Sequence[Item]) -> list[Item]:
     """Items that no other beats in price and capacity both, cheapest per unit served first.
 

@@ -1,7 +1,5 @@
 """Bounds by counts of GPUs and by shares as a fluid: good ones, and never above the optimum."""
 
-from itertools import product
-from math import inf
 from random import Random
 
 import pytest
@@ -16,7 +14,6 @@ from optimizer.solver.fluid import Fluid
 from optimizer.solver.formulation import build
 from optimizer.solver.integer import common_divisor, value_of
 from optimizer.solver.master import Master
-from optimizer.solver.pricing import Asked, Item, mixes_within
 
 PLAIN = gpu("plain", memory_gib=48, bandwidth_gbs=800)
 
@@ -98,17 +95,3 @@ def test_prices_of_the_fluid_prove_its_bound_among_fillings(
     mixes = master.exact_mixes(prices, master.quick_mixes(prices))
     packed = master.packed(at, exact=True)
     assert master.lagrangian(at, prices, mixes, packed) >= poured.value - 1e-4
-
-
-def test_mixes_within_a_limit_are_all_those_without_an_idle_replica() -> None:
-    items = [Item(3.0, 5, 0), Item(2.0, 3, 1), Item(1.5, 2, 2)]
-    found = {mix.counts for mix in mixes_within(items, Asked(9, 1, None), 7.0, 1000)}
-    expected = set()
-    for counts in product(range(5), repeat=3):
-        served = sum(n * item.capacity for n, item in zip(counts, items, strict=True))
-        cost = sum(n * item.price for n, item in zip(counts, items, strict=True))
-        least = min((i.capacity for n, i in zip(counts, items, strict=True) if n), default=inf)
-        if served >= 9 and cost <= 7.0 and served - least < 9:
-            expected.add(tuple((v, n) for v, n in enumerate(counts) if n))
-    assert found == expected
-    assert len(found) > 2
