@@ -27,7 +27,7 @@ from optimizer.solver.scatter import LATER, cut
 from optimizer.solver.where import Seat
 
 MOST_EMPTY_SHARED = 2  # empty GPUs of one node that shares may take anew
-REPAIR_EFFORT = 1.0  # of CP-SAT, deterministic seconds, to mend one deployment
+REPAIR_EFFORT = 2.0  # of CP-SAT, deterministic seconds, to mend one deployment
 MOST_LIFTED = 60  # replicas lifted together, besides those of the deployment itself
 
 

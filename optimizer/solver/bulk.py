@@ -6,7 +6,7 @@ than it said.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -31,6 +31,8 @@ MOST_MIXES = 3_000
 SLACKS = (0.02, 0.1, 0.5, 2.0)  # reduced costs that the program may use, in parts of ``scale``
 FILL_EFFORT = 100_000  # of packing a pool's GPUs
 
+Binding = Callable[[Selection], None]
+
 
 @dataclass(slots=True)
 class Choice:
@@ -41,21 +43,34 @@ class Choice:
 
 
 def choose(
-    master: Master, bound: Bound, seconds: float, scale: float = 1.0, nodes: int = NODES
+    master: Master,
+    bound: Bound,
+    seconds: float,
+    scale: float = 1.0,
+    nodes: int = NODES,
+    bind: Binding | None = None,
 ) -> Choice | None:
-    """The best integer choice among the known mixes whose reduced cost is small."""
+    """The best integer choice among the known mixes whose reduced cost is small.
+
+    ``bind`` adds rows to the program.
+    """
     prices = master.prices(bound.duals)
     near = [(s, sum(1 for _ in _near(master, bound, prices, s * scale))) for s in SLACKS]
     first = max([0, *(i for i, (_, mixes) in enumerate(near) if mixes <= MOST_MIXES)])
     for slack in (part * scale for part in SLACKS[first:]):
-        found = _fitting(master, bound, slack, seconds, nodes)
+        found = _fitting(master, bound, slack, seconds, nodes, bind)
         if found is not None:
             return found
     return None
 
 
 def _fitting(
-    master: Master, bound: Bound, slack: float, seconds: float, nodes: int
+    master: Master,
+    bound: Bound,
+    slack: float,
+    seconds: float,
+    nodes: int,
+    bind: Binding | None = None,
 ) -> Choice | None:
     """A choice whose shares fit in as few GPUs as it says, or else the cheapest with more GPUs.
 
@@ -65,7 +80,7 @@ def _fitting(
     margins = [0.0] * len(master.pools)
     tried: list[Choice] = []
     for _ in range(TRIES if many else FEW_TRIES):
-        values = _integer(master, bound, slack, margins, seconds, nodes)
+        values = _integer(master, bound, slack, margins, seconds, nodes, bind)
         if values is None:
             break
         choice, short = filled(master, bound, values)
@@ -146,12 +161,20 @@ def _give(master: Master, values: list[int], short: list[int]) -> bool:
 
 
 def _integer(
-    master: Master, bound: Bound, slack: float, margins: list[float], seconds: float, nodes: int
+    master: Master,
+    bound: Bound,
+    slack: float,
+    margins: list[float],
+    seconds: float,
+    nodes: int,
+    bind: Binding | None = None,
 ) -> list[int] | None:
     """The cheapest choice of mixes and fillings within ``slack``, as if the shares fitted."""
     selection = Selection(master, bound.duals, margins)
     selection.offer(_near(master, bound, master.prices(bound.duals), slack))
     selection.fill(slack)
+    if bind is not None:
+        bind(selection)
     return selection.solve(seconds, nodes)
 
 

@@ -6,7 +6,7 @@ from optimizer.domain.fleet import Sharing
 from optimizer.domain.outcome import Progress
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
-from optimizer.solver import hosts, measure
+from optimizer.solver import hosts, measure, sturdy
 from optimizer.solver.anew import mended
 from optimizer.solver.bulk import Choice, choose, closer
 from optimizer.solver.columns import coarse_sites
@@ -183,7 +183,8 @@ def _least_price(
         known = [one for one in (tree.better, other) if one is not None]
         return low, min(known, key=lambda one: value_of(expr, one.values), default=None)
     low, choice = _chosen(expr, proof, clock)
-    if choice is None or not few:
+    outlive = any(d.survive for d in master.names.values())  # placing then adds more than that
+    if choice is None or not few or outlive:
         return low, choice
     value = value_of(expr, choice.values)
     enough = int(value * (1 - clock.limits.gap))
@@ -300,7 +301,9 @@ def _chosen(
     if not bound.mixes or not bound.serves:
         return low, None
     seconds = max(1.0, clock.seconds_left / 3)
-    few = len(master.names) < MANY and not any(d.survive for d in master.names.values())
+    few = len(master.names) < MANY
+    if scale == 1.0 and any(d.survive and d.asked_mrps for d in master.names.values()):
+        return low, sturdy.choice(master, bound, seconds)
     choice = closer(master, bound, seconds) if few else None
     if choice is None:
         return low, choose(master, bound, seconds, scale)

@@ -308,7 +308,7 @@ class Master:
             some = [item for item in items if item.capacity <= largest]
             found = cheapest_mix(some, Asked(asked.rate + largest, least, asked.limit))
             best = replace(best, bound=min(best.bound, found.bound))
-            whole = self._spread_out(d, dict(found.counts), some)
+            whole = self.spread_out(d, dict(found.counts), some)
             if isinf(found.cost) or whole is None:
                 continue
             cost = sum(count * max(0.0, float(prices[v])) for v, count in whole.items())
@@ -319,7 +319,7 @@ class Master:
                 best = Mix(cost, best.bound, tuple(sorted(whole.items())), missing)
         return best
 
-    def _spread_out(
+    def spread_out(
         self, d: Deployment, counts: dict[int, int], items: list[Item]
     ) -> dict[int, int] | None:
         """The mix with as many more replicas, cheapest for what they serve first, as it takes."""

@@ -159,6 +159,7 @@ class _Scatter:
         others = [id for id in alike if node_of(id) != node_of(here[0])]
         for other in self.dice.sample(others, min(MOST_TRIED, len(others))):
             yield from self._of_gpus(number, here[0], other)
+        yield from self._for_groups(here[0], alike)
 
     def _of_gpus(self, number: int, here: str, other: str) -> Iterator[Exchange]:
         """With a GPU elsewhere: all of both, or one or two replicas for none, one or two."""
@@ -189,6 +190,24 @@ class _Scatter:
                 options += [tuple(loose[: len(here)]), tuple(loose[-len(here) :])]
             for option in options:
                 yield self._crossed(here, option)
+
+    def _for_groups(self, here: str, alike: list[str]) -> Iterator[Exchange]:
+        """This GPU and others of its node for a group of another node."""
+        node = self.gpus[here].node
+        if node.nvlink_domain == "pair":
+            return
+        beside = [id for id in self._loose(self._of_node(node.name)) if id in alike and id != here]
+        groups = {self.lies[n] for id in alike for n in self.on[id] if len(self.lies[n]) > 1}
+        for group in sorted(groups):
+            more = len(group) - 1
+            if len({node_of(id) for id in group} | {node.name}) != 2 or more > len(beside):
+                continue
+            for others in dict.fromkeys((tuple(beside[:more]), tuple(beside[-more:]))):
+                yield self._crossed((here, *others), group)
+
+    def _loose(self, ids: list[str]) -> list[str]:
+        """Those that no group holds."""
+        return [id for id in ids if all(len(self.lies[n]) == 1 for n in self.on[id])]
 
     def _crossed(self, here: tuple[str, ...], there: tuple[str, ...]) -> Exchange:
         """All that lies on the one GPUs and on the others, changed about."""
