@@ -20,6 +20,7 @@ from optimizer.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from optimizer.planning import Pace
+    from optimizer.solver.promises import Resize
 
 Progressing = Callable[[Progress], None] | None
 Search = Callable[[PlacementProblem, Limits, Progressing], Outcome]
@@ -272,11 +273,11 @@ def promises_eased(
     return with_slo_fixes(problem, outcome, limits, resizing(inputs))
 
 
-def resizing(inputs: Inputs) -> Callable[[Deployment], tuple[Candidate, ...]]:
-    """The ways to run a deployment that was changed."""
+def resizing(inputs: Inputs) -> "Resize":
+    """The ways to run a deployment that was changed, or on another fleet."""
 
-    def resized(deployment: Deployment) -> tuple[Candidate, ...]:
-        sizing = size(inputs.fleet, (deployment,), inputs.engines, None, inputs.gpus)
+    def resized(deployment: Deployment, fleet: Fleet | None = None) -> tuple[Candidate, ...]:
+        sizing = size(fleet or inputs.fleet, (deployment,), inputs.engines, None, inputs.gpus)
         return sizing.candidates[deployment.name]
 
     return resized

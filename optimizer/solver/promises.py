@@ -3,15 +3,23 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 from optimizer.domain import words
 from optimizer.domain.config import Candidate
+from optimizer.domain.fleet import Fleet
 from optimizer.domain.workload import Deployment
 from optimizer.solver.easing import least
 
 SLO_STEPS = 300  # hundredths by which a promise is relaxed at most
 
-Resize = Callable[[Deployment], Sequence[Candidate]]
+
+class Resize(Protocol):
+    """The ways to run a deployment that was changed; ``fleet``: on that one, not on today's."""
+
+    def __call__(
+        self, deployment: Deployment, fleet: Fleet | None = None
+    ) -> Sequence[Candidate]: ...
 
 
 def slo_fixes(

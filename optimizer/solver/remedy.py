@@ -5,15 +5,15 @@ tried by solving: the deployment is placed anew, in full, beside all the others 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from optimizer.domain import words
 from optimizer.domain.config import Candidate
-from optimizer.domain.fleet import Node
+from optimizer.domain.fleet import Node, Sharing
 from optimizer.domain.placement import Placement, node_of, replica_order
 from optimizer.domain.plan import Unmet
 from optimizer.domain.problem import PlacementProblem
-from optimizer.domain.workload import Deployment
+from optimizer.domain.workload import Allow, Deployment
 from optimizer.solver.admit import RULES, admit, after, fits
 from optimizer.solver.beside import Planned
 from optimizer.solver.easing import ceilings, eased_rules, least, opened, refitted
@@ -49,34 +49,38 @@ def remedy(problem: PlacementProblem, found: Placement, name: str, resize: Resiz
     rest = tuple(d for d in problem.deployments if d.name != name)
     stays = tuple(r for r in found.replicas if r.deployment != name)
     planned = Planned.of(replace(problem, deployments=rest), replace(found, replicas=stays))
-    case = _Case(planned, problem.deployment(name), problem.candidates.get(name, ()))
-    return None if case.served() else _found(case, resize)
+    ways = problem.candidates.get(name, ())
+    case = _Case(planned, problem.deployment(name), ways, resize)
+    return None if case.served() else _found(case)
 
 
 def admitting(
     planned: Planned, new: Deployment, ways: Sequence[Candidate], resize: Resize
 ) -> Remedy:
     """What would admit a new deployment that does not fit."""
-    return _found(_Case(planned, new, ways), resize)
+    return _found(_Case(planned, new, ways, resize))
 
 
-def _found(case: "_Case", resize: Resize) -> Remedy:
+def _found(case: "_Case") -> Remedy:
     dropped = list(case.without_rules())
-    slo = list(slo_fixes(case.asked, lambda d: case.served(d, resize(d))))
+    slo = list(slo_fixes(case.asked, lambda d: case.served(d, case.resize(d))))
     fixes = [told for factor, told in slo if factor <= SMALL]
     fixes += case.eased()
     fixes += case.more_gpus()
     fixes += [told for factor, told in slo if factor > SMALL]
     fixes += [told for _, told in dropped if told not in fixes]
     fixes = fixes or list(case.pairs())
-    return Remedy(tuple(rule for rule, _ in dropped), tuple(fixes[:MOST_FIXES]))
+    rules = tuple(dict.fromkeys(rule for rule, _ in dropped))
+    return Remedy(rules, tuple(fixes[:MOST_FIXES]))
 
 
 class _Case:
     """One deployment apart, and all that stays."""
 
-    def __init__(self, planned: Planned, asked: Deployment, ways: Sequence[Candidate]) -> None:
-        self.asked, self.ways, self.planned = asked, ways, planned
+    def __init__(
+        self, planned: Planned, asked: Deployment, ways: Sequence[Candidate], resize: Resize
+    ) -> None:
+        self.asked, self.ways, self.planned, self.resize = asked, ways, planned, resize
         self.problem, self.found = planned.problem, planned.placement
 
     def served(
@@ -97,22 +101,53 @@ class _Case:
 
     def without_rules(self) -> Iterator[tuple[str, str]]:
         """Rules that alone stand in the way, each with what to do."""
-        for name, fields in RULES:
-            changed = replace(self.asked, **fields)
-            if changed != self.asked and self.served(changed):
+        for name, loose in RULES:
+            changed = replace(self.asked, **loose)
+            if changed != self.asked and self.served(changed, self._ways_of(name, changed)):
                 yield name, f"drop {name} of {self.asked.name}"
+        yield from self._allowed()
         for name, told, planned in self._fleets():
             if self.served(planned=planned):
                 yield name, told
         yield from self._uncordoned()
         yield from self._raised()
 
+    def _ways_of(self, rule: str, changed: Deployment) -> Sequence[Candidate]:
+        """Who is pinned was sized for the products of its pin only."""
+        return self.resize(changed) if rule == "pin" else self.ways
+
+    def _allowed(self) -> Iterator[tuple[str, str]]:
+        """What it allows itself too little of, and nodes that allow no MIG."""
+        d, plain = self.asked, Allow()
+        for field in (f.name for f in fields(Allow) if f.name != "forbidden"):
+            if getattr(d.allow, field) != getattr(plain, field):
+                wider = replace(d.allow, **{field: getattr(plain, field)})
+                changed = replace(d, allow=wider)
+                if self.served(changed, self.resize(changed)):
+                    yield "allowed", f"drop allow.{field} of {d.name}"
+        fleet = self.problem.fleet
+        shut = [
+            n.name
+            for n in fleet.nodes
+            if n.gpu.mig is not None and Sharing.MIG not in n.sharing
+            if not d.pin or n.name in {p.partition("/")[0] for p in d.pin}
+        ]
+        if shut:
+            nodes = tuple(
+                replace(n, sharing=(Sharing.MIG, *n.sharing)) if n.name in shut else n
+                for n in fleet.nodes
+            )
+            sliced = replace(fleet, nodes=nodes)
+            planned = self._under(replace(self.problem, fleet=sliced))
+            if self.served(ways=self.resize(d, sliced), planned=planned):
+                yield "allowed", f"let {_few(shut)} be cut by MIG"
+
     def pairs(self) -> Iterator[str]:
         """Where no single change helps: a rule of its own left out, and one change beside that."""
-        for name, fields in RULES:
-            changed = replace(self.asked, **fields)
+        for name, loose in RULES:
+            changed = replace(self.asked, **loose)
             if changed != self.asked:
-                other = _Case(self.planned, changed, self.ways)
+                other = _Case(self.planned, changed, self._ways_of(name, changed), self.resize)
                 beside = [told for _, told in other.without_rules()][:1] or other.more_gpus()
                 yield from (f"drop {name} of {self.asked.name} and {told}" for told in beside)
 
@@ -128,9 +163,7 @@ class _Case:
         if used:
             nodes = list(dict.fromkeys(node_of(gpu) for gpu in used))
             few = [gpu for gpu in used if node_of(gpu) in nodes[:NODES_TOLD]]
-            more = len(nodes) - NODES_TOLD
-            also = f" and {words.plural(more, 'more node')}" if more > 0 else ""
-            yield "cordon", f"uncordon {words.gpus(few)}{also}"
+            yield "cordon", f"uncordon {_few(nodes, words.gpus(few))}"
 
     def _raised(self) -> Iterator[tuple[str, str]]:
         """The fleet's ceilings, each raised to what the cheapest room for it takes."""
@@ -214,3 +247,10 @@ class _Case:
         )  # fmt: skip
         fleet = replace(self.problem.fleet, nodes=(*self.problem.fleet.nodes, *new))
         return self.served(planned=self._under(replace(self.problem, fleet=fleet)))
+
+
+def _few(nodes: Sequence[str], told: str | None = None) -> str:
+    """The first nodes, as ``told`` or by name, and how many more there are."""
+    more = len(nodes) - NODES_TOLD
+    also = f" and {words.plural(more, 'more node')}" if more > 0 else ""
+    return (told or ", ".join(nodes[:NODES_TOLD])) + also

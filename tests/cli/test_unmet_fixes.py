@@ -84,7 +84,13 @@ def test_gpus_and_rules_that_would_help(short):
     [
         ("reserve", MEASURED, "", "reserve: [{gpus: 1, count: 2}]\n", "drop reserve"),
         ("fixed_layout", MEASURED, ", mig_layouts: fixed", "", "let layouts change"),
-        ("price_limit", MEASURED, "", "limits: {price_per_hour: 4}\n", "limits.price_per_hour 4.00 USD/h -> 6.00 USD/h"),
+        (
+            "price_limit",
+            MEASURED,
+            "",
+            "limits: {price_per_hour: 4}\n",
+            "limits.price_per_hour 4.00 USD/h -> 6.00 USD/h",
+        ),
         ("cordon", MEASURED, ", cordoned: true", "", None),
         (
             "affinity",
@@ -110,3 +116,31 @@ def test_explain_seeks_changes_for_whoever_is_asked_about(short, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["fleetslice", "explain", "p.json", "d5"])
     assert run() == 0
     assert "Would help: 2 more a100-80gb-sxm (4.00 USD/h)" in capsys.readouterr().out
+
+
+def test_what_sizing_left_out_comes_back_with_a_change(short):
+    """Each of the changes told was solved: with it the slices are there."""
+    sliced = "  - {name: cut, needs: {mig_profile: 3g.40gb}, replicas: {min: 2}, pin: [big-1]}\n"
+    told = short(sliced, ", sharing: [whole]")["cut"]
+    assert told["reason"].startswith("allowed")
+    assert told["smallest_fix"] == "let big-1 be cut by MIG"
+    free = "  - {name: far, gpu: a100-80gb-sxm, gpus: 1, price_per_gpu_hour: 2.0}\n"
+    told = short(sliced, ", sharing: [whole]}\n" + free.rstrip("}\n"))["cut"]
+    assert told["smallest_fix"] == "drop pin of cut, or let big-1 be cut by MIG"
+    narrow = MEASURED.replace("25", "15") + "    allow: {gpus: [l40s]}\n"
+    assert short(narrow)["chat"]["smallest_fix"] == "drop allow.gpus of chat"
+
+
+def test_two_changes_where_no_single_one_helps(short):
+    far = "}\n  - {name: far, gpu: a100-80gb-sxm, gpus: 2, price_per_gpu_hour: 2.0"
+    limits = "limits: {price_per_hour: 2}\n"
+    told = short(MEASURED + "    pin: [big-1/0]\n", far, limits)["chat"]
+    assert told["smallest_fix"] == (
+        "drop pin of chat and limits.price_per_hour 2.00 USD/h -> 6.00 USD/h"
+    )
+
+
+def test_room_kept_free_is_not_told_as_left(short):
+    whole = "  - {name: full, needs: {gpus: 2}, replicas: {min: 2}}\n"
+    told = short(whole, fleet="reserve: [{gpus: 2, count: 1}]\n")["full"]
+    assert told["reason"].startswith("reserve: without it, it would be served; no room")
