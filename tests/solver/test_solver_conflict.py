@@ -1,15 +1,23 @@
 """Impossible plans: which rules clash, and what was found to make a plan possible."""
 
+import random
 from dataclasses import replace
 
 import pytest
+from ortools.sat.python import cp_model
 
 from builders import a100, candidate, deployment, fleet, node, place, problem, replica
 from optimizer.domain.fleet import Limits as Ceilings
 from optimizer.domain.fleet import Reserve
 from optimizer.domain.outcome import Limits, Outcome, Termination
-from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.problem import PlacementProblem, with_reserve
 from optimizer.solver import solve
+from optimizer.solver.columns import fine_sites
+from optimizer.solver.easing import parts, without
+from optimizer.solver.fixes import fixes
+from optimizer.solver.foresee import clashing, demanding
+from optimizer.solver.formulation import build
+from optimizer.solver.possible import Asking
 from optimizer.verify import check_outcome
 
 LIMITS = Limits(effort=5, time_limit_s=60)
@@ -78,3 +86,75 @@ def test_a_large_fleet_outlives_losses_and_keeps_room_free() -> None:
     assert all(o.value == 0 for o in outcome.objectives if o.name == "unmet")
     assert price.gap < 0.1
     assert len(outcome.incumbent.reserved) == 8
+
+
+def test_clashes_that_have_nothing_in_common_are_told_apart() -> None:
+    """One is pinned to a single rack that it must outlive, the other may have one replica."""
+    machines = fleet(*(node(f"n{i}", a100(), 2, rack=f"r{i}") for i in range(3)))
+    chat = deployment("chat", rps=4, survive="rack", pin=("n0",))
+    lone = deployment("lone", rps=4, survive="node", max_replicas=1)
+    ways = [candidate(name, a100(), rps=5) for name in ("chat", "lone")]
+    outcome = asked(problem(machines, [chat, lone], ways))
+    assert outcome.conflict == ("pin: chat", "survive: chat")
+    assert outcome.notes[0] == (
+        "a plan is possible without pin: chat and with lone.replicas.max 1 -> 2"
+    )
+    assert "these clash as well: replica_bounds: lone, survive: lone" in outcome.notes
+
+
+def drawn(seed: int) -> PlacementProblem:
+    """A few who must outlive a loss, room to be kept free and ceilings, on few GPUs."""
+    dice = random.Random(seed)
+    nodes = [node(f"n{i}", a100(), dice.randint(1, 2), price=2.0, rack=f"r{i // 2}",
+                  cordoned=dice.random() < 0.15) for i in range(4)]  # fmt: skip
+    limits = Ceilings(price_micros_per_hour=dice.choice((None, 6_000_000, 10_000_000)))
+    kept = (Reserve(dice.randint(1, 3), gpus=1),) if dice.random() < 0.5 else ()
+    deployments, ways = [], []
+    for i in range(dice.randint(1, 3)):
+        deployments.append(
+            deployment(
+                f"d{i}",
+                rps=dice.randint(2, 9),
+                tenant=f"t{i % 2}",
+                survive=dice.choice(("node", "rack", None)),
+                isolate=dice.choice(("none", "gpu", "node")),
+                spread_node=dice.choice((None, 1)),
+                max_replicas=dice.choice((None, 2, 3)),
+                pin=dice.choice(((), ("n0", "n1"), ("n1", "n2", "n3"))),
+            )
+        )
+        ways += [candidate(f"d{i}", a100(), profile="3g.40gb", rps=3)]
+        ways += [candidate(f"d{i}", a100(), rps=6)]
+    return problem(fleet(*nodes, limits=limits, reserve=kept), deployments, ways)
+
+
+def fine(asked_of: PlacementProblem) -> bool:
+    """Whether the hard rules can all hold, by the whole formulation alone."""
+    only = demanding(asked_of)
+    model = build(only, fine_sites(only)).model
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    return bool(solver.solve(model) in (cp_model.OPTIMAL, cp_model.FEASIBLE))
+
+
+def test_every_rule_that_is_named_is_needed_and_every_fix_helps() -> None:
+    clashed = cleared = 0
+    for seed in range(50):
+        wide = with_reserve(drawn(seed))
+        asking = Asking.within(LIMITS)
+        holds = fine(wide)
+        assert asking.possible(wide) is holds, seed
+        few = clashing(wide, asking.possible)
+        if few is None:
+            cleared += holds
+            continue
+        assert not holds, seed
+        clashed += 1
+        core = asking.minimal(few)
+        others = [part for part in parts(few) if part.name not in {p.name for p in core}]
+        assert not fine(without(few, others)), seed
+        for part in core:
+            assert fine(without(few, [*others, part])), (seed, part.name)
+        assert all(fine(change(few)) for _, change in fixes(asking, few, core)), seed
+    assert clashed > 8
+    assert cleared > 8
