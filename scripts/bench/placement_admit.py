@@ -8,11 +8,15 @@ import argparse
 import csv
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from placement_baselines import best_fit
 from placement_instances import Family, generate
 
+from optimizer.domain.config import Candidate
+from optimizer.domain.problem import PlacementProblem
+from optimizer.domain.workload import Demand
 from optimizer.solver.admit import admit
 from optimizer.solver.beside import Planned
 
@@ -22,6 +26,12 @@ RULES: dict[str, dict[str, object]] = {
     "spread.rack": {"spread_rack": 2},
     "survive node": {"survive": "node"},
     "survive rack": {"survive": "rack"},
+    "survive zone": {"survive": "zone"},
+    "survive rack, replicas.max": {"survive": "rack", "max_replicas": 4},
+    "replicas.max": {"max_replicas": 2},
+    "host": {"host_cpu_millicores": 8_000, "host_memory_mib": 65_536},
+    "pipelines": {},
+    "pipelines, survive node": {"survive": "node"},
     "isolation": {"isolate": "tenant"},
 }
 FIELDS = ("family", "deployment", "rules", "replicas", "price", "exact", "reason", "cpu_ms")
@@ -40,15 +50,20 @@ def main() -> None:
     for gpus in asked.gpus:
         for seed in asked.seeds:
             family = Family(gpus, asked.load, seed)
-            problem = generate(family)
+            problem = _in_zones(generate(family))
             planned = Planned.of(problem, best_fit(problem))
             planned.ready()
             for d in problem.deployments[asked.every // 20 :: asked.every]:
                 ways = [replace(w, deployment="new") for w in problem.candidates[d.name]]
                 for rules, fields in RULES.items():
                     new = replace(d, name="new", **fields)  # type: ignore[arg-type]
+                    offered = ways
+                    if rules.startswith("pipelines"):
+                        offered = list(_staged(ways))
+                        most = max(way.capacity_mrps or 0 for way in offered)
+                        new = replace(new, demand=Demand(2 * most))
                     started = time.process_time()
-                    found = admit(planned, new, ways)
+                    found = admit(planned, new, offered)
                     out.writerow(
                         {
                             "family": family.name,
@@ -62,6 +77,21 @@ def main() -> None:
                         }
                     )
                     sys.stdout.flush()
+
+
+def _in_zones(problem: PlacementProblem) -> PlacementProblem:
+    """Racks dealt to four zones."""
+    racks = {name: i for i, name in enumerate(dict.fromkeys(n.rack for n in problem.fleet.nodes))}
+    nodes = tuple(replace(n, zone=f"z{racks[n.rack] % 4}") for n in problem.fleet.nodes)
+    return replace(problem, fleet=replace(problem.fleet, nodes=nodes))
+
+
+def _staged(ways: Sequence[Candidate]) -> Iterator[Candidate]:
+    """Groups of eight GPUs, and pipelines of two such that may lie in two nodes."""
+    for way in (way for way in ways if way.shape.gpus == 8):
+        yield way
+        shape = replace(way.shape, gpus=16, stages=2)
+        yield replace(way, shape=shape, capacity_mrps=2 * (way.capacity_mrps or 0), network_mbs=500)
 
 
 if __name__ == "__main__":
