@@ -20,7 +20,7 @@ from optimizer.solver.pricing import Mix
 from optimizer.solver.selection import Selection
 
 NODES = 20_000
-FEW_NODES = 500
+FEW_NODES = 200
 FEW_MIXES = 40  # of a deployment
 WIDEST = 0.1  # of the bound: reduced costs where all mixes are asked for
 MOST_HALVINGS = 14

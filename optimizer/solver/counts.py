@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from math import ceil, floor, inf, isinf
 
 from optimizer.solver.bulk import Choice
-from optimizer.solver.leaf import Decided, decide, fewer_is_easier
+from optimizer.solver.leaf import Decided, Effort, decide, fewer_is_easier
 from optimizer.solver.master import Bound, Floats, Master, Program
 from optimizer.solver.tighten import rounded
 
@@ -83,7 +83,7 @@ class Tree:
                 elif self.leaves >= MOST_LEAVES:
                     undecided.append(low)
                     break
-                elif not self._refuted(box, price):
+                elif not self._refuted(box, price, prove=len(undecided) == 1):
                     undecided.append(low)
                 continue
             proved, counts = self._priced(box, low + self.step)
@@ -97,10 +97,13 @@ class Tree:
         least = min([*undecided, *(low for low, _, _ in open_boxes)])
         return low if isinf(least) else int(least)  # where nobody can be served, any bound holds
 
-    def _refuted(self, box: Box, price: int) -> bool:
-        """Whether it is proved that so many GPUs do not do; if they do, ``better`` says how."""
+    def _refuted(self, box: Box, price: int, *, prove: bool) -> bool:
+        """Whether it is proved that so many GPUs do not do; if they do, ``better`` says how.
+
+        After one that could not be decided, proofs lift the bound no more.
+        """
         self.leaves += 1
-        decided = self._leaf(box, price)
+        decided = self._leaf(box, price, prove)
         self.better = decided.choice
         return decided.impossible
 
@@ -108,7 +111,7 @@ class Tree:
         prices = self.master.counted_prices
         return sum(most * each for (_, most), each in zip(box, prices, strict=True))
 
-    def _leaf(self, box: Box, price: int) -> Decided:
+    def _leaf(self, box: Box, price: int, prove: bool) -> Decided:
         """Whether so many GPUs of each kind serve everybody; fewer would do as well."""
         if not self.decides:
             return Decided()
@@ -129,7 +132,8 @@ class Tree:
         if best.value == -inf:
             return Decided()
         best.fillings = self.program.pool_fillings
-        return decide(self.master, best, price / self.master.unit, self.seconds, LEAF_NODES)
+        effort = Effort(self.seconds, LEAF_NODES)
+        return decide(self.master, best, price / self.master.unit, effort, prove=prove)
 
     def _priced(self, box: Box, target: int) -> tuple[int, list[float] | None]:
         """What is proved of a box: at least ``target``, or less and the counts to split it at."""

@@ -67,8 +67,11 @@ def fewer_is_easier(master: Master) -> bool:
     ) and all(master.costs[w] >= 0 and master.lows[w] <= 0 for w, _ in counters)
 
 
-def decide(master: Master, bound: Bound, price: float, seconds: float, nodes: int) -> Decided:
-    """At the master's present ranges, whose ``bound`` is given; ``price`` in its units."""
+def decide(master: Master, bound: Bound, price: float, effort: Effort, *, prove: bool) -> Decided:
+    """At the master's present ranges, whose ``bound`` is given; ``price`` in its units.
+
+    Without ``prove`` only a choice is looked for where mixes are many.
+    """
     slack = price - bound.value + SAFETY * max(1.0, abs(price))
     if slack <= 0:
         return Decided(impossible=True)
@@ -79,10 +82,10 @@ def decide(master: Master, bound: Bound, price: float, seconds: float, nodes: in
         return Decided(impossible=True)
     if left_open or listed > MANY_MIXES:
         near = _nearest(master, bound, slack)
-        found = _chosen(master, bound, near, slack, Effort(seconds, nodes))
-        if found.choice is not None or left_open > MOST_OPEN:
+        found = _chosen(master, bound, near, slack, effort)
+        if found.choice is not None or left_open > MOST_OPEN or not prove:
             return Decided(choice=found.choice)
-    return _chosen(master, bound, mixes, slack, Effort(seconds, nodes))
+    return _chosen(master, bound, mixes, slack, effort)
 
 
 def _chosen(master: Master, bound: Bound, mixes: Mixes, slack: float, effort: Effort) -> Decided:
