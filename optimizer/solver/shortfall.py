@@ -16,6 +16,8 @@ def whole_shortfall(master: Master, bound: Bound) -> float:
     together (W). Of n replicas k are missing, so sum w (n - k) <= W. The cheapest way to miss that
     much is a covering knapsack in whole numbers; its relaxation is the bound given.
     """
+    if not len(bound.duals):
+        return bound.value  # no program was solved: somebody has no way to be served at all
     prices = master.prices(bound.duals)
     worth: dict[str, float] = {}
     over = bound.value * master.unit
