@@ -220,6 +220,7 @@ class _Search:
                 exact=nodes > MANY_NODES,
                 most=self.asked,
                 nodes=min(nodes, MANY_NODES),
+                tight=True,
             )
             cover.work += found.nodes // PER_EFFORT
             low = max(low, cover.value / max(1.0, found.bound))
@@ -278,7 +279,9 @@ class _Search:
     def _generate(self, cover: _Cover) -> None:
         cover.solve()
         for _ in range(DIVE_ROUNDS):
-            better = self.packer.best(cover.duals, 1 + WORTH, exact=False, most=cover.asked)
+            better = self.packer.best(
+                cover.duals, 1 + WORTH, exact=False, most=cover.asked, tight=True
+            )
             cover.work += better.nodes // PER_EFFORT
             if not sum(map(cover.add, better.all)):
                 break

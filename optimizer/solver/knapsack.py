@@ -83,6 +83,10 @@ def worth_once(units: Ints, values: Floats, most: Ints) -> Floats:
     """As ``worth``, each size taken at most so often."""
     best = np.zeros(UNITS + 1)
     for size in range(len(units)):
+        if units[size] > 0 and most[size] * units[size] >= UNITS:  # as often as there is room
+            for room in range(units[size], UNITS + 1):
+                best[room] = max(best[room], best[room - units[size]] + values[size])
+            continue
         left, batch = most[size], 1
         while left > 0:  # batches of 1, 2, 4... make up any number
             times = min(batch, left)
@@ -123,12 +127,13 @@ def search(
     floor: float,
     most_nodes: int,
     one: bool,
+    tight: bool,
 ) -> tuple[NDArray[np.int32], Ints, Floats, float, int]:
     """For each first size the best filling worth more than ``floor``: sizes, how many, its value.
 
     With ``one`` only fillings better than those before. Then the greatest bound of the first sizes
     whose search took more than ``most_nodes`` (with ``one``: all together), 0 where none did; and
-    the nodes of all.
+    the nodes of all. ``tight``: bounds mind how many of a size there are at most.
     """
     number, axes = needs.shape
     per_unit = UNITS / np.maximum(1, room)
@@ -166,7 +171,9 @@ def search(
                 if count[size] < most[size] and _fits(needs[size], beside):
                     rest = _completed(needs[size], beside, worths, per_unit)
                     if values[size] + rest > short:
-                        if not _exceeds(size, surrogate[depth], short, values, most, wide):
+                        if tight and not _exceeds(
+                            size, surrogate[depth], short, values, most, wide
+                        ):
                             size = number
                         break
                 size += 1

@@ -68,19 +68,21 @@ class Packer:
         exact: bool = True,
         most: Ints | None = None,
         nodes: int = FEW_NODES,
+        tight: bool = False,
     ) -> Packed:
         """The filling of most value; of no interest where it does not exceed ``target``.
 
         Without ``exact`` the best of many good ones, and a bound only where ``nodes`` for each
-        first size were enough. ``most``: of each size.
+        first size were enough. ``most``: of each size; bounds
+        mind it where they are ``tight``, which pays where a size is wanted once or twice.
         """
-        quick = self._search(values, target, nodes, most, one=False)
+        quick = self._search(values, target, nodes, most, one=False, tight=tight)
         if quick.bound <= max(target, quick.value):
             return quick
         if not exact:
             return replace(quick, bound=inf)
         floor = max(target, quick.value)
-        best = self._search(values, floor, MOST_NODES, most, one=True)
+        best = self._search(values, floor, MOST_NODES, most, one=True, tight=tight)
         seen = quick.nodes + best.nodes
         if best.value <= quick.value:
             return replace(quick, bound=max(best.bound, floor), nodes=seen)
@@ -88,7 +90,14 @@ class Packer:
         return Packed(best.value, max(best.bound, best.value), best.counts, others, seen)
 
     def _search(
-        self, values: Floats, target: float, nodes: int, most: Ints | None, *, one: bool
+        self,
+        values: Floats,
+        target: float,
+        nodes: int,
+        most: Ints | None,
+        *,
+        one: bool,
+        tight: bool,
     ) -> Packed:
         """Fillings worth more than ``target``, best first."""
         from optimizer.solver import knapsack  # late, as in worth_by_room
@@ -97,7 +106,7 @@ class Packer:
         at = np.nonzero((values > 0) & (limit > 0) & self.fitting)[0]
         if not len(at):
             return Packed(0.0, 0.0, ())
-        weights = surrogate(values[at], self.parts[at], limit[at])
+        weights = surrogate(values[at], self.parts[at], limit[at] if tight else None)
         rate = values[at] / (self.parts[at] @ weights)
         order = np.argsort(-rate, kind="stable")
         at, rate = at[order], rate[order]
@@ -106,13 +115,15 @@ class Packer:
         worths = np.stack(
             [
                 knapsack.worth_once(column, worth, limit[at])
+                if tight
+                else knapsack.worth(column, worth)
                 for column in np.ascontiguousarray(units.T)
             ]
         )
         floor = target * (1 + 1e-12)
         per_room = weights / np.maximum(1, self.room)
         found, lengths, best, given_up, seen = knapsack.search(
-            worth, needs, self.room, limit[at], rate, per_room, worths, floor, nodes, one
+            worth, needs, self.room, limit[at], rate, per_room, worths, floor, nodes, one, tight
         )
         kept = [first for first in np.argsort(-best, kind="stable") if lengths[first]]
         fillings = [_counted(at[found[first, : lengths[first]]].tolist()) for first in kept]
