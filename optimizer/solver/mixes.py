@@ -9,7 +9,7 @@ from optimizer.domain.units import PPM, ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver.pricing import Item, Mix
 
-MOST_LOOKS = 200_000  # at mixes, kept or not
+MOST_LOOKS = 50_000  # at mixes, kept or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,8 @@ class _Listing:
         times = times if limit is None else min(times, limit - replicas)
         for count in range(times, 0, -1):
             self.looks += 1
+            if self.full:
+                return
             paid, rest = cost + count * item.price, left - count * item.capacity
             if self.at_least(paid, rest, index + 1) > self.wanted.limit:
                 continue
