@@ -17,7 +17,7 @@ from optimizer.solver.selection import Selection
 MOST_MIXES = 400  # of one deployment: of more, places are counted in their stead
 MANY_MIXES = 5_000  # of all; then those of least reduced cost are tried first
 NEAREST = 2_000
-LESS = 0.8
+MOST_HALVINGS = 12
 MOST_OPEN = 25  # deployments of too many mixes
 TURNS = 4  # at finding shares that fit
 SAFETY = 1e-7  # relative, on what is computed in floating point
@@ -121,21 +121,21 @@ def _mixes(master: Master, bound: Bound, slack: float, most: int) -> Mixes:
 
 
 def _nearest(master: Master, bound: Bound, slack: float) -> Mixes:
-    """Those of least reduced cost."""
+    """Of each deployment those of least reduced cost, about as many of each; none where too many
+    cost alike.
+    """
     prices = master.prices(bound.duals)
-    while True:
-        slack *= LESS
-        found: Mixes = {}
-        left = NEAREST
-        for name, d in master.names.items():
-            wanted = Wanted(bound.least[name] + slack, None, left)
-            some = every_mix(d, master.priced_items(d, prices), wanted)
-            if some is None:
+    each = NEAREST // len(master.names) + 1
+    found: Mixes = {}
+    for name, d in master.names.items():
+        items, some, within = master.priced_items(d, prices), None, slack
+        for _ in range(MOST_HALVINGS):
+            within /= 2
+            some = every_mix(d, items, Wanted(bound.least[name] + within, None, each))
+            if some is not None:
                 break
-            found[name] = [mix for mix in some if master.keeps_own(name, mix)]
-            left -= len(some)
-        else:
-            return found
+        found[name] = [mix for mix in some or () if master.keeps_own(name, mix)]
+    return found
 
 
 def _worths(master: Master, duals: Floats) -> list[float]:

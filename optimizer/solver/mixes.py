@@ -9,7 +9,7 @@ from optimizer.domain.units import PPM, ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver.pricing import Item, Mix
 
-MOST_LOOKS = 50_000  # at mixes, kept or not
+LOOKS = 30  # at mixes, for each that is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class _Listing:
 
     @property
     def full(self) -> bool:
-        return len(self.found) > self.wanted.most or self.looks > MOST_LOOKS
+        return len(self.found) > self.wanted.most or self.looks > LOOKS * (self.wanted.most + LOOKS)
 
     def keep(self, cost: float, left: int, taken: list[tuple[Item, int]]) -> None:
         replicas = sum(count for _, count in taken)
