@@ -141,10 +141,12 @@ class Tree:
             self.master.row_lows[row], self.master.row_highs[row] = least, most
             self.program.rows[row].SetBounds(least, most)
         best, proved = Bound(-float("inf")), 0
+        counts: list[float] = []
         for _ in range(MOST_ROUNDS):
             duals = self.program.solve()
             if duals is None:
                 return 0, None
+            counts = self._counts()  # new columns end what the program tells of its solution
             if self.program.value * self.master.unit <= target - self.step * (1 - WHOLE):
                 break
             added = self.master.generate(self.program, duals, duals, best, exact=True)
@@ -153,7 +155,7 @@ class Tree:
                 return proved, None
             if not added:
                 break
-        return proved, self._counts()
+        return proved, counts
 
     def _counts(self) -> list[float]:
         values: Floats = self.master.lows * 0.0

@@ -7,7 +7,7 @@ import pytest
 from builders import a100, candidate, deployment, fleet, gpu, node, problem, use
 from optimizer.domain.outcome import Limits
 from optimizer.domain.problem import PlacementProblem
-from optimizer.solver import columns, solve
+from optimizer.solver import columns, counts, solve
 from optimizer.solver.columns import coarse_sites
 from optimizer.solver.counts import Tree
 from optimizer.solver.fluid import Fluid
@@ -55,6 +55,17 @@ def test_branching_on_counts_lifts_the_bound_and_stops_at_the_optimum(seed: int)
     lifted = Tree(master, step).lifted(bound, 10 * price.value, 10 * price.value)
     assert bound.value * master.unit - 1 <= lifted <= price.value
     assert lifted % step == 0
+
+
+def test_counts_are_read_before_columns_are_added(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(counts, "MOST_ROUNDS", 1)
+    master = master_of(drawn(0))
+    bound = master.solve()
+    step = common_divisor(master.objective)
+    Tree(master, step).lifted(bound, 2 * bound.value * master.unit)
+    assert "changed since" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("pooled", [False, True], ids=["shares as patterns", "shares in pools"])
