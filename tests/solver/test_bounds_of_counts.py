@@ -13,7 +13,7 @@ from optimizer.solver.counts import Tree
 from optimizer.solver.fluid import Fluid
 from optimizer.solver.formulation import build
 from optimizer.solver.integer import common_divisor, value_of
-from optimizer.solver.master import Master
+from optimizer.solver.master import Bound, Master
 
 PLAIN = gpu("plain", memory_gib=48, bandwidth_gbs=800)
 
@@ -64,7 +64,7 @@ def test_counts_are_read_before_columns_are_added(
     master = master_of(drawn(0))
     bound = master.solve()
     step = common_divisor(master.objective)
-    Tree(master, step).lifted(bound, 2 * bound.value * master.unit)
+    Tree(master, step).lifted(Bound(bound.value), 2 * bound.value * master.unit)
     assert "changed since" not in capfd.readouterr().err
 
 
