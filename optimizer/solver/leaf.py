@@ -11,13 +11,16 @@ from math import isinf
 from optimizer.solver.bulk import ROOM_LEFT, Choice, filled
 from optimizer.solver.master import Bound, Floats, Master
 from optimizer.solver.mixes import Wanted, every_mix
-from optimizer.solver.pricing import Mix
+from optimizer.solver.pricing import Item, Mix
 from optimizer.solver.selection import Selection
 
 MOST_MIXES = 400  # of one deployment: of more, places are counted in their stead
 MANY_MIXES = 5_000  # of all; then those of least reduced cost are tried first
 NEAREST = 2_000
+LESS = 0.8
+MOST_TURNS = 20
 MOST_HALVINGS = 12
+FEW_LOOKS = 4_000  # at mixes of one deployment, where only the nearest are listed
 MOST_OPEN = 25  # deployments of too many mixes
 TURNS = 4  # at finding shares that fit
 SAFETY = 1e-7  # relative, on what is computed in floating point
@@ -121,21 +124,45 @@ def _mixes(master: Master, bound: Bound, slack: float, most: int) -> Mixes:
 
 
 def _nearest(master: Master, bound: Bound, slack: float) -> Mixes:
-    """Of each deployment those of least reduced cost, about as many of each; none where too many
-    cost alike.
-    """
+    """Those of least reduced cost; where too many cost alike, about as many of each deployment."""
     prices = master.prices(bound.duals)
+    items = {name: master.priced_items(d, prices) for name, d in master.names.items()}
+    within = slack
+    for _ in range(MOST_TURNS):
+        within *= LESS
+        found = _in_all(master, bound, items, within)
+        if found is not None:
+            return found
     each = NEAREST // len(master.names) + 1
+    return {name: _of_one(master, bound, name, items[name], slack, each) for name in master.names}
+
+
+def _in_all(
+    master: Master, bound: Bound, items: dict[str, list[Item]], within: float
+) -> Mixes | None:
+    """All of a reduced cost ``within`` that; None where they are too many."""
     found: Mixes = {}
+    left = NEAREST
     for name, d in master.names.items():
-        items, some, within = master.priced_items(d, prices), None, slack
-        for _ in range(MOST_HALVINGS):
-            within /= 2
-            some = every_mix(d, items, Wanted(bound.least[name] + within, None, each))
-            if some is not None:
-                break
-        found[name] = [mix for mix in some or () if master.keeps_own(name, mix)]
+        wanted = Wanted(bound.least[name] + within, None, left)
+        some = every_mix(d, items[name], wanted)
+        if some is None:
+            return None
+        found[name] = [mix for mix in some if master.keeps_own(name, mix)]
+        left -= len(some)
     return found
+
+
+def _of_one(
+    master: Master, bound: Bound, name: str, items: list[Item], slack: float, most: int
+) -> list[Mix]:
+    for _ in range(MOST_HALVINGS):
+        slack /= 2
+        wanted = Wanted(bound.least[name] + slack, None, most, FEW_LOOKS)
+        some = every_mix(master.names[name], items, wanted)
+        if some is not None:
+            return [mix for mix in some if master.keeps_own(name, mix)]
+    return []
 
 
 def _worths(master: Master, duals: Floats) -> list[float]:

@@ -9,7 +9,7 @@ from optimizer.domain.units import PPM, ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver.pricing import Item, Mix
 
-LOOKS = 30  # at mixes, for each that is wanted
+MOST_LOOKS = 50_000  # at mixes, kept or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Wanted:
     limit: float
     missing_price: float | None
     most: int  # mixes; more are not listed
+    looks: int = MOST_LOOKS
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ class _Listing:
 
     @property
     def full(self) -> bool:
-        return len(self.found) > self.wanted.most or self.looks > LOOKS * (self.wanted.most + LOOKS)
+        return len(self.found) > self.wanted.most or self.looks > self.wanted.looks
 
     def keep(self, cost: float, left: int, taken: list[tuple[Item, int]]) -> None:
         replicas = sum(count for _, count in taken)
