@@ -17,9 +17,8 @@ from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver.formulation import Copies, Filling
 from optimizer.solver.master import Master
+from optimizer.solver.outlive import Rates, domains_needed
 from optimizer.solver.selection import Selection
-
-Rates = list[tuple[int, int]]  # what one replica serves, and how many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +38,14 @@ def spare_mrps(d: Deployment, served: int) -> int | None:
 
 
 def nodes_needed(d: Deployment, spare: int | None, replicas: Rates) -> int:
-    """At least so many nodes hold these replicas.
-
-    A node holds at most ``spare`` in all, so of replicas that serve ``rate`` or more at most
-    ``spare // rate``.
-    """
+    """At least so many nodes hold these replicas, of which a loss may take ``spare``."""
     number = sum(n for _, n in replicas)
     if not number:
         return 0
     least = [1]
     least += [ceil_div(number, most) for most in (d.spread_node, d.spread_rack) if most]
     if spare:
-        least.append(ceil_div(sum(rate * n for rate, n in replicas), spare))
-        for rate in {rate for rate, _ in replicas if 0 < rate <= spare}:
-            as_large = sum(n for other, n in replicas if other >= rate)
-            least.append(ceil_div(as_large, spare // rate))
+        least.append(domains_needed(spare, replicas))
     return max(least)
 
 

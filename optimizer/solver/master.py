@@ -21,7 +21,9 @@ from optimizer.domain.problem import capacity_mrps, missing_ppm
 from optimizer.domain.units import PPM, ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.solver import ear, scip
-from optimizer.solver.formulation import Expr, Formulation, total
+from optimizer.solver.columns import domain_of
+from optimizer.solver.formulation import Expr, Formulation, domains_apart, total
+from optimizer.solver.outlive import Domains, domains_needed, spares
 from optimizer.solver.packing import Counts, Packed, Packer
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
 from optimizer.solver.quick import QuickPricing
@@ -103,6 +105,7 @@ class Master:
         self.count_rows, self.counted, self.counted_prices = self._count_gpus()
         self._index_rows()
         self.items = self._items()
+        self.domains = {d.name: self._domains(d) for d in f.problem.deployments if d.survive}
         self.listed = self._listed()
         self.missing = {name: v.index for name, v in f.missing.items()}
         self.missing_indices = frozenset(self.missing.values())
@@ -217,6 +220,19 @@ class Master:
             items[c.deployment].append((c.count.index, min(capacity, asked)))
         return items
 
+    def _domains(self, d: Deployment) -> Domains:
+        """How many domains that may be lost there are for which places; none for pipelines."""
+        mine = self.f.of(d.name)
+        if d.survive is None or any(c.parts for c in mine):
+            return ()
+        found = []
+        for among, _ in domains_apart(self.f.sites, d.survive):
+            here = [c for c in mine if c.site in among]
+            nodes = (node for s in {c.site for c in here} for node in self.f.sites[s].nodes)
+            number = len({domain_of(node, d.survive) for node in nodes})
+            found.append((number, frozenset(c.count.index for c in here)))
+        return tuple(one for one in found if one[1])
+
     def _listed(self) -> dict[int, float]:
         """What a place would cost if each took its part of a GPU's price."""
         found = {}
@@ -294,7 +310,7 @@ class Master:
         """A cheap mix of a deployment that outlives a loss, and a bound on all of them.
 
         Some loss takes at least the largest replica. So for each size m that it may have: mixes of
-        replicas of at most m that serve m more than is asked.
+        replicas of at most m that serve m more than is asked, or more where domains are few.
         """
         asked = self.asked(d, prices)
         least = asked.min_replicas if asked.missing_price is None else 0
@@ -306,17 +322,18 @@ class Master:
         best = Mix(inf, inf, ())
         for largest in sorted({item.capacity for item in items}):
             some = [item for item in items if item.capacity <= largest]
-            found = cheapest_mix(some, Asked(asked.rate + largest, least, asked.limit))
-            best = replace(best, bound=min(best.bound, found.bound))
-            whole = self.spread_out(d, dict(found.counts), some)
-            if isinf(found.cost) or whole is None:
-                continue
-            cost = sum(count * max(0.0, float(prices[v])) for v, count in whole.items())
-            replicas = sum(whole.values())
-            missing = asked.missing_ppm(asked.rate, replicas)
-            cost += missing * (asked.missing_price or 0.0)
-            if cost < best.cost:
-                best = Mix(cost, best.bound, tuple(sorted(whole.items())), missing)
+            for rate, few in spares(self.domains[d.name], asked.rate, some, largest):
+                found = cheapest_mix(few, Asked(rate, least, asked.limit))
+                best = replace(best, bound=min(best.bound, found.bound))
+                whole = self.spread_out(d, dict(found.counts), some)
+                if isinf(found.cost) or whole is None:
+                    continue
+                cost = sum(count * max(0.0, float(prices[v])) for v, count in whole.items())
+                replicas = sum(whole.values())
+                missing = asked.missing_ppm(asked.rate, replicas)
+                cost += missing * (asked.missing_price or 0.0)
+                if cost < best.cost:
+                    best = Mix(cost, best.bound, tuple(sorted(whole.items())), missing)
         return best
 
     def spread_out(
@@ -345,8 +362,13 @@ class Master:
         rates = dict(self.items[d.name])
         served = sum(rates[v] * count for v, count in counts.items())
         largest = max((rates[v] for v, count in counts.items() if count), default=0)
-        if served < (d.asked_mrps or 0) + largest:
+        spare = served - (d.asked_mrps or 0)
+        if spare < largest:
             return False
+        for number, places in self.domains.get(d.name, ()):
+            held = [(rates[v], count) for v, count in counts.items() if count and v in places]
+            if domains_needed(spare, held) > number:
+                return False
         missing = self.missing[d.name]
         return all(
             isinf(row.low)
@@ -633,6 +655,9 @@ class Program:
         count = max(count, d.min_replicas)
         if d.survive and capacity:
             count = max(d.min_replicas, -(-(d.asked_mrps or 0) // capacity) + 1)
+            most = 2 * count
+            while count < most and not self.m.survives(d, {variable: count}):
+                count += 1
         if d.replica_limit is None or count <= d.replica_limit:
             self.add(name, Mix(0.0, 0.0, ((variable, count),) if count else ()))
 

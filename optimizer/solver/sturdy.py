@@ -17,11 +17,11 @@ from optimizer.domain.workload import Deployment
 from optimizer.solver.apart import Apart, Room
 from optimizer.solver.bulk import Choice, choose
 from optimizer.solver.master import Bound, Floats, Master
+from optimizer.solver.outlive import MOST_LOST, spares
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
 from optimizer.solver.selection import Selection
 
 ROUNDS = 6
-MOST_LOST = 3  # replicas of its largest size that a mix may spare
 NODES = 50  # of the tree that chooses: what is left then is less than placing adds
 
 
@@ -174,10 +174,12 @@ class _Priced:
         ]
         for largest in sorted({item.capacity for item in items}):
             some = [item for item in items if item.capacity <= largest]
+            limited = dict(enumerate(spares(master.domains[d.name], asked.rate, some, largest), 1))
             for lost in range(1, MOST_LOST + 1):
                 spare = lost * largest
-                dearer = [replace(i, price=i.price + self._nodes(d, i, spare)) for i in some]
-                want = Asked(asked.rate + spare, asked.min_replicas, asked.limit)
+                rate, few = limited.get(lost, (asked.rate + spare, some))
+                dearer = [replace(i, price=i.price + self._nodes(d, i, spare)) for i in few]
+                want = Asked(rate, asked.min_replicas, asked.limit)
                 best = cheapest_mix(dearer, want)
                 whole = None if isinf(best.cost) else master.spread_out(d, dict(best.counts), some)
                 if whole:
