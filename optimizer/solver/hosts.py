@@ -28,8 +28,14 @@ ROOT_ROUNDS = 60
 DIVE_ROUNDS = 30
 NEW_FILLINGS = 40  # of GPUs, in one round for one kind of node
 PART = 0.04  # of the nodes still to fill that one step of a dive fixes
+MUCH = 250_000  # effort after which the search makes haste
+MOST = 1_500_000  # after which it dives no more
+HASTY_ROUNDS = 8  # of a step, in haste
+HASTY_PART = 0.1
+FEW_COLUMNS = 3_000  # kept from step to step in haste: those of least reduced cost
 NEAR = 0.8  # a pattern used so often, or so often more, is as good as used once more
 WORTH = 1e-4  # by which a new pattern must gain, in parts of the dearest GPU's price
+SWEEPS = 4  # over all nodes, of exchanges in one
 TURNS = 16  # dives again, of a part of the nodes
 VAIN = 4  # of them without a gain, after which they end
 LOOSE = 0.15  # the part of the nodes of each kind
@@ -70,7 +76,7 @@ def by_node(problem: PlacementProblem) -> list[Seat]:
     program = _Program(problem, kinds)
     for _ in range(ROOT_ROUNDS):
         program.solve()
-        if not program.generate() or ear.heard():
+        if not program.generate() or program.hasty:
             break
     program.dive()
     program.improve()
@@ -139,28 +145,31 @@ class _Kind:
         if not self.loads:
             return []
         self._fill(values, wanted)
-        packer = Packer(self.room, [(x.gpus, x.cpu, x.memory) for x in self.loads])
         most = self._most(wanted)
-        return list(packer.best(self._worths(values), target, exact=False, most=most).all)
+        at = np.nonzero(most)[0].tolist()
+        loads = [self.loads[load] for load in at]
+        packer = Packer(self.room, [(x.gpus, x.cpu, x.memory) for x in loads])
+        best = packer.best(self._worths(values, loads), target, exact=False, most=most[at])
+        return [tuple((at[load], times) for load, times in counts) for counts in best.all]
 
-    def _worths(self, values: Floats) -> Floats:
+    def _worths(self, values: Floats, loads: list[_Load]) -> Floats:
         """What each load is worth above the price of its GPUs."""
+        listed = values.tolist()
         return np.array(
-            [
-                sum(values[n] * times for n, times in x.held) - self.price * x.gpus
-                for x in self.loads
-            ]
+            [sum(listed[n] * times for n, times in x.held) - self.price * x.gpus for x in loads]
         )
 
     def _most(self, wanted: Ints) -> Ints:
         """How often each load is wanted in full."""
-        return np.array([min(int(wanted[n]) // times for n, times in x.held) for x in self.loads])
+        listed = wanted.tolist()
+        most = [min(listed[n] // times for n, times in x.held) for x in self.loads]
+        return np.array(most, dtype=np.int64)
 
     def _fill(self, values: Floats, wanted: Ints) -> None:
         """Fillings of one GPU that are worth most after what they take of the host."""
         if not self.sharers:
             return
-        worth = self._worths(values)
+        worth = self._worths(values, self.loads)
         at = np.nonzero(worth > 0)[0]
         if not len(at):
             return
@@ -211,26 +220,38 @@ class _Program:
         self.kinds = kinds
         self.asked: Ints = np.array([d.min_replicas for d in problem.deployments], dtype=np.int64)
         self.fixed: Counter[tuple[int, Counts]] = Counter()
-        self.columns: dict[tuple[int, Counts], tuple[_Column, pywraplp.Variable]] = {}
+        self.columns: dict[tuple[int, Counts], _Column] = {}
         self._count()
         self.unit = max([1.0, *(kind.price for kind in kinds)])
+        self.root = 0.0  # the program's value before anything was fixed
+        self.work = 0  # simplex iterations times rows, in hundreds, and a quarter of loads weighed
+        most = max([1, *self.wanted.tolist()])
+        ranks = sorted({d.priority for d in problem.deployments})
+        self.weights: Floats = np.array(
+            [
+                LEFT_OUT * most / max(1, d.min_replicas) * 100.0 ** ranks.index(d.priority)
+                for d in problem.deployments
+            ]
+        )
+        self._begin()
+
+    def _begin(self) -> None:
+        """A program without patterns for what is wanted now."""
         self.lp = pywraplp.Solver.CreateSolver("GLOP")
         self.rows = [self.lp.Constraint(float(n), self.lp.infinity()) for n in self.wanted]
         self.room = [self.lp.Constraint(-self.lp.infinity(), float(n)) for n in self.nodes]
-        self.weights: Floats = np.zeros(len(self.asked))
-        self.root = 0.0  # the program's value before anything was fixed
+        self.taken: dict[tuple[int, Counts], pywraplp.Variable] = {}
         objective = self.lp.Objective()
         objective.SetMinimization()
-        most, ranks = (
-            max([1, *self.wanted.tolist()]),
-            sorted({d.priority for d in problem.deployments}),
-        )
-        for n, (d, row) in enumerate(zip(problem.deployments, self.rows, strict=True)):
+        for weight, row in zip(self.weights.tolist(), self.rows, strict=True):
             out = self.lp.NumVar(0, self.lp.infinity(), "")
-            rank = 100.0 ** ranks.index(d.priority)
-            self.weights[n] = LEFT_OUT * most / max(1, d.min_replicas) * rank
-            objective.SetCoefficient(out, float(self.weights[n]))
+            objective.SetCoefficient(out, weight)
             row.SetCoefficient(out, 1.0)
+
+    @property
+    def hasty(self) -> bool:
+        """Whether few rounds and large steps must do."""
+        return self.work > MUCH or ear.heard()
 
     def _count(self) -> None:
         """Replicas wanted and nodes free beside what is fixed."""
@@ -238,7 +259,7 @@ class _Program:
         self.nodes = [len(kind.nodes) for kind in self.kinds]
         for (kind, pattern), times in self.fixed.items():
             self.nodes[kind] -= times
-            for n, copies in self.columns[kind, pattern][0].held:
+            for n, copies in self.columns[kind, pattern].held:
                 self.wanted[n] -= copies * times
 
     @property
@@ -255,6 +276,7 @@ class _Program:
     def solve(self) -> None:
         """Prices of replicas and of nodes."""
         self.lp.Solve()
+        self.work += 1 + self.lp.iterations() * len(self.rows) // 100
         self.values: Floats = np.array([max(0.0, r.dual_value()) for r in self.rows])
         self.paid = [max(0.0, -r.dual_value()) for r in self.room]
 
@@ -265,35 +287,49 @@ class _Program:
             if not self.nodes[number]:
                 continue
             target = (self.paid[number] + WORTH) * self.unit
+            self.work += len(kind.loads) // 4
             for pattern in kind.patterns(self.values * self.unit, target, self.wanted):
                 added += self._add(number, pattern)
         return added
 
     def _add(self, number: int, pattern: Counts) -> bool:
-        if (number, pattern) in self.columns:
+        if (number, pattern) in self.taken:
             return False
-        kind = self.kinds[number]
-        held: Counter[int] = Counter()
-        for load, times in pattern:
-            for deployment, copies in kind.loads[load].held:
-                held[deployment] += copies * times
-        column = _Column(number, pattern, tuple(sorted(held.items())))
-        x = self.lp.NumVar(0, self.lp.infinity(), "")
-        self.columns[number, pattern] = column, x
-        self.lp.Objective().SetCoefficient(x, self._price((number, pattern)))
-        self.room[number].SetCoefficient(x, 1.0)
-        for deployment, copies in held.items():
-            self.rows[deployment].SetCoefficient(x, copies)
+        self._take(self._column(number, pattern))
         return True
+
+    def _column(self, number: int, pattern: Counts) -> _Column:
+        if (number, pattern) not in self.columns:
+            kind = self.kinds[number]
+            held: Counter[int] = Counter()
+            for load, times in pattern:
+                for deployment, copies in kind.loads[load].held:
+                    held[deployment] += copies * times
+            column = _Column(number, pattern, tuple(sorted(held.items())))
+            self.columns[number, pattern] = column
+        return self.columns[number, pattern]
+
+    def _take(self, column: _Column) -> None:
+        """Into the program."""
+        key = column.kind, column.pattern
+        x = self.taken[key] = self.lp.NumVar(0, self.lp.infinity(), "")
+        self.lp.Objective().SetCoefficient(x, self._price(key))
+        self.room[column.kind].SetCoefficient(x, 1.0)
+        for deployment, copies in column.held:
+            self.rows[deployment].SetCoefficient(x, copies)
 
     def dive(self) -> None:
         """Fix what the program uses most, ask for the rest anew, and so on."""
         while self.wanted.any() and any(self.nodes):
-            if self.fixed:
+            if ear.heard():
+                break
+            if self.hasty:
+                self._renew()
+            elif self.fixed:
                 self._ask()
-            for _ in range(DIVE_ROUNDS):
+            for _ in range(HASTY_ROUNDS if self.hasty else DIVE_ROUNDS):
                 self.solve()
-                if not self.generate():
+                if ear.heard() or not self.generate():
                     break
             else:
                 self.solve()
@@ -304,21 +340,70 @@ class _Program:
             for column, times in chosen:
                 self.fixed[column.kind, column.pattern] += times
             self._count()
+        self._fill_up()
+
+    def _fill_up(self) -> None:
+        """Nodes left hold what counts most of what is left, kind after kind."""
+        for number, kind in enumerate(self.kinds):
+            while self.nodes[number] and self.wanted.any():
+                found = kind.patterns(self.weights * self.unit, 0.0, self.wanted)
+                chosen = self._within((self._column(number, p), len(kind.nodes)) for p in found[:1])
+                if not chosen:
+                    break
+                for column, times in chosen:
+                    self.fixed[number, column.pattern] += times
+                self._count()
 
     def improve(self) -> None:
-        """Dive again with some nodes emptied, and keep what is no worse."""
+        """Exchange what is left out, dive again with some nodes emptied, keep what is no worse."""
         vain = 0
+        self._exchange()
         for turn in range(TURNS):
-            out = self.weights[self.wanted > 0]
-            if not len(out) or self.cost - self.root < out.min() or vain == VAIN or ear.heard():
+            if self._near or vain == VAIN or self.work > MOST or ear.heard():
                 break
             kept, cost = self.fixed.copy(), self.cost
             self._loosen(random.Random(turn))
             self.dive()
+            self._exchange()
             vain = 0 if self.cost < cost - TINY else vain + 1
             if self.cost > cost:
                 self.fixed = kept
                 self._count()
+
+    @property
+    def _near(self) -> bool:
+        """Whether no replica more can be expected to find a place."""
+        out = self.weights[self.wanted > 0]
+        return not len(out) or bool(self.cost - self.root < out.min())
+
+    def _exchange(self) -> None:
+        """Nodes hold instead what counts more, out of what they hold and what is left out."""
+        for _ in range(SWEEPS):
+            before = self.cost
+            for key in sorted(self.fixed):
+                if self._near or ear.heard():
+                    return
+                self._exchange_in(self.columns[key])
+            self.fixed = +self.fixed
+            if self.cost > before - TINY:
+                return
+
+    def _exchange_in(self, column: _Column) -> None:
+        """In one node that is so filled."""
+        kind, key = self.kinds[column.kind], (column.kind, column.pattern)
+        if not any(self.wanted[n] for n in kind.ways):
+            return
+        asked, worth = self.wanted.copy(), -self._price(key)
+        for n, copies in column.held:
+            asked[n] += copies
+            worth += float(self.weights[n]) * copies
+        self.work += len(kind.loads) // 4
+        found = kind.patterns(self.weights * self.unit, (worth + WORTH) * self.unit, asked)
+        for pattern in found[:1]:
+            other = self._column(column.kind, pattern)
+            self.fixed[key] -= 1
+            self.fixed[other.kind, other.pattern] += 1
+            self._count()
 
     def _loosen(self, dice: random.Random) -> None:
         """Empty some nodes of each kind."""
@@ -341,21 +426,38 @@ class _Program:
             row.SetLb(float(n))
         for room, n in zip(self.room, self.nodes, strict=True):
             room.SetUb(float(n))
-        for column, x in self.columns.values():
-            fits = all(self.wanted[n] >= copies for n, copies in column.held)
-            x.SetUb(self.lp.infinity() if fits else 0.0)
+        for key, x in self.taken.items():
+            x.SetUb(self.lp.infinity() if self._fits(self.columns[key]) else 0.0)
+
+    def _fits(self, column: _Column) -> bool:
+        return all(self.wanted[n] >= copies for n, copies in column.held)
+
+    def _renew(self) -> None:
+        """State what is left anew, with few of the columns, so that it is solved soon."""
+        fitting = [c for c in self.columns.values() if self.nodes[c.kind] and self._fits(c)]
+        self._begin()
+        for column in sorted(fitting, key=self._reduced)[:FEW_COLUMNS]:
+            self._take(column)
+
+    def _reduced(self, column: _Column) -> float:
+        """What a column costs more than the program pays for what it holds."""
+        worth = sum(float(self.values[n]) * copies for n, copies in column.held)
+        return self._price((column.kind, column.pattern)) + self.paid[column.kind] - worth
 
     def _chosen(self) -> list[tuple[_Column, int]]:
         """Columns used nearly whole, else those used most."""
-        used = [(x.solution_value(), column) for column, x in self.columns.values()]
+        used = [(x.solution_value(), self.columns[key]) for key, x in self.taken.items()]
         used = [(often, column) for often, column in used if often > 1e-9]
         whole = [(column, int(often + 1 - NEAR)) for often, column in used]
         chosen = self._within((column, times) for column, times in whole if times)
-        wanted = max(1, int(PART * sum(often for often, _ in used)))
+        part = HASTY_PART if self.hasty else PART
+        wanted = max(1, int(part * sum(often for often, _ in used)))
         if sum(times for _, times in chosen) >= wanted:
             return chosen
         by_rest = sorted(used, key=lambda x: (int(x[0] + 1 - NEAR) - x[0], x[1].kind, x[1].pattern))
         more = [(column, 1) for _, column in by_rest[:wanted]]
+        if self.hasty:
+            return self._within([*((c, t) for c, t in whole if t), *more])
         return chosen or self._within(more)
 
     def _within(self, columns: Iterable[tuple[_Column, int]]) -> list[tuple[_Column, int]]:
