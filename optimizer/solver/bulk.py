@@ -106,19 +106,31 @@ def filled(master: Master, bound: Bound, values: list[int]) -> tuple[Choice, lis
     return Choice(values, fillings), short
 
 
-def closer(master: Master, bound: Bound, seconds: float) -> Choice | None:
+def closer(
+    master: Master,
+    bound: Bound,
+    seconds: float,
+    known: Choice | None = None,
+    widest: float = 0.0,
+) -> Choice | None:
     """The best choice among mixes, known or not, of which each deployment has about as many.
 
     For few deployments, whose relaxation meets too few mixes to choose from. None where these
-    few mixes do not go together.
+    few mixes do not go together; those of a choice that is ``known`` do. ``widest``: how far their
+    reduced costs go; 0: by the bound.
     """
     prices = master.prices(bound.duals)
-    most = WIDEST * max(1.0, bound.value)
+    most = widest or WIDEST * max(1.0, bound.value)
     mixes = {name: _cheapest_few(master, bound, prices, name, most) for name in master.names}
     for name, some in mixes.items():
         used, counts = bound.used.get(name, set()), {mix.counts for mix in some}
         some += [m for m in bound.mixes[name] if m in used and m.counts not in counts]
-    return _fitting(master, replace(bound, mixes=mixes), most, seconds, FEW_NODES)
+    used_too = {name: set(some) for name, some in bound.used.items()}
+    for name, mix in master.mixes_of(known.values if known is not None else ()):
+        mixes[name].append(mix)
+        used_too.setdefault(name, set()).add(mix)
+    among = replace(bound, mixes=mixes, used=used_too)
+    return _fitting(master, among, most, seconds, FEW_NODES)
 
 
 def _cheapest_few(

@@ -8,13 +8,14 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
 from optimizer.solver import hosts, measure, sturdy
 from optimizer.solver.anew import mended
-from optimizer.solver.bulk import Choice, choose, closer
+from optimizer.solver.bulk import FEW_NODES, Choice, choose, closer
 from optimizer.solver.columns import coarse_sites
 from optimizer.solver.counts import Tree
 from optimizer.solver.deal import deal
 from optimizer.solver.fluid import begin
 from optimizer.solver.formulation import Expr, Formulation, build
 from optimizer.solver.integer import Clock, Level, common_divisor, priorities, value_of
+from optimizer.solver.leaves import lifted, separable
 from optimizer.solver.master import MANY, Bound, Master
 from optimizer.solver.measure import frail
 from optimizer.solver.repair import repaired
@@ -23,6 +24,8 @@ from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
 MOST_MENDED = 50  # deployments that dealing left short
+WIDEST_UNMET = 0.5  # of the bound: one replica less may be far from it
+WIDEST_LEAST = 5.0  # times ``PPM_SCALE``, where the bound is small
 NEAR_BOUND = 1.02  # a level in parts of its bound, above which counts by class are tried as well
 MANY_GPUS = 256
 MOST_GPUS = 1024
@@ -180,8 +183,7 @@ def _least_price(
         if tree.better is not None and value_of(expr, tree.better.values) <= low:
             return low, tree.better
         _, other = _chosen(expr, proof, clock)
-        known = [one for one in (tree.better, other) if one is not None]
-        return low, min(known, key=lambda one: value_of(expr, one.values), default=None)
+        return low, _better(expr, tree.better, other)
     low, choice = _chosen(expr, proof, clock)
     outlive = any(d.survive for d in master.names.values())  # placing then adds more than that
     if choice is None or not few or outlive:
@@ -238,40 +240,48 @@ def _by_priority(f: Formulation, clock: Clock, floors: Floors) -> Choice | None:
     best: Choice | None = None
     for priority in priorities(f):
         expr = f.unmet_ppm(priority)
-        low, choice = _level(f, expr, frozenset(complete), clock, "unmet", PPM_SCALE)
-        floors.unmet[priority] = low
+        proof = _bound(f, expr, frozenset(complete), clock, "unmet", best)
+        floors.unmet[priority], choice = _chosen(expr, proof, clock, PPM_SCALE, best)
         floors.held[priority] = -1
-        if choice is None:
-            return best
-        best = choice
-        floors.held[priority] = _value(f, expr, choice)
+        best = _better(expr, choice, best)
+        if best is None:
+            return None
+        value = floors.held[priority] = value_of(expr, best.values)
+        floors.unmet[priority] = _lifted(expr, proof, clock, floors.unmet[priority], value)
         f.model.add(expr <= floors.held[priority])
         if floors.held[priority] == 0:
             complete.add(priority)
-    price, choice = _level(f, f.price_micros(), frozenset(complete), clock, "price_per_hour")
-    floors.price = price
-    return choice or best
+    expr = f.price_micros()
+    proof = _bound(f, expr, frozenset(complete), clock, "price_per_hour", best)
+    floors.price, choice = _chosen(expr, proof, clock, known=best)
+    return _better(expr, choice, best)
 
 
-def _value(f: Formulation, expr: Expr, choice: Choice) -> int:
-    return value_of(expr, choice.values)
+def _lifted(expr: Expr, proof: tuple[Master, Bound], clock: Clock, low: int, value: int) -> int:
+    """The bound on a level of unmet demand, lifted where no search follows that lifts it."""
+    master, bound = proof
+    if low >= value or not is_large(master.f.problem) or not separable(master):
+        return low
+    if not bound.serves or len(master.names) >= MANY or clock.interrupted:
+        return low
+    return lifted(master, bound, common_divisor(expr), (low, value), lambda: clock.seconds_left / 2)
 
 
-def _level(
+def _better(expr: Expr, *choices: Choice | None) -> Choice | None:
+    """The first of the best choices there are."""
+    known = [one for one in choices if one is not None]
+    return min(known, key=lambda one: value_of(expr, one.values), default=None)
+
+
+def _bound(
     f: Formulation,
     expr: Expr,
     complete: frozenset[int],
     clock: Clock,
     name: str,
-    scale: float = 1.0,
-) -> tuple[int, Choice | None]:
-    """A bound on one level and the best choice for it."""
-    return _chosen(expr, _bound(f, expr, complete, clock, name), clock, scale)
-
-
-def _bound(
-    f: Formulation, expr: Expr, complete: frozenset[int], clock: Clock, name: str
+    known: Choice | None = None,
 ) -> tuple[Master, Bound]:
+    """The relaxation's bound; its program begins with a choice that is ``known`` to be allowed."""
     master = Master(f, expr, complete)
 
     def on_round(bound: Bound) -> bool:
@@ -281,10 +291,13 @@ def _bound(
             clock.timed_out = True
         return not clock.timed_out
 
+    mixes = list(master.mixes_of(known.values)) if known is not None else []
+    held = enumerate(known.fillings) if known is not None else ()
+    fillings = [(pool, counts) for pool, some in held for counts, _ in some]
     if not master.pools or len(master.names) < MANY:
-        return master, master.solve(on_round)
+        return master, master.solve(on_round, mixes, fillings)
     seeds, at = begin(master, on_round)
-    return master, master.solve(on_round, seeds, at=at)
+    return master, master.solve(on_round, [*seeds, *mixes], fillings, at)
 
 
 def _low(expr: Expr, proof: tuple[Master, Bound]) -> int:
@@ -294,7 +307,11 @@ def _low(expr: Expr, proof: tuple[Master, Bound]) -> int:
 
 
 def _chosen(
-    expr: Expr, proof: tuple[Master, Bound], clock: Clock, scale: float = 1.0
+    expr: Expr,
+    proof: tuple[Master, Bound],
+    clock: Clock,
+    scale: float = 1.0,
+    known: Choice | None = None,
 ) -> tuple[int, Choice | None]:
     master, bound = proof
     low = _low(expr, proof)
@@ -304,13 +321,12 @@ def _chosen(
     few = len(master.names) < MANY
     if scale == 1.0 and any(d.survive and d.asked_mrps for d in master.names.values()):
         return low, sturdy.choice(master, bound, seconds)
-    choice = closer(master, bound, seconds) if few else None
+    widest = 0.0 if scale == 1.0 else max(WIDEST_UNMET * bound.value, WIDEST_LEAST * scale)
+    choice = closer(master, bound, seconds, known, widest) if few else None
     if choice is None:
         return low, choose(master, bound, seconds, scale)
     if scale != 1.0 and value_of(expr, choice.values) > low:  # what is unmet is worth two tries
-        other = choose(master, bound, seconds, scale)
-        if other is not None and value_of(expr, other.values) < value_of(expr, choice.values):
-            return low, other
+        choice = _better(expr, choice, choose(master, bound, seconds, scale, FEW_NODES))
     return low, choice
 
 

@@ -25,6 +25,7 @@ MOST_BOXES = 400
 MOST_ROUNDS = 40
 MOST_MIXES = 1_500  # of a deployment that an integer program chooses from
 MOST_NODES = 2_000  # of its tree
+FEW_NODES = 300  # the same where solutions are not looked for
 FIRST_SPAN = 0.02  # of a bound, where targets above it begin
 NEAREST = 1_000  # and at least so far from it
 MOST_HALVINGS = 2
@@ -164,11 +165,9 @@ class Leaves:
 
         ``best``: a bound of the box, whose prices say which.
         """
-        unit = self.master.unit
-        slack = target / unit - best.value + SAFETY * max(1.0, abs(best.value))
-        if slack < 0:
+        open_leaf = self._leaf(box, best, target)
+        if open_leaf.slack < 0:
             return Verdict(impossible=True)
-        open_leaf = Leaf(box, best, target, slack, self.master.prices(best.duals))
         mixes = self.mixes(open_leaf)
         verdict = self._choose(open_leaf, mixes, relaxed=False)
         if verdict.impossible and self.master.pools:
@@ -176,6 +175,18 @@ class Leaves:
             relaxed = self._choose(open_leaf, mixes, relaxed=True)
             return Verdict(impossible=relaxed.impossible)
         return verdict
+
+    def refute(self, box: Box, best: Bound, target: int) -> Verdict:
+        """The same, but only whether there is none."""
+        open_leaf = self._leaf(box, best, target)
+        if open_leaf.slack < 0:
+            return Verdict(impossible=True)
+        relaxed = self._choose(open_leaf, self.mixes(open_leaf), relaxed=True)
+        return Verdict(impossible=relaxed.impossible)
+
+    def _leaf(self, box: Box, best: Bound, target: int) -> Leaf:
+        slack = target / self.master.unit - best.value + SAFETY * max(1.0, abs(best.value))
+        return Leaf(box, best, target, slack, self.master.prices(best.duals))
 
     def mixes(self, leaf: Leaf) -> dict[str, list[Mix] | None]:
         """All mixes of reduced cost within the slack; None where they are too many."""
@@ -313,12 +324,26 @@ def closed(
     leaves = Leaves(master, bound, step, seconds_left)
     low, value = known
     if master.costs[~master.filling].any():
-        return _nearer(leaves, bound, max(low, leaves.low(bound)), value)  # not a price of GPUs
+        # Not a price of GPUs.
+        return _nearer(leaves, leaves.decide, bound, max(low, leaves.low(bound)), value)
     ends = master.row_lows[leaves.rows].copy(), master.row_highs[leaves.rows].copy()
     try:
         return _best_first(leaves, max(low, leaves.low(bound)), value)
     finally:
         master.row_lows[leaves.rows], master.row_highs[leaves.rows] = ends
+
+
+def lifted(
+    master: Master,
+    bound: Bound,
+    step: int,
+    known: tuple[int, int],
+    seconds_left: Callable[[], float],
+) -> int:
+    """The least value between what is proved and what is found that small trees do not refute."""
+    leaves = Leaves(master, bound, step, seconds_left)
+    leaves.nodes = FEW_NODES
+    return _nearer(leaves, leaves.refute, bound, *known).floor
 
 
 def _best_first(leaves: Leaves, low: int, value: int) -> Closed:
@@ -345,7 +370,13 @@ def _best_first(leaves: Leaves, low: int, value: int) -> Closed:
     return Closed(min([value, undecided, *(low for low, _, _ in heap)]))
 
 
-def _nearer(leaves: Leaves, bound: Bound, low: int, value: int) -> Closed:
+def _nearer(
+    leaves: Leaves,
+    decide: Callable[[Box, Bound, int], Verdict],
+    bound: Bound,
+    low: int,
+    value: int,
+) -> Closed:
     """By targets above the bound: what is near it is few mixes away.
 
     A target that is not decided is followed by nearer ones.
@@ -354,7 +385,7 @@ def _nearer(leaves: Leaves, bound: Bound, low: int, value: int) -> Closed:
     span, halved = max(NEAREST, int(low * FIRST_SPAN)), 0
     while low < value and halved <= MOST_HALVINGS and leaves.seconds_left() > 0:
         target = min(value - leaves.step, low + span)
-        verdict = leaves.decide(whole, bound, target)
+        verdict = decide(whole, bound, target)
         if verdict.values:
             return Closed(max(low, verdict.low), verdict.values)
         if verdict.impossible:
