@@ -75,8 +75,7 @@ def by_node(problem: PlacementProblem) -> list[Seat]:
     kinds = [_Kind(problem, site) for site in coarse_sites(problem)]
     program = _Program(problem, kinds)
     for _ in range(ROOT_ROUNDS):
-        program.solve()
-        if not program.generate() or program.hasty:
+        if not program.solve() or not program.generate() or program.hasty:
             break
     program.dive()
     program.improve()
@@ -105,7 +104,7 @@ class _Kind:
         self.bounded = (first.cpu_millicores is not None, first.host_memory_mib is not None)
         self.price = float(site.price_micros)
         self.loads: list[_Load] = []
-        self._known: set[Counts] = set()
+        self._known: dict[Counts, int] = {}  # which load, -1: none
         self.ways: dict[int, Candidate] = {}
         self.sharers: list[int] = []  # deployments, in the order of the filler's sizes
         for number, d in enumerate(problem.deployments):
@@ -133,11 +132,12 @@ class _Kind:
         """A load more, if the node's host bears it."""
         if held in self._known:
             return
-        self._known.add(held)
+        self._known[held] = -1
         asked = [(self.deployments[number], times) for number, times in held]
         cpu = sum(d.host_cpu_millicores * times for d, times in asked) * self.bounded[0]
         memory = sum(d.host_memory_mib * times for d, times in asked) * self.bounded[1]
         if cpu <= self.room[1] and memory <= self.room[2]:
+            self._known[held] = len(self.loads)
             self.loads.append(_Load(gpus, held, cpu, memory))
 
     def patterns(self, values: Floats, target: float, wanted: Ints) -> list[Counts]:
@@ -151,6 +151,20 @@ class _Kind:
         packer = Packer(self.room, [(x.gpus, x.cpu, x.memory) for x in loads])
         best = packer.best(self._worths(values, loads), target, exact=False, most=most[at])
         return [tuple((at[load], times) for load, times in counts) for counts in best.all]
+
+    def trimmed(self, pattern: Counts, wanted: Ints) -> Counts:
+        """The pattern without what several of its loads together hold too much."""
+        left = wanted.tolist()
+        kept: Counter[int] = Counter()
+        for load in (load for load, times in pattern for _ in range(times)):
+            held = tuple((n, min(left[n], copies)) for n, copies in self.loads[load].held)
+            held = tuple((n, copies) for n, copies in held if copies)
+            for n, copies in held:
+                left[n] -= copies
+            if held:
+                self.add(held, self.loads[load].gpus)
+                kept[self._known[held]] += 1
+        return tuple(sorted(kept.items()))
 
     def _worths(self, values: Floats, loads: list[_Load]) -> Floats:
         """What each load is worth above the price of its GPUs."""
@@ -224,6 +238,7 @@ class _Program:
         self._count()
         self.unit = max([1.0, *(kind.price for kind in kinds)])
         self.root = 0.0  # the program's value before anything was fixed
+        self.values, self.paid = np.zeros(len(self.asked)), [0.0] * len(kinds)
         self.work = 0  # simplex iterations times rows, in hundreds, and a quarter of loads weighed
         most = max([1, *self.wanted.tolist()])
         ranks = sorted({d.priority for d in problem.deployments})
@@ -273,12 +288,20 @@ class _Program:
         gpus = sum(kind.loads[load].gpus * times for load, times in pattern)
         return gpus * kind.price / self.unit
 
-    def solve(self) -> None:
-        """Prices of replicas and of nodes."""
-        self.lp.Solve()
+    def solve(self) -> bool:
+        """Prices of replicas and of nodes; False where GLOP gives up, on a fresh program too."""
+        solved = self.lp.Solve() == pywraplp.Solver.OPTIMAL
+        if not solved:
+            known = [self.columns[key] for key in self.taken]
+            self._begin()
+            for column in filter(self._fits, known):
+                self._take(column)
+            solved = self.lp.Solve() == pywraplp.Solver.OPTIMAL
         self.work += 1 + self.lp.iterations() * len(self.rows) // 100
-        self.values: Floats = np.array([max(0.0, r.dual_value()) for r in self.rows])
-        self.paid = [max(0.0, -r.dual_value()) for r in self.room]
+        if solved:
+            self.values = np.array([max(0.0, r.dual_value()) for r in self.rows])
+            self.paid = [max(0.0, -r.dual_value()) for r in self.room]
+        return solved
 
     def generate(self) -> int:
         """How many patterns were added that gain at the program's prices."""
@@ -327,12 +350,8 @@ class _Program:
                 self._renew()
             elif self.fixed:
                 self._ask()
-            for _ in range(HASTY_ROUNDS if self.hasty else DIVE_ROUNDS):
-                self.solve()
-                if ear.heard() or not self.generate():
-                    break
-            else:
-                self.solve()
+            if not self._generated(HASTY_ROUNDS if self.hasty else DIVE_ROUNDS):
+                break
             self.root = self.root or self.lp.Objective().Value()
             chosen = self._chosen()
             if not chosen:
@@ -342,12 +361,23 @@ class _Program:
             self._count()
         self._fill_up()
 
+    def _generated(self, rounds: int) -> bool:
+        """Whether the program is solved, with new patterns of so many rounds at most."""
+        for _ in range(rounds):
+            if not self.solve():
+                return False
+            if ear.heard() or not self.generate():
+                return True
+        return self.solve()
+
     def _fill_up(self) -> None:
         """Nodes left hold what counts most of what is left, kind after kind."""
         for number, kind in enumerate(self.kinds):
             while self.nodes[number] and self.wanted.any():
                 found = kind.patterns(self.weights * self.unit, 0.0, self.wanted)
-                chosen = self._within((self._column(number, p), len(kind.nodes)) for p in found[:1])
+                fitting = (kind.trimmed(pattern, self.wanted) for pattern in found[:1])
+                columns = (self._column(number, pattern) for pattern in fitting)
+                chosen = self._within((column, len(kind.nodes)) for column in columns)
                 if not chosen:
                     break
                 for column, times in chosen:
@@ -393,17 +423,22 @@ class _Program:
         kind, key = self.kinds[column.kind], (column.kind, column.pattern)
         if not any(self.wanted[n] for n in kind.ways):
             return
-        asked, worth = self.wanted.copy(), -self._price(key)
+        asked, worth = self.wanted.copy(), self._worth(column)
         for n, copies in column.held:
             asked[n] += copies
-            worth += float(self.weights[n]) * copies
         self.work += len(kind.loads) // 4
         found = kind.patterns(self.weights * self.unit, (worth + WORTH) * self.unit, asked)
         for pattern in found[:1]:
-            other = self._column(column.kind, pattern)
-            self.fixed[key] -= 1
-            self.fixed[other.kind, other.pattern] += 1
-            self._count()
+            other = self._column(column.kind, kind.trimmed(pattern, asked))
+            if self._worth(other) > worth + TINY:
+                self.fixed[key] -= 1
+                self.fixed[other.kind, other.pattern] += 1
+                self._count()
+
+    def _worth(self, column: _Column) -> float:
+        """What leaving out all that a column holds would cost more."""
+        held = sum(float(self.weights[n]) * copies for n, copies in column.held)
+        return held - self._price((column.kind, column.pattern))
 
     def _loosen(self, dice: random.Random) -> None:
         """Empty some nodes of each kind."""

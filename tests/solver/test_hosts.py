@@ -1,13 +1,14 @@
 """Whole nodes filled by patterns where CPU and memory of the hosts bind."""
 
 import random
+from collections import Counter
 
 import pytest
 
 from builders import candidate, deployment, fleet, gpu, node, problem, use
 from optimizer.domain.outcome import Limits
 from optimizer.domain.problem import PlacementProblem
-from optimizer.solver import hosts, large, solve
+from optimizer.solver import ear, hosts, large, solve
 from optimizer.solver.columns import coarse_sites
 from optimizer.solver.formulation import build
 from optimizer.solver.master import Master
@@ -57,6 +58,37 @@ def test_small_fleets_are_filled_as_well_as_can_be(seed: int) -> None:
     assert unmet.proved
     [(_, reached)] = objectives(asked, found).unmet_ppm
     assert unmet.value <= reached <= unmet.value + 350_000  # a dive is not a proof
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["in haste", "interrupted"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hurried_search_gives_a_plan_too(
+    monkeypatch: pytest.MonkeyPatch, seed: int, interrupted: bool
+) -> None:
+    asked = drawn(seed)
+    unhurried = settle(asked, hosts.by_node(asked))
+    if interrupted:
+        monkeypatch.setattr(ear, "heard", lambda: True)
+    monkeypatch.setattr(hosts, "MUCH", -1)
+    found = settle(asked, hosts.by_node(asked))
+    assert not verify(asked, found)
+    assert len(found.replicas) >= 0.8 * len(unhurried.replicas)
+    served = Counter(replica.deployment for replica in found.replicas)
+    assert all(served[d.name] <= d.min_replicas for d in asked.deployments)
+
+
+def test_exchanges_in_a_node_serve_who_counts_more() -> None:
+    wanted = [deployment("many", replicas=5, cpu_cores=1), deployment("one", replicas=1)]
+    machines = fleet(node("n", TOY, 4, cpu_cores=8, memory_gib=8))
+    asked = problem(machines, wanted, [candidate(d.name, TOY, gpus=1) for d in wanted])
+    kind = hosts._Kind(asked, coarse_sites(asked)[0])
+    program = hosts._Program(asked, [kind])
+    only_many = program._column(0, ((0, 4),))
+    assert dict(only_many.held) == {0: 4}
+    program.fixed[0, only_many.pattern] = 1
+    program._count()
+    program._exchange()
+    assert program.wanted.tolist() == [2, 0]
 
 
 def test_unmet_demand_is_bounded_in_whole_replicas() -> None:
