@@ -29,7 +29,7 @@ DIVE_ROUNDS = 30
 NEW_FILLINGS = 40  # of GPUs, in one round for one kind of node
 PART = 0.04  # of the nodes still to fill that one step of a dive fixes
 MUCH = 250_000  # effort after which the search makes haste
-MOST = 1_500_000  # after which it dives no more
+MOST = 1_200_000  # after which it dives no more
 HASTY_ROUNDS = 8  # of a step, in haste
 HASTY_PART = 0.1
 FEW_COLUMNS = 3_000  # kept from step to step in haste: those of least reduced cost
@@ -344,7 +344,7 @@ class _Program:
     def dive(self) -> None:
         """Fix what the program uses most, ask for the rest anew, and so on."""
         while self.wanted.any() and any(self.nodes):
-            if ear.heard():
+            if self.work > MOST or ear.heard():
                 break
             if self.hasty:
                 self._renew()
