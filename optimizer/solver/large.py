@@ -26,6 +26,7 @@ from optimizer.solver.where import settle
 MOST_MENDED = 50  # deployments that dealing left short
 WIDEST_UNMET = 0.5  # of the bound: one replica less may be far from it
 WIDEST_LEAST = 5.0  # times ``PPM_SCALE``, where the bound is small
+FEW_BY_CLASS = 300  # deployments beside placing by node: more take counts by class minutes
 NEAR_BOUND = 1.02  # a level in parts of its bound, above which counts by class are tried as well
 MANY_GPUS = 256
 MOST_GPUS = 1024
@@ -119,13 +120,14 @@ def _solved(
     hosted = _hosted(f, proof, clock, floors) if hosts.apply(problem) else None
     if hosted is not None:
         levels = _levels(problem, hosted, floors)
-        if all(level.value <= NEAR_BOUND * level.bound for level in levels):
+        near = all(level.value <= NEAR_BOUND * level.bound for level in levels)
+        if near or len(problem.deployments) > FEW_BY_CLASS or clock.interrupted:
             return Large(hosted, levels, proof)
     floors.price, choice = _least_price(f.price_micros(), proof, clock)
     if choice is None:
         choice = _by_priority(f, clock, floors)
     if choice is None:
-        return Large()
+        return Large() if hosted is None else Large(hosted, levels, proof)
     clock.report(Progress("where"))
     found = _placed(problem, f, choice, clock)
     found = filled_up(problem, found)
