@@ -241,16 +241,18 @@ class Leaves:
         found: dict[int, pywraplp.Variable] = {}
         asked = d.asked_mrps or 0
         served = lp.Constraint(float(asked), inf_)
-        running = lp.Constraint(float(d.min_replicas), float(d.replica_limit or inf_))
+        running = lp.Constraint(float(d.min_replicas), inf_)
+        limited = lp.Constraint(-inf_, inf_ if d.replica_limit is None else float(d.replica_limit))
         paid = lp.Constraint(cheapest - SAFETY * max(1.0, cheapest), cheapest + leaf.slack)
         for item in master.priced_items(d, leaf.prices):
             most = float(master.highs[item.variable])
             if item.price > 0:
-                most = min(most, float(int((cheapest + leaf.slack) / item.price)))
+                most = min(most, float(int((cheapest + leaf.slack) / item.price + SAFETY)))
             x = found[item.variable] = lp.IntVar(0.0, most, "")
             self._set(program, x, item.variable)
             served.SetCoefficient(x, item.capacity)
             running.SetCoefficient(x, 1.0)
+            limited.SetCoefficient(x, 1.0)
             paid.SetCoefficient(x, item.price)
         if not master.in_full(d):
             variable = master.missing[name]
@@ -263,7 +265,8 @@ class Leaves:
             if isinf(row.low):
                 own = lp.Constraint(-inf_, row.high)
                 for v, c in row.coefficients:
-                    own.SetCoefficient(found[v], c)
+                    if v in found:  # of who must be served in full nothing is missing
+                        own.SetCoefficient(found[v], c)
         return found
 
     def _set(self, program: Program, x: pywraplp.Variable, variable: int) -> None:

@@ -93,7 +93,7 @@ class Selection:
         for item in master.priced_items(d, master.prices(self.duals)):
             high = float(master.highs[item.variable])
             if item.price > 0:
-                high = min(high, float(most // item.price))
+                high = min(high, float(int(most / item.price + NEARLY)))
             x = self.opened[item.variable] = model.add_integer_variable(lb=0.0, ub=high)
             served.set_coefficient(x, float(item.capacity))
             running.set_coefficient(x, 1.0)
