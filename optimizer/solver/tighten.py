@@ -65,7 +65,8 @@ def _closed(search: Search, goal: Goal, master: Master, bound: Bound, floor: int
         return floor
     step, clock = common_divisor(goal.expr), search.clock
     for way in (closed, branched):
-        found = way(master, bound, step, (floor, value), lambda: clock.seconds_left)
+        near = min(value, ceil_div(int(value * (1 - goal.gap)), step) * step)
+        found = way(master, bound, step, (floor, near), lambda: clock.seconds_left)
         if found.values:
             search.values, value = found.values, value_of(goal.expr, found.values)
         floor = max(floor, found.floor)
