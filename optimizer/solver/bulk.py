@@ -8,6 +8,7 @@ than it said.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from math import inf
 
 import numpy as np
 
@@ -50,14 +51,14 @@ def choose(
     nodes: int = NODES,
     bind: Binding | None = None,
 ) -> Choice | None:
-    """The best integer choice among the known mixes whose reduced cost is small.
+    """The best integer choice among the known mixes whose reduced cost is small, or among all.
 
     ``bind`` adds rows to the program.
     """
     prices = master.prices(bound.duals)
     near = [(s, sum(1 for _ in _near(master, bound, prices, s * scale))) for s in SLACKS]
     first = max([0, *(i for i, (_, mixes) in enumerate(near) if mixes <= MOST_MIXES)])
-    for slack in (part * scale for part in SLACKS[first:]):
+    for slack in (*(part * scale for part in SLACKS[first:]), inf):
         found = _fitting(master, bound, slack, seconds, nodes, bind)
         if found is not None:
             return found

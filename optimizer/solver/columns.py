@@ -138,6 +138,7 @@ def domain_of(node: Node, kind: str) -> str:
 def coarse_sites(problem: PlacementProblem) -> tuple[Site, ...]:
     """Nodes merged wherever no rule tells them apart; what runs now is left out."""
     grouped: dict[object, list[tuple[Node, tuple[Zone, ...]]]] = {}
+    linked = any(way.network_mbs for ways in problem.candidates.values() for way in ways)
     for node, zones in _zones_by_node(problem):
         shape = tuple(
             (tuple(sorted(z.barred)), z.layout, tuple(len(c.gpus) for c in z.cells)) for z in zones
@@ -149,6 +150,7 @@ def coarse_sites(problem: PlacementProblem) -> tuple[Site, ...]:
             node.nvlink_domain if node.nvlink_domain in ("pair", "none") else "node",
             node.cpu_millicores,
             node.host_memory_mib,
+            node.network_mbs if linked else None,
             shape,
             _group_signature(node, zones),
         )

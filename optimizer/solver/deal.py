@@ -545,7 +545,7 @@ def _on_pairs(free: list[int], size: int, block: int) -> tuple[int, ...]:
         return (
             tuple(i for pair in whole[: size // 2] for i in pair) if 2 * len(whole) >= size else ()
         )
-    if size > 2:
+    if size > 1:
         return tuple(free[:size]) if len(free) >= size else ()
     inside = {i for pair in whole for i in pair}
     single = [i for i in free if i not in inside] or free

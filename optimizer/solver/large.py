@@ -317,7 +317,7 @@ def _chosen(
 ) -> tuple[int, Choice | None]:
     master, bound = proof
     low = _low(expr, proof)
-    if not bound.mixes or not bound.serves or not len(bound.duals):
+    if not bound.mixes or not bound.serves or len(bound.duals) < len(master.rows):
         return low, None
     seconds = max(1.0, clock.seconds_left / 3)
     few = len(master.names) < MANY

@@ -100,7 +100,7 @@ class _Search:
         self.best_counts: list[tuple[int, int]] = []
         self.nodes = 0
         self.root_bound = -inf
-        self.cheapest = min(items, key=lambda i: i.price, default=None)
+        self.by_price = sorted(items, key=lambda i: i.price)
         self.ratio = [i.price / i.capacity if i.capacity else inf for i in items] + [inf]
         skip = asked.missing_price
         self.skip_ratio = inf if skip is None else skip * PPM / max(1, asked.rate)
@@ -138,22 +138,28 @@ class _Search:
             self._descend(index + 1, paid, served, replicas + count, chosen)
 
     def _finish(self, cost: float, rate: int, replicas: int, taken: list[tuple[int, int]]) -> None:
-        """Stop here: fill up to the least number of replicas, and pay for what is missing."""
+        """Stop here: fill up towards the least number of replicas, by price and where is room."""
         fill = max(0, self.asked.min_replicas - replicas)
         if self.asked.limit is not None:
             fill = max(0, min(fill, self.asked.limit - replicas))
-        for more in {0, fill}:
-            price = self.cheapest.price if self.cheapest else 0.0
-            counts = taken
-            paid, served = cost, rate
-            if more and self.cheapest is not None:
-                counts = [*taken, (self.cheapest.variable, more)]
-                paid, served = cost + more * price, rate + more * self.cheapest.capacity
-            elif more:
-                continue
-            missing = self.asked.missing_ppm(served, replicas + more)
-            if missing and self.asked.missing_price is None:
-                continue
-            paid += missing * (self.asked.missing_price or 0.0)
-            if paid < self.best:
-                self.best, self.best_counts, self.best_missing = paid, counts, missing
+        self._compare(cost, rate, replicas, taken)
+        for item in self.by_price if fill else ():
+            more = fill
+            if item.most is not None:
+                more = min(fill, item.most - sum(n for v, n in taken if v == item.variable))
+            if more > 0:
+                taken = [*taken, (item.variable, more)]
+                cost, rate = cost + more * item.price, rate + more * item.capacity
+                fill, replicas = fill - more, replicas + more
+                self._compare(cost, rate, replicas, taken)
+            if not fill:
+                return
+
+    def _compare(self, cost: float, rate: int, replicas: int, taken: list[tuple[int, int]]) -> None:
+        """Keep these replicas if they and what they miss cost least so far."""
+        missing = self.asked.missing_ppm(rate, replicas)
+        if missing and self.asked.missing_price is None:
+            return
+        cost += missing * (self.asked.missing_price or 0.0)
+        if cost < self.best:
+            self.best, self.best_counts, self.best_missing = cost, taken, missing

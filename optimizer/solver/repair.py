@@ -17,7 +17,7 @@ from optimizer.domain.placement import Placement, Replica, node_of, replica_orde
 from optimizer.domain.problem import PlacementProblem, capacity_mrps, missing_ppm
 from optimizer.domain.units import ceil_div
 from optimizer.domain.workload import Deployment
-from optimizer.solver.columns import colours, cordon, may_stay, pairs, pin
+from optimizer.solver.columns import colours, cordon, fixed_layout, may_stay, pairs, pin
 from optimizer.solver.deal import Ground, Load, nodes_of
 from optimizer.solver.formulation import Copies
 from optimizer.solver.where import Seat, layout, settled
@@ -225,6 +225,7 @@ class Held:
     used: Use = field(default_factory=Use)
     placed: list[PlacedProfile] = field(default_factory=list)
     standing: tuple[PlacedProfile, ...] = ()
+    fixed: tuple[PlacedProfile, ...] | None = None  # instances that it keeps (``fixed_layout``)
     colours: list[frozenset[str]] = field(default_factory=list)
 
 
@@ -237,7 +238,8 @@ class Room:
         self.nodes = {n.name: n for n in problem.fleet.nodes}
         self.ground = Ground(problem, self.names, self.nodes)
         self.colours = {name: frozenset(some) for name, some in colours(problem).items()}
-        self.held = {g.id: Held(g) for g in problem.fleet.gpus()}
+        fixed = fixed_layout(problem)
+        self.held = {g.id: Held(g, fixed=fixed.get(g.id)) for g in problem.fleet.gpus()}
         self.usable: dict[str, list[Held]] = defaultdict(list)  # by product, cheapest first
         for held in self.held.values():
             if cordon(held.gpu):
@@ -337,6 +339,9 @@ class Room:
 
     def _fits(self, held: Held, seat: Seat) -> bool:
         shape = seat.candidate.shape
+        kept = held.fixed
+        if kept is not None and not (seat.mig in kept if seat.mig else not kept):
+            return False
         if shape.sharing is Sharing.WHOLE:
             return not held.replicas
         if held.mode not in (None, shape.sharing):
@@ -389,15 +394,10 @@ class Room:
         table, profile = held.gpu.gpu.mig, way.shape.profile
         if table is None or profile is None or len(held.placed) >= table.memory_slices:
             return None
-        free = tuple(p for p in held.standing if p not in held.placed)
-        if held.gpu.node.layouts_fixed:
-            fixed = held.gpu.device.layout
-            places = [
-                p
-                for p in (free if fixed is None else fixed)
-                if p.profile == profile and p not in held.placed
-            ]
+        if held.fixed is not None:
+            places = [p for p in held.fixed if p.profile == profile and p not in held.placed]
             return Seat(d.name, way, (held.gpu.id,), places[0]) if places else None
+        free = tuple(p for p in held.standing if p not in held.placed)
         try:
             placed = layout(table, tuple(sorted(held.placed)), free, (profile,))
         except ValueError:
@@ -409,8 +409,7 @@ class Room:
         shape = way.shape
         free: dict[str, list[int]] = defaultdict(list)
         for held in some:
-            kept = held.gpu.node.layouts_fixed and (held.standing or held.gpu.device.layout)
-            if not held.replicas and not kept and self._may(held, d, way):
+            if not held.replicas and not held.fixed and self._may(held, d, way):
                 free[held.gpu.node.name].append(held.gpu.device.index)
         for of in (n for n in range(1, shape.stages + 1) if shape.stages % n == 0):
             size = shape.gpus // of
