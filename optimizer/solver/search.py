@@ -63,7 +63,7 @@ def solve(
         outcome = outcome_of(problem, clock, large.placement, large.levels)
         return certified(outcome, large.everybody)
     clock.kept_back_s = KEPT_FOR_WHERE * limits.time_limit_s
-    first = solve_large(problem, clock) if _dealt_soundly(problem) else Large()
+    first = Large() if never_moved(problem) else solve_large(problem, clock)
     if _settles(problem, clock, first) and first.placement is not None:
         outcome = outcome_of(problem, clock, first.placement, first.levels)
         return certified(outcome, first.everybody)
@@ -78,13 +78,6 @@ def solve(
     else:
         outcome = nothing_found(clock)
     return _better_of(problem, clock, first, outcome)
-
-
-def _dealt_soundly(problem: PlacementProblem) -> bool:
-    """Whether dealing counts to nodes keeps every rule: it knows no fixed layouts and pipelines."""
-    fixed = any(node.layouts_fixed for node in problem.fleet.nodes)
-    ways = (way for offered in problem.candidates.values() for way in offered)
-    return not (fixed or never_moved(problem) or any(way.shape.stages > 1 for way in ways))
 
 
 def _settles(problem: PlacementProblem, clock: Clock, first: Large) -> bool:
