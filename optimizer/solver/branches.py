@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 from math import ceil, floor, isinf
 
 from optimizer.solver.integer import SAFETY, value_of
-from optimizer.solver.leaves import Box, Closed, Leaf, Leaves
+from optimizer.solver.leaves import Box, Closed, Leaf, Leaves, share
 from optimizer.solver.master import Bound, Master, Program, Row
 
 MOST_BRANCHES = 200
@@ -30,10 +30,15 @@ class Groups(Leaves):
     """Boxes of whole GPUs given out, by site, and of rows that limit groups of them."""
 
     def __init__(
-        self, master: Master, bound: Bound, step: int, seconds_left: Callable[[], float]
+        self,
+        master: Master,
+        bound: Bound,
+        step: int,
+        seconds_left: Callable[[], float],
+        part: float = 1.0,
     ) -> None:
-        super().__init__(master, bound, step, seconds_left)
-        self.nodes = MOST_NODES
+        super().__init__(master, bound, step, seconds_left, part)
+        self.nodes = share(MOST_NODES, part)
         self.rows = [k for k, row in enumerate(master.rows) if _limits_groups(master, row)]
         takes = [x for some in master.f.taken_whole.values() for _, x in some]
         self.takes = sorted({x.index for x in takes if x.index not in master.owner})
@@ -103,9 +108,10 @@ class Branching:
     def run(self, low: int) -> Closed:
         """Branch in the order of bounds."""
         groups = self.groups
+        most, decided = (share(n, groups.part) for n in (MOST_BRANCHES, MOST_DECIDED))
         self.push(low, groups.whole)
         while self.heap and self.heap[0][0] < self.value and groups.seconds_left() > 0:
-            if groups.boxes >= MOST_BRANCHES or self.decided >= MOST_DECIDED:
+            if groups.boxes >= most or self.decided >= decided:
                 break
             low, _, box = heappop(self.heap)
             best, counts = groups.within(box, self.value)
@@ -126,7 +132,7 @@ class Branching:
     def again(self) -> None:
         """Try what was given up with a larger tree, as long as that decides it."""
         groups = self.groups
-        groups.nodes = LAST_NODES
+        groups.nodes = share(LAST_NODES, groups.part)
         for _ in range(min(MOST_AGAIN, len(self.given_up))):
             low, box = min(self.given_up)
             best, _ = groups.within(box, self.value)
@@ -191,13 +197,17 @@ def branched(
     step: int,
     known: tuple[int, int],
     seconds_left: Callable[[], float],
+    part: float = 1.0,
 ) -> Closed:
-    """What is proved between the bound and value ``known``, and a better solution if one is met."""
+    """What is proved between the bound and value ``known``, and a better solution if one is met.
+
+    ``part``: of all the work that may go into it.
+    """
     low, value = known
     if not master.costs[~master.filling].any():
         return Closed(low)  # a price: what is given out whole says little of it
     kept = [a.copy() for a in (master.row_lows, master.row_highs, master.lows, master.highs)]
-    groups = Groups(master, bound, step, seconds_left)
+    groups = Groups(master, bound, step, seconds_left, part)
     try:
         return Branching(groups, value).run(low)
     finally:

@@ -65,6 +65,11 @@ class Leaf:
     prices: Floats
 
 
+def share(most: int, part: float) -> int:
+    """A part of the most work, but some."""
+    return max(1, int(most * part))
+
+
 def separable(master: Master) -> bool:
     """Whether leaving idle replicas out keeps every rule, so that mixes without them are enough."""
     if any(d.survive and d.asked_mrps for d in master.names.values()):
@@ -103,14 +108,19 @@ class Leaves:
     """The boxes of one master, all in one linear program whose ranges change."""
 
     def __init__(
-        self, master: Master, bound: Bound, step: int, seconds_left: Callable[[], float]
+        self,
+        master: Master,
+        bound: Bound,
+        step: int,
+        seconds_left: Callable[[], float],
+        part: float = 1.0,
     ) -> None:
-        """``step``: every value of the objective is a multiple of it."""
+        """``step``: every value of the objective is a multiple of it; ``part``: of all work."""
         self.master, self.step, self.seconds_left = master, step, seconds_left
         cells = {(site.gpu.name, site.price_micros) for _, site, _, _ in master.f.cells()}
         self.prices = [price for _, price in sorted(cells)]
         self.rows = master.count_rows[: len(cells)]
-        self.boxes, self.nodes = 0, MOST_NODES
+        self.boxes, self.nodes, self.part = 0, share(MOST_NODES, part), part
         self.program = Program(master)
         self.program.start()
         for name, mixes in bound.mixes.items():
@@ -319,12 +329,14 @@ def closed(
     step: int,
     known: tuple[int, int],
     seconds_left: Callable[[], float],
+    part: float = 1.0,
 ) -> Closed:
     """The least value between what is proved and what is found, or that there is none.
 
     Of prices by leaves in the order of their bounds, else by targets further and further away.
+    ``part``: of all the work that may go into it.
     """
-    leaves = Leaves(master, bound, step, seconds_left)
+    leaves = Leaves(master, bound, step, seconds_left, part)
     low, value = known
     if master.costs[~master.filling].any():
         # Not a price of GPUs.
@@ -352,8 +364,8 @@ def lifted(
 def _best_first(leaves: Leaves, low: int, value: int) -> Closed:
     counted = leaves.master.counted[: len(leaves.rows)]
     heap: list[tuple[int, int, Box]] = [(low, 0, tuple((0, most) for most in counted))]
-    number, undecided = 0, value
-    while heap and heap[0][0] < value and leaves.boxes < MOST_BOXES and leaves.seconds_left() > 0:
+    number, undecided, most = 0, value, share(MOST_BOXES, leaves.part)
+    while heap and heap[0][0] < value and leaves.boxes < most and leaves.seconds_left() > 0:
         low, _, box = heappop(heap)
         if all(least == most for least, most in box):
             verdict = _leaf(leaves, box, low)

@@ -1,7 +1,7 @@
 """The search: what (coarse view, bound), then where (fine view), level by level."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import isinf
 
@@ -15,7 +15,7 @@ from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.deal import deal
 from optimizer.solver.ear import listening
 from optimizer.solver.formulation import Expr, Formulation, build, total
-from optimizer.solver.integer import Answer, Clock, Level, Search, priorities, run
+from optimizer.solver.integer import Clock, Level, Search, priorities, run, value_of
 from optimizer.solver.large import (
     Large,
     counted_levels,
@@ -208,27 +208,41 @@ def _where(
     asked = problem.current is not None and not clock.limits.any_price
     disruption = f.disruption_mib() if asked else None
     effort = clock.limits.effort
+    search = Search(f, clock)
     if what.search.found:
-        search = Search(f, clock)
-        at_coarse = _at_coarse_values(search, what)
-        answer = _placed_as_counted(search, what, disruption, effort * 0.2)
-        if not search.found or disruption is not None:
-            answer = _placed_at_all(search, disruption, effort * 0.4 * part)
+        dealt = counts_of(f, _as_far_as_it_fits(problem, what), clock)
+        search.values = dealt if _reached(f, dealt, what) else []
+        levels = _at_coarse_values(search, what)
+        impossible = _placed(search, what, disruption, part)
         if search.found:
             _together(search, effort * 0.1)
-            return search, at_coarse + search.levels
+            return search, levels + search.levels
         if clock.interrupted:
             return search, []
-        if not answer.impossible:
+        if not impossible:
             clock.report(Progress("where: the counts could not be placed in time"))
         f = build(problem, fine_sites(problem))
-    search = Search(f, clock)
+        search = Search(f, clock, dealt)
     _from_scratch(search, what, effort)
     if disruption is not None and search.found:
         search.minimise(DISRUPTION, f.disruption_mib(), effort=effort * 0.3)
     if search.found:
         _together(search, effort * 0.1)
     return search, search.levels
+
+
+def _reached(f: Formulation, values: list[int], what: What) -> bool:
+    """Whether values of the fine view are as good as the counts at every level."""
+    return bool(values) and all(value_of(x, values) <= level.value for x, level in _coarse(f, what))
+
+
+def _coarse(f: Formulation, what: What) -> Iterator[tuple[Expr, Level]]:
+    """The levels of the counts, and what they measure in the fine view."""
+    for level in what.search.levels:
+        if level.name == UNMET and level.priority is not None:
+            yield f.unmet_ppm(level.priority), level
+        elif level.name == PRICE:
+            yield f.price_micros(), level
 
 
 def _together(search: Search, effort: float) -> None:
@@ -257,17 +271,28 @@ def _together(search: Search, effort: float) -> None:
 
 def _at_coarse_values(search: Search, what: What) -> list[Level]:
     """Bind the fine view to the coarse values, whose bounds hold for it."""
-    for level in what.search.levels:
-        if level.name == UNMET and level.priority is not None:
-            search.f.model.add(search.f.unmet_ppm(level.priority) <= level.value)
-        elif level.name == PRICE:
-            search.f.model.add(search.f.price_micros() <= level.value)
+    for expr, level in _coarse(search.f, what):
+        search.f.model.add(expr <= level.value)
     return list(what.search.levels)
 
 
-def _placed_as_counted(
-    search: Search, what: What, disruption: Expr | None, effort: float
-) -> Answer:
+def _placed(search: Search, what: What, disruption: Expr | None, part: float) -> bool:
+    """A placement at the coarse values, or with a state the one that disturbs least.
+
+    Returns whether it is proved that there is none.
+    """
+    effort, answer = search.clock.limits.effort, None
+    if not search.found or disruption is not None:
+        _placed_as_counted(search, what, disruption, effort * 0.2)
+    if disruption is not None:
+        answer = search.minimise(DISRUPTION, disruption, effort=effort * 0.4 * part)
+    elif not search.found:
+        answer = run(search.f.model, search.clock, "where", effort=effort * 0.4)
+        search.values = answer.values
+    return answer is not None and answer.impossible
+
+
+def _placed_as_counted(search: Search, what: What, disruption: Expr | None, effort: float) -> None:
     """Try to place exactly the coarse counts; on success keep that as a start."""
     model = search.f.model.clone()
     fine: dict[tuple[int | None, object], list[Expr]] = defaultdict(list)
@@ -282,26 +307,20 @@ def _placed_as_counted(
         )
     for key, counts in fine.items():
         model.add(total(counts) == coarse[key])
+    if search.found:
+        search.hint(model)
     if disruption is not None:
         model.minimize(disruption)
     answer = run(model, search.clock, "where", effort=effort)
     if answer.found:
         search.values = answer.values
-    return answer
-
-
-def _placed_at_all(search: Search, disruption: Expr | None, effort: float) -> Answer:
-    """Any placement at the coarse values, or with a state the one that disturbs least."""
-    if disruption is not None:
-        return search.minimise(DISRUPTION, disruption, effort=effort)
-    answer = run(search.f.model, search.clock, "where", effort=effort)
-    if answer.found:
-        search.values = answer.values
-    return answer
 
 
 def _from_scratch(search: Search, what: What, effort: float) -> None:
-    """All levels in the fine view itself, with the coarse bounds as floors while they hold."""
+    """All levels in the fine view itself, from what is kept, with the coarse bounds as floors.
+
+    They hold while all levels before them are as good.
+    """
     floors_hold = True
     for priority in priorities(search.f):
         coarse = what.level(UNMET, priority)
@@ -318,11 +337,16 @@ def _from_scratch(search: Search, what: What, effort: float) -> None:
         search.minimise(PRICE, price, effort=effort * 0.6, gap=gap, floor=floor)
 
 
+def _as_far_as_it_fits(problem: PlacementProblem, what: What) -> Placement:
+    """The counts dealt to the nodes, and who found no room given what is left."""
+    f = what.search.f
+    found = settle(problem, deal(f, what.search.values, [() for _ in f.pools]))
+    return filled_up(problem, found)
+
+
 def _dealt(problem: PlacementProblem, clock: Clock, what: What) -> Outcome:
     """Where time ran out: the counts dealt to the nodes, as far as they fit there."""
-    search = what.search
-    found = settle(problem, deal(search.f, search.values, [() for _ in search.f.pools]))
-    found = filled_up(problem, found)
+    found = _as_far_as_it_fits(problem, what)
     floors = {(o.name, o.priority): o for o in what.search.levels}
     kept, levels = True, []
     for level in counted_levels(problem, found):

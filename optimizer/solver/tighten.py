@@ -15,7 +15,7 @@ from optimizer.solver.leaves import closed, separable
 from optimizer.solver.master import MOST_TREE_NODES, Bound, Master
 from optimizer.solver.pricing import cheapest_mix
 
-WHOLE_EFFORT = 60.0  # with less effort the tree of a choice is smaller in proportion
+WHOLE_EFFORT = 60.0  # with less effort trees are smaller in proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,10 @@ def _closed(search: Search, goal: Goal, master: Master, bound: Bound, floor: int
     value = search.at(goal.expr) if search.found else 0
     if not search.found or _good_enough(value, floor, goal.gap) or not separable(master):
         return floor
-    step, clock = common_divisor(goal.expr), search.clock
+    step, clock, part = common_divisor(goal.expr), search.clock, _part(search)
     for way in (closed, branched):
         near = min(value, ceil_div(int(value * (1 - goal.gap)), step) * step)
-        found = way(master, bound, step, (floor, near), lambda: clock.seconds_left)
+        found = way(master, bound, step, (floor, near), lambda: clock.seconds_left, part)
         if found.values:
             search.values, value = found.values, value_of(goal.expr, found.values)
         floor = max(floor, found.floor)
@@ -111,7 +111,7 @@ def _incumbent(search: Search, goal: Goal, master: Master, bound: Bound, floor: 
 
 
 def _integer(search: Search, master: Master, bound: Bound, enough: float) -> list[int]:
-    nodes = int(MOST_TREE_NODES * min(1.0, search.clock.limits.effort / WHOLE_EFFORT))
+    nodes = int(MOST_TREE_NODES * _part(search))
     return master.integer(
         bound,
         search.clock.seconds_left / 4,
@@ -119,6 +119,11 @@ def _integer(search: Search, master: Master, bound: Bound, enough: float) -> lis
         enough=enough,
         kept=search.values,
     )
+
+
+def _part(search: Search) -> float:
+    """How much of the work of trees the effort pays for."""
+    return min(1.0, search.clock.limits.effort / WHOLE_EFFORT)
 
 
 def _enough(floor: int, gap: float) -> float:
