@@ -8,17 +8,17 @@ holds for whatever values: wrong ones prove less, never too much.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from optimizer.domain.config import Candidate
+from optimizer.domain.config import Candidate, Shape
 from optimizer.domain.fleet import FleetGpu, Sharing
 from optimizer.domain.gpu import Gpu, PlacedProfile, Use
 from optimizer.domain.problem import PlacementProblem, with_reserve
 from optimizer.domain.workload import Deployment
-from optimizer.verify.facts import Violation
+from optimizer.verify.facts import Violation, fixed_layouts
 from optimizer.verify.slots import layout_faults
 
 TOLERANCE_MICROS = 2
@@ -43,18 +43,42 @@ class _Kind:
     """GPUs of one product and price that may be used."""
 
     gpu: Gpu
+    fixed: Mapping[str, list[PlacedProfile]]  # what GPUs with fixed layouts keep
     places: list[FleetGpu] = field(default_factory=list)
 
-    def offers(self, pin: tuple[str, ...]) -> dict[Sharing, int]:
-        """The modes of the GPUs that a pin leaves, each with the most GPUs of one such node."""
+    def offers(self, pin: tuple[str, ...]) -> "_Offers":
+        """What the GPUs that a pin leaves are given out as; a fixed layout is not changed."""
         named = set(pin)
-        left = [g for g in self.places if not pin or g.id in named or g.node.name in named]
-        nodes = {g.node.name: g.node for g in left}
         most: dict[Sharing, int] = {}
-        for name, count in Counter(g.node.name for g in left).items():
-            for mode in nodes[name].sharing:
-                most[mode] = max(count, most.get(mode, 0))
-        return most
+        on_node: Counter[tuple[str, Sharing]] = Counter()
+        profiles: set[str] | None = set()
+        for gpu in self.places:
+            if pin and gpu.id not in named and gpu.node.name not in named:
+                continue
+            kept = self.fixed.get(gpu.id)
+            if kept is None:
+                profiles = None
+            elif profiles is not None:
+                profiles |= {placed.profile for placed in kept}
+            for mode in gpu.node.sharing:
+                if kept is None or (mode is Sharing.MIG) == bool(kept):
+                    on_node[gpu.node.name, mode] += 1
+                    most[mode] = max(most.get(mode, 0), on_node[gpu.node.name, mode])
+        return _Offers(most, profiles)
+
+
+@dataclass(frozen=True, slots=True)
+class _Offers:
+    """For each mode the most GPUs of one node; ``profiles``: what there is, None: any."""
+
+    most: Mapping[Sharing, int]
+    profiles: Collection[str] | None
+
+    def hold(self, shape: Shape) -> bool:
+        """Whether a stage of such a replica, or its instance, may lie there."""
+        if shape.block > self.most.get(shape.sharing, 0):
+            return False
+        return shape.profile is None or self.profiles is None or shape.profile in self.profiles
 
 
 def proved_micros(problem: PlacementProblem, certificate: Mapping[str, Any]) -> float:
@@ -64,11 +88,12 @@ def proved_micros(problem: PlacementProblem, certificate: Mapping[str, Any]) -> 
     """
     problem = with_reserve(problem)
     values = {(row["gpu"], row["price_micros"]): row for row in certificate.get("values", ())}
+    fixed = fixed_layouts(problem)
     kinds: dict[tuple[str, int], _Kind] = {}
     for gpu in problem.fleet.gpus():
         if not gpu.cordoned:
             key = (gpu.gpu.name, problem.fleet.price_micros(gpu.node))
-            kinds.setdefault(key, _Kind(gpu.gpu)).places.append(gpu)
+            kinds.setdefault(key, _Kind(gpu.gpu, fixed)).places.append(gpu)
     shares = {key: _shares(values.get(key)) for key in kinds}
     anywhere = {key: kind.offers(()) for key, kind in kinds.items()}
     above = sum(
@@ -79,11 +104,10 @@ def proved_micros(problem: PlacementProblem, certificate: Mapping[str, Any]) -> 
     for d in problem.deployments:
         worths: list[tuple[float, int]] = []
         for key, kind in kinds.items():
-            most = kind.offers(d.pin) if d.pin else anywhere[key]
+            offers = kind.offers(d.pin) if d.pin else anywhere[key]
             for way in problem.candidates.get(d.name, ()):
-                shape = way.shape
                 # Stages may lie on several kinds: their worth is between those of all on one.
-                if way.gpu == kind.gpu.name and shape.block <= most.get(shape.sharing, 0):
+                if way.gpu == kind.gpu.name and offers.hold(way.shape):
                     worths += _worth(way, kind.gpu, values.get(key), shares[key])
         mixes += _cheapest(d, worths)
     return max(0.0, mixes - above)

@@ -209,3 +209,19 @@ def _unlike(replica: Replica, candidate: Candidate) -> tuple[bool, ...]:
         candidate.config != replica.config,
         share is not None and candidate.shape.share != share,
     )
+
+
+def fixed_layouts(problem: PlacementProblem) -> dict[str, list[PlacedProfile]]:
+    """The MIG instances, in order, of GPUs whose layout is fixed: given, else what stands today."""
+    fixed = {g.id: g for g in problem.fleet.gpus() if g.node.layouts_fixed}
+    today: dict[str, list[PlacedProfile]] = defaultdict(list)
+    if fixed and problem.current is not None:
+        for replica in problem.current.replicas:
+            if replica.mig is not None:
+                today[replica.gpus[0]].append(replica.mig)
+        for instance in problem.current.instances:
+            today[instance.gpu].append(instance.placed)
+    return {
+        id: sorted(gpu.device.layout if gpu.device.layout is not None else today[id])
+        for id, gpu in fixed.items()
+    }

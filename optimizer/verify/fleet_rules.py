@@ -8,7 +8,14 @@ from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.placement import Placement, Replica, Reserved
 from optimizer.domain.problem import asked_of, reserve_name
 from optimizer.domain.workload import Deployment
-from optimizer.verify.facts import Facts, Violation, current_replicas, profile_of, stays
+from optimizer.verify.facts import (
+    Facts,
+    Violation,
+    current_replicas,
+    fixed_layouts,
+    profile_of,
+    stays,
+)
 from optimizer.verify.recount import price_micros
 from optimizer.verify.rules import (
     allowed,
@@ -53,17 +60,7 @@ MONOTONE = (
 
 def fixed_layout(facts: Facts) -> Iterator[Violation]:
     """The MIG instances of a node with fixed layouts are those given, no more and no fewer."""
-    if not any(node.layouts_fixed for node in facts.problem.fleet.nodes):
-        return
-    current = facts.problem.current
-    today = Facts.on(facts.ground, current) if current else None
-    for id, gpu in facts.ground.gpus.items():
-        if not gpu.node.layouts_fixed:
-            continue
-        if gpu.device.layout is not None:
-            given = sorted(gpu.device.layout)
-        else:
-            given = _layout(today, id) if today else []
+    for id, given in fixed_layouts(facts.problem).items():
         now = _layout(facts, id)
         if now != given:
             said = f"holds {_words(now)}, fixed to {_words(given)}"
