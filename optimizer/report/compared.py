@@ -16,7 +16,6 @@ ENDS_SHOWN = 15
 WORDS = {
     "optimal": "optimal",
     "within_gap": "in gap",
-    "limit": "limit",
     "infeasible": "infeasible",
     "nothing_found": "none found",
 }
@@ -56,11 +55,10 @@ class Row:
 def row(scenario: Data, baseline: Data) -> Row:
     """A scenario of ``whatif -o json``."""
     price, was = scenario.get("price_per_hour"), baseline.get("price_per_hour")
-    status = str(scenario.get("status") or "")
     change = (price - was) / was if price is not None and was else None
     return Row(
         name=str(scenario["name"]),
-        status="failed" if scenario.get("failed") else WORDS.get(status, status),
+        status="failed" if scenario.get("failed") else _known(scenario),
         price=price,
         change=change,
         gpus=scenario.get("gpus_used"),
@@ -75,6 +73,17 @@ def row(scenario: Data, baseline: Data) -> Row:
             for one in scenario.get("unmet") or ()
         ),
     )
+
+
+def _known(scenario: Data) -> str:
+    """The status in two words; of a search that its effort ended, how far the price may be off."""
+    status = str(scenario.get("status") or "")
+    if status != "limit":
+        return WORDS.get(status, status)
+    price, bound = scenario.get("price_per_hour"), scenario.get("bound")
+    if not scenario.get("unmet_proved"):
+        return "not proved"
+    return "not proved" if not (price and bound) else f"in {100 * (price - bound) / price:.2g} %"
 
 
 def rows(data: Data) -> tuple[Row, list[Row]]:

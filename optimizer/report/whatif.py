@@ -11,7 +11,7 @@ from optimizer.report import compared
 from optimizer.report.compared import Row
 from optimizer.report.ink import Ink
 
-STYLES = {"optimal": "green", "in gap": "green", "limit": "yellow"}
+STYLES = {"optimal": "green", "in gap": "green", "infeasible": "red", "none found": "red"}
 
 
 def render_whatif(data: Mapping[str, Any], console: Console, *, ascii: bool = False) -> None:
@@ -128,7 +128,7 @@ def _cells(one: Row, names: Mapping[str, str]) -> list[Text]:
     short = Text("-") if one.price is None else Text("none")
     return [
         Text(one.name),
-        Text(one.status, STYLES.get(one.status, "red")),
+        Text(one.status, STYLES.get(one.status, "yellow")),
         Text("-" if one.price is None else f"{one.price:,.2f}"),
         change,
         Text(_gpus(one, names)),

@@ -100,7 +100,7 @@ def setting(inputs: Inputs, baseline: Planned, limits: Limits, *, fresh: bool = 
         inputs=replace(inputs, current=None if fresh else running, documents=()),
         sizing=baseline.sizing,
         limits=limits,
-        before=summary(plan),
+        before=summary(plan, gap=limits.gap),
         known=None if fresh or running is None else known(baseline.problem),
     )
 
@@ -140,7 +140,7 @@ class Planner:
             return Answer(scenario.name, failed=f"{type(error).__name__}: {first}")
         if plan.run.stopped_by == "interrupt":
             raise KeyboardInterrupt
-        return compared(self.setting.before, summary(plan, scenario.name))
+        return compared(self.setting.before, summary(plan, scenario.name, self.setting.limits.gap))
 
     def plan(self, scenario: Scenario, *, brief: bool = False) -> Planned:
         """The scenario's plan, without steps and reasons if ``brief``.

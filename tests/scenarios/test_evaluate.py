@@ -7,6 +7,7 @@ import pytest
 
 import worlds
 from builders import deployment
+from optimizer.domain.outcome import Objective
 from optimizer.domain.scenario import (
     AddDeployments,
     Assign,
@@ -20,7 +21,7 @@ from optimizer.domain.scenario import (
 from optimizer.domain.workload import Needs
 from optimizer.launch import head, processes
 from optimizer.scenarios import evaluate as evaluating
-from optimizer.scenarios.answer import entry, read_entry
+from optimizer.scenarios.answer import entry, read_entry, summary
 from optimizer.scenarios.compare import comparison
 from optimizer.scenarios.evaluate import Planner, Tally, evaluate
 from optimizer.sizing import size
@@ -269,3 +270,20 @@ def test_a_cluster_loses_a_node_and_every_answer_comes_once(setting, monkeypatch
         cluster.shutdown()
     assert sorted(answered) == sorted(s.name for s in many)
     assert found == evaluate(setting, many)
+
+
+@pytest.mark.parametrize(
+    ("unmet", "price", "gap", "status"),
+    [
+        ((0, 0), (10, 10), 0.0, "optimal"),
+        ((0, 0), (100, 98), 0.0, "limit"),
+        ((0, 0), (100, 98), 0.02, "within_gap"),
+        ((500_000, 0), (10, 10), 0.02, "limit"),
+    ],
+)
+def test_a_scenario_whose_moves_are_not_proved_is_known_by_its_price(unmet, price, gap, status):
+    levels = (("unmet", unmet), ("price_per_hour", price), ("disruption", (9, 0)))
+    told = tuple(Objective(name, *ends) for name, ends in levels)
+    plan = Planner(worlds.baseline()).plan(NOTHING, brief=True).plan
+    plan = replace(plan, status="limit", objectives=told)
+    assert summary(plan, gap=gap).answer.status == status

@@ -79,3 +79,11 @@ def test_families_too_large_to_show_are_told_by_their_distribution():
 def test_the_same_ways_in_another_order_are_no_change():
     assert _changed("2 x l40s fp8 + 1 x h100 fp8", "1 x h100 fp8 + 2 x l40s fp8") == ""
     assert _changed("2 x l40s fp8", "1 x l40s fp8 + 1 x h100 fp8") == "-1 x l40s fp8, +1 x h100 fp8"
+
+
+def test_what_the_effort_ended_says_how_far_the_price_may_be_off():
+    short = row("x1", status="limit", price=100.0, bound=97.7, unmet_proved=True)
+    unknown = row("x2", status="limit", price=100.0, unmet_proved=False)
+    lines = {line.split()[0]: line for line in table([short, unknown]).splitlines() if line}
+    assert "in 2.3 %" in lines["x1"]
+    assert "not proved" in lines["x2"]
