@@ -82,19 +82,11 @@ def launch(
     rebalancing plan was made from something else than what runs. On an interruption it takes down
     what it started and raises on; a rebalance stays where it is.
     """
-    if engine not in ENGINES:
-        raise LaunchRefused(f"no engine {engine!r} to launch with; say {' or '.join(ENGINES)}")
     began = time.monotonic()
+    replicas = _asked_for(plan, engine, only, serve=serve, address=address)
     folder = Path(run_dir).resolve() if run_dir is not None else folder_of(plan.fleet)
-    by_steps = rebalances(plan)
-    if by_steps and only is not None:
-        raise LaunchRefused("a rebalancing plan is carried out whole: --only cannot go with it")
-    replicas = select(plan, only)
-    if serve:
-        applications.check()
-    if engine != SIMULATED and address is None:
-        cluster.check_engines_here()  # before all else that real engines would lack
-    tell = progress or _silent
+    to = _To(router or serve or host is not None, host, serve)
+    how = _How(engine, address, detach, began, deadline_s, progress or _silent, to)
     with _opened(plan, folder, address) as (run, journal):
         said: rebalance.Said = {
             "simulated": engine == SIMULATED,
@@ -104,27 +96,31 @@ def launch(
             "faults": faults,
             "log_folder": str(folder / LOGS) if run.embedded or address is None else None,
         }
-        to = _To(router or serve or host is not None, host, serve)
         half = rebalance.unfinished(journal, plan)
-        if half is not None or (by_steps and not rebalance.is_done(journal, plan)):
-            result = rebalance.go_on(run, journal, half, plan, said, tell, deadline_s)
+        if half is not None or (rebalances(plan) and not rebalance.is_done(journal, plan)):
+            result = rebalance.go_on(run, journal, half, plan, said, how.tell, deadline_s)
             if not to.router:
                 return result
             with session(result.address, run.token_path, ours=run.embedded) as ray:
                 return _publish(ray, run, journal, result, to)
         specs = rebalance.as_they_run(specify(plan, replicas, **said), journal)
-        if engine != SIMULATED and address is None:
-            cluster.check_engines_here(specs)
-        with _own_ray(run, plan, replicas, detach, deadline_s, address) as run:
-            assert run.address is not None
-            with session(run.address, run.token_path, ours=run.embedded) as ray:
-                if engine != SIMULATED:
-                    refuse(cluster.faults(ray, specs, ()))
-                    cluster.check_engines(ray, specs)
-                    cut(OnNodes(ray, journal), replicas, began + deadline_s)
-                work = _Launch(ray, run, specs, journal, tell, began + deadline_s)
-                result = work.carry_out(began, digest(plan))
-                return _publish(ray, run, journal, result, to)
+        return _start_missing(run, journal, plan, replicas, specs, how)
+
+
+def _asked_for(
+    plan: Plan, engine: str, only: str | None, *, serve: bool, address: str | None
+) -> tuple[Replica, ...]:
+    """The replicas to run. Raises LaunchRefused for what can be seen before the cluster is."""
+    if engine not in ENGINES:
+        raise LaunchRefused(f"no engine {engine!r} to launch with; say {' or '.join(ENGINES)}")
+    if rebalances(plan) and only is not None:
+        raise LaunchRefused("a rebalancing plan is carried out whole: --only cannot go with it")
+    replicas = select(plan, only)
+    if serve:
+        applications.check()
+    if engine != SIMULATED and address is None:
+        cluster.check_engines_here()  # before all else that real engines would lack
+    return replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +130,47 @@ class _To:
     router: bool
     host: str | None
     serve: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How a user wants a launch done, and when it began."""
+
+    engine: str
+    address: str | None
+    detach: bool
+    began: float
+    deadline_s: float
+    tell: Watcher
+    to: _To
+
+    @property
+    def end_at(self) -> float:
+        return self.began + self.deadline_s
+
+
+def _start_missing(
+    run: Run,
+    journal: Journal,
+    plan: Plan,
+    replicas: Sequence[Replica],
+    specs: Sequence[ReplicaSpec],
+    how: _How,
+) -> LaunchResult:
+    """Start what does not run yet, on the cluster that there is or on a Ray of our own."""
+    real = how.engine != SIMULATED
+    if real and how.address is None:
+        cluster.check_engines_here(specs)
+    with _own_ray(run, plan, replicas, how) as run:
+        assert run.address is not None
+        with session(run.address, run.token_path, ours=run.embedded) as ray:
+            if real:
+                refuse(cluster.faults(ray, specs, ()))
+                cluster.check_engines(ray, specs)
+                cut(OnNodes(ray, journal), replicas, how.end_at)
+            work = _Launch(ray, run, specs, journal, how.tell, how.end_at)
+            result = work.carry_out(how.began, digest(plan))
+            return _publish(ray, run, journal, result, how.to)
 
 
 def _publish(ray: Any, run: Run, journal: Journal, result: LaunchResult, to: _To) -> LaunchResult:
@@ -210,16 +247,9 @@ def _where(run: Run) -> str:
 
 
 @contextmanager
-def _own_ray(
-    run: Run,
-    plan: Plan,
-    replicas: Sequence[Replica],
-    detach: bool,
-    deadline_s: float,
-    address: str | None,
-) -> Iterator[Run]:
+def _own_ray(run: Run, plan: Plan, replicas: Sequence[Replica], how: _How) -> Iterator[Run]:
     """The run with a live address: our own Ray is started, and ended again on any failure."""
-    if run.address is not None or address is not None:
+    if run.address is not None or how.address is not None:
         yield run
         return
     resources = declared(plan)
@@ -227,7 +257,7 @@ def _own_ray(
         wanted = {f"dev:{gpu}" for r in replicas for gpu in r.gpus}
         wanted |= {f"host:{node}" for r in replicas for node in r.nodes}
         resources = {name: amount for name, amount in resources.items() if name in wanted}
-    started = head.start(run, resources, detach=detach, deadline_s=deadline_s)
+    started = head.start(run, resources, detach=how.detach, deadline_s=how.deadline_s)
     try:
         yield started
     except BaseException:
