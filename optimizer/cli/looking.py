@@ -1,6 +1,7 @@
 """Commands that look at documents and plans: valid, true, why, what differs."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,10 +88,11 @@ def verify(
     Examples:
       fleetslice verify clusters/lab-64.yaml workloads/prod.yaml lab-64.plan.json
     """
+    from optimizer.domain.units import money
     from optimizer.domain.words import plural
     from optimizer.optimize import pose
     from optimizer.report import render_violations
-    from optimizer.verify import RULES, check_plan
+    from optimizer.verify import RULES, Violation, check_plan
 
     refuse_output(output, *DATA)
     found = _with_what_ran(documents, state)
@@ -98,20 +100,45 @@ def verify(
     tell_notes(found)
     _check_same(found)
     problem, _ = pose(inputs.inputs_of(found, with_state=found.state is not None))
-    violations = check_plan(problem, found.plan)
+    said = (Violation("document", *contradiction) for contradiction in found.contradictions)
+    violations = (*check_plan(problem, found.plan), *said)
     counted = len(found.plan.placement.replicas)
     if output is not Output.TABLE:
         told = [asdict(one) for one in violations]
-        holds = {"holds": not violations, "replicas": counted, "rules": len(RULES)}
+        bound = found.plan.certificate.get("bound_micros")
+        holds = {
+            "holds": not violations,
+            "replicas": counted,
+            "rules": len(RULES),
+            "certified_price_per_hour": None if bound is None else money(bound),
+        }
         show_data({**holds, "violations": told}, output)
     elif violations:
         render_violations(violations, stdout())
     else:
         print(
             f"The plan holds: {plural(counted, 'replica')} under {len(RULES)} rules; rates, "
-            "prices, uses, moves and steps counted again."
+            "prices, uses, predictions, moves and steps counted again."
         )
+        for line in _certified(found.plan):
+            print(line)
     finish(Code.BROKEN if violations else Code.DONE)
+
+
+def _certified(plan: "Plan") -> Iterator[str]:
+    """How much of the bound on the price was proved again, and how much is the solver's word."""
+    from optimizer.domain.words import price
+
+    bound = next((o.bound for o in plan.objectives if o.name == "price_per_hour"), None)
+    proved = plan.certificate.get("bound_micros")
+    told = "" if bound is None else price(bound, plan.unit)
+    if proved is not None:
+        least = price(proved, plan.unit)
+        yield f"Its certificate proves that no plan that serves all costs less than {least}."
+        if told and told != least:
+            yield f"Its own bound is {told}: what lies between is the search's word."
+    elif bound:
+        yield f"It carries no certificate: its bound of {told} is the search's word."
 
 
 def _with_what_ran(documents: list[Path], state: Path | None) -> "Documents":

@@ -10,7 +10,7 @@ from optimizer.documents.catalogue import Catalogue
 from optimizer.documents.deployments import WorkloadsReading, read_workloads
 from optimizer.documents.faults import DocumentFaults, Fault
 from optimizer.documents.fleets import FleetReading, read_fleet
-from optimizer.documents.plan_read import plan_of
+from optimizer.documents.plan_read import contradictions, plan_of
 from optimizer.documents.policies import read_policy
 from optimizer.documents.reading import RawDocument, Reading, read
 from optimizer.documents.states import StateReading, read_plan_as_state, read_state
@@ -55,6 +55,7 @@ class Documents:
     traces: tuple[Trace, ...] = ()
     prices: PriceList | None = None
     plan: Plan | None = None
+    contradictions: tuple[tuple[str, str], ...] = ()  # of the plan: where, and what it says
     inputs: tuple[PlanInput, ...] = ()
     catalogue: Catalogue = field(default_factory=Catalogue)
     gpus: dict[str, Gpu] = field(default_factory=dict)
@@ -101,6 +102,7 @@ class _Loader:
         folders = [File(f).parent for f in [*reading.files, *state.files]]
         self.catalogue = Catalogue(folders)
         self.notes: list[str] = []
+        self.contradictions: tuple[tuple[str, str], ...] = ()
 
     def load(self) -> Documents:
         """The documents. Raises DocumentFaults."""
@@ -128,6 +130,7 @@ class _Loader:
             bad_scenarios=tuple(scenarios.bad) if scenarios else (),
             scenario_names=tuple(scenarios.order) if scenarios else (),
             plan=plan,
+            contradictions=self.contradictions,
             policy=policy,
             traces=traces,
             prices=prices,
@@ -239,6 +242,8 @@ class _Loader:
             return None
         plan, faults = plan_of(document)
         self.faults += faults
+        if plan is not None:
+            self.contradictions = contradictions(document, plan)
         return plan
 
     def _policy(

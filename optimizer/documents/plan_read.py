@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optimizer.documents.faults import DocumentFaults, Fault
+from optimizer.documents.plan_json import objectives_json
 from optimizer.documents.reading import RawDocument, read
 from optimizer.documents.schema import plan as schema
 from optimizer.documents.states import config_of, share_of
@@ -27,8 +28,10 @@ from optimizer.domain.plan import (
     TenantPrice,
     Unmet,
 )
-from optimizer.domain.units import MIB_PER_GIB, MICROS, PPM, scaled
+from optimizer.domain.units import MIB_PER_GIB, MICROS, PPM, money, scaled
 from optimizer.domain.workload import Slo
+
+ROUNDING = 2e-6  # of figures in people's units
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
@@ -60,6 +63,22 @@ def plan_of(document: RawDocument) -> tuple[Plan | None, list[Fault]]:
     if faults:
         return None, faults
     return _plan(schema.PlanDoc.model_validate(document.value)), []
+
+
+def contradictions(document: RawDocument, plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Figures that follow from others of the plan and yet say something else: where, and what."""
+    found = []
+    says = float(document.value["price_per_hour"])
+    if _micros(says) != plan.price_micros:
+        told = f"says {says}, its GPUs cost {money(plan.price_micros)}"
+        found.append(("price_per_hour", told))
+    follow = {one["name"]: one for one in objectives_json(plan.objectives)}
+    for one in document.value["outcome"]["objectives"]:
+        for key in ("value", "bound", "gap"):
+            other = follow[one["name"]][key]
+            if abs(one[key] - other) > ROUNDING:
+                found.append((f"{one['name']}.{key}", f"says {one[key]}, it is {other}"))
+    return tuple(found)
 
 
 def _plan(doc: schema.PlanDoc) -> Plan:

@@ -14,6 +14,7 @@ from optimizer.domain.units import MIB_PER_GIB
 from optimizer.domain.workload import Deployment
 from optimizer.verify.certificate import check_certificate
 from optimizer.verify.facts import Facts, Running, Violation, current_replicas, mode, stays
+from optimizer.verify.figures import predictions, uses
 from optimizer.verify.fleet_rules import do_not_disturb
 from optimizer.verify.judge import judge
 from optimizer.verify.recount import Score, missing, price_micros, repartitioned, score
@@ -93,7 +94,7 @@ def check_plan(problem: PlacementProblem, plan: Plan) -> tuple[Violation, ...]:
     found |= set(check_certificate(problem, plan.certificate))
     if plan.status == Termination.OPTIMAL:
         found |= set(_optimal(plan.objectives))
-    for check in (_price, _tenants, _unmet, _deployments, _gpus, _moves, move_limit, protected):
+    for check in CHECKS:
         found |= set(check(facts, plan))
     if plan.steps:
         before = problem.current or Placement()
@@ -302,3 +303,17 @@ def protected(facts: Facts, plan: Plan) -> Iterator[Violation]:
     if tenants:
         problem = replace(facts.problem, deployments=spared)
         yield from do_not_disturb(Facts.of(problem, facts.placement))
+
+
+CHECKS: tuple[Callable[[Facts, Plan], Iterator[Violation]], ...] = (
+    _price,
+    _tenants,
+    _unmet,
+    _deployments,
+    _gpus,
+    _moves,
+    uses,
+    predictions,
+    move_limit,
+    protected,
+)

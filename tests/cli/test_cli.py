@@ -245,6 +245,30 @@ def test_verify_refuses_a_tampered_plan(starter):
     assert fleetslice("diff", "a.json", "b.json").code == 10
 
 
+@pytest.mark.parametrize("place", [("price_per_hour",), ("outcome", "objectives", 1, "gap")])
+def test_verify_refuses_figures_that_contradict_others(starter, place):
+    fleetslice("plan", *starter, "--out", "a.json")
+    plan = inner = json.loads(Path("a.json").read_text())
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] += 0.01
+    Path("b.json").write_text(json.dumps(plan))
+    said = fleetslice("verify", *starter, "b.json", "-o", "json")
+    assert said.code == 7
+    assert [one["rule"] for one in json.loads(said.out)["violations"]] == ["document"]
+
+
+def test_verify_says_what_the_certificate_proves(starter):
+    fleetslice("plan", *starter, "--out", "a.json")
+    plan = json.loads(Path("a.json").read_text())
+    bound = plan["certificate"]["bound_micros"] / 1e6
+    judged = fleetslice("verify", *starter, "a.json")
+    assert f"no plan that serves all costs less than {bound:.2f}" in judged.out
+    plan["certificate"] = {}
+    Path("b.json").write_text(json.dumps(plan))
+    assert "carries no certificate" in fleetslice("verify", *starter, "b.json").out
+
+
 def test_a_plan_says_when_its_inputs_have_changed(starter):
     fleetslice("plan", *starter, "--out", "a.json")
     with Path("fleet.yaml").open("a") as fleet:

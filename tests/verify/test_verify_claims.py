@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from builders import a100, candidate, deployment, fleet, gpu, node, place, problem, replica, use
+from optimizer.domain.config import Prediction
+from optimizer.domain.gpu import Use
 from optimizer.domain.outcome import Objective, Outcome, Termination
 from optimizer.domain.placement import Instance, Placement
 from optimizer.domain.plan import Plan, PlanRun, Unmet
@@ -16,6 +18,7 @@ from optimizer.verify import check_outcome, check_plan, objectives
 
 A100, L40S = a100(), gpu("l40s", memory_gib=48, bandwidth_gbs=864)
 SHARE = use(memory_gib=16, bandwidth_gbs=200, compute=0.3)
+HELD, FAST = use(memory_gib=8), Prediction(tpot_ms=20.0)
 NOW = place(
     replica("chat/0", "a/0", mig="2g.20gb@0"),
     replica("chat/1", "a/1", mig="2g.20gb@2"),
@@ -41,7 +44,7 @@ def asked() -> PlacementProblem:
             deployment("vision", tenant="globex"),
         ],
         [
-            candidate("chat", A100, profile="2g.20gb", rps=1),
+            candidate("chat", A100, profile="2g.20gb", rps=1, takes=HELD, predicted=FAST),
             candidate("big", A100, gpus=1),
             candidate("vision", L40S, share=SHARE),
         ],
@@ -128,7 +131,8 @@ TAMPERED: dict[str, tuple[Callable[[Plan], dict[str, Any]], set[str]]] = {
     "nothing": (lambda p: {}, set()),
     "a replica left out": (
         lambda p: {"placement": place(*LATER.replicas[:-1], empty=["a/0 3g.40gb@4"])},
-        {"unmet", "deployments", "gpus", "moves", "price", "tenants", "objectives"} | {"arrival"},
+        {"unmet", "deployments", "gpus", "moves", "price", "tenants", "objectives", "uses"}
+        | {"arrival"},
     ),
     "a cheaper GPU": (lambda p: {"gpus": first(p.gpus, price_micros=1)}, {"price", "gpus"}),
     "a GPU left out": (lambda p: {"gpus": p.gpus[:-1]}, {"gpus", "price"}),
@@ -173,6 +177,19 @@ TAMPERED: dict[str, tuple[Callable[[Plan], dict[str, Any]], set[str]]] = {
         {"deployments"},
     ),
     "more replicas": (lambda p: {"deployments": first(p.deployments, replicas=3)}, {"deployments"}),
+    "less memory": (
+        lambda p: {"uses": {**p.uses, "big/0": Use(1, 1, 1)}},
+        {"uses"},
+    ),
+    "a GPU that holds nothing": (lambda p: {"gpus": first(p.gpus, use=Use())}, {"uses"}),
+    "faster than sized": (
+        lambda p: {"deployments": first(p.deployments, predicted=Prediction(tpot_ms=19.9))},
+        {"predictions"},
+    ),
+    "slower than sized": (
+        lambda p: {"deployments": first(p.deployments, predicted=Prediction(tpot_ms=20.1))},
+        set(),
+    ),
     "a deployment left out": (lambda p: {"deployments": p.deployments[1:]}, {"deployments"}),
     "a deployment made up": (
         lambda p: {"deployments": (*p.deployments, replace(p.deployments[0], name="new"))},
