@@ -148,7 +148,7 @@ class _Cover:
     def solve(self) -> None:
         """Value and duals of the program."""
         self.lp.Solve()
-        self.work += 1 + self.lp.iterations() * len(self.rows) // 100
+        self.work += 1 + self.lp.iterations() * len(self.rows) // 500
         for size, row in self.rows.items():
             self.duals[size] = max(0.0, row.dual_value())
         self.value = float(self.duals @ self.asked)
