@@ -28,7 +28,11 @@ from optimizer.solver.where import Seat
 
 MOST_EMPTY_SHARED = 2  # empty GPUs of one node that shares may take anew
 REPAIR_EFFORT = 2.0  # of CP-SAT, deterministic seconds, to mend one deployment
+MILLION = 1_000_000
 MOST_LIFTED = 60  # replicas lifted together, besides those of the deployment itself
+
+
+Rates = list[tuple["Spot", int, Expr]]  # where, what one replica serves, how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +91,24 @@ class Anew:
     """One choice: ``lifted`` seats are free, the others stay."""
 
     def __init__(
-        self, ground: Ground, seats: Sequence[Seat], lifted: Set[int], whole: Set[str] = frozenset()
+        self,
+        ground: Ground,
+        seats: Sequence[Seat],
+        lifted: Set[int],
+        whole: Set[str] = frozenset(),
+        *,
+        near: Set[str] | None = None,
+        short: Set[str] = frozenset(),
     ) -> None:
-        """``whole``: deployments that must be served in full, whatever they have now."""
+        """``whole``: deployments that must be served in full, whatever they have now.
+
+        ``near``: the nodes that may be used; ``short``: deployments that lack something now, which
+        is to be as little as can be.
+        """
         self.g, self.seats, self.lifted, self.whole = ground, seats, lifted, whole
-        self.free = sorted({*whole, *(seats[n].deployment for n in lifted)})
+        self.near, self.short = near, short
+        self.lacking: dict[str, Expr] = {}  # in millionths, of those that are short
+        self.free = sorted({*whole, *short, *(seats[n].deployment for n in lifted)})
         self.stays = [seat for n, seat in enumerate(seats) if n not in lifted]
         self.on: dict[str, list[Seat]] = defaultdict(list)
         for seat in self.stays:
@@ -104,6 +121,12 @@ class Anew:
                 self._count(self.ran[seat.deployment], seat)
                 if n not in lifted:
                     self._count(self.held[seat.deployment], seat)
+        self._shared_before = {
+            gpu
+            for n in lifted
+            if seats[n].candidate.shape.sharing is Sharing.SHARED
+            for gpu in seats[n].gpus
+        }
         self.m = cp_model.CpModel()
         self.lain: list[tuple[Spot, str, Candidate, str, Expr]] = []  # with the colour
         self.columns: list[tuple[Spot, str, Multiset, Expr]] = []
@@ -131,7 +154,9 @@ class Anew:
         shut: dict[str, frozenset[str]] = {}
         for id, gpu in self.g.gpus.items():
             node = gpu.node
-            if gpu.gpu.name not in products:
+            if gpu.gpu.name not in products or (
+                self.near is not None and node.name not in self.near
+            ):
                 continue
             here = self.on.get(id, [])
             modes = {seat.candidate.shape.sharing for seat in here}
@@ -248,7 +273,8 @@ class Anew:
         left = _less(spot.node.gpu.room, spot.used)
         ways = [w for w in ways if w.shape.share is not None and w.shape.share.fits_in(left)]
         shades = self._shades(spot, {w.deployment: None for w in ways})
-        for gpu in spot.gpus[: MOST_EMPTY_SHARED if spot.mode is None else len(spot.gpus)]:
+        before: Expr = len(spot.gpus)
+        for gpu in spot.gpus[: self._emptied(spot) if spot.mode is None else len(spot.gpus)]:
             one = Spot(spot.node, (gpu,), spot.mode, (), spot.used, spot.colours, None, spot.barred)
             modes = []
             for colour, here in shades.items():
@@ -267,8 +293,15 @@ class Anew:
                 self.m.add(total(modes) <= 1)
             if modes and spot.mode is None:
                 self.m.add(total(modes) <= 1)
+                self.m.add(total(modes) <= before)
+                before = total(modes)
             uses += modes
         return uses
+
+    def _emptied(self, spot: Spot) -> int:
+        """How many empty GPUs may be shared: as many as were, or a few."""
+        shared = [g for g in spot.gpus if g in self._shared_before]
+        return max(MOST_EMPTY_SHARED, len(shared))
 
     # --- rules ---------------------------------------------------------------------------------
 
@@ -289,18 +322,39 @@ class Anew:
         rate = total(r * x for _, r, x in rates) + held.rate
         replicas = total(x for *_, x in mine) + held.replicas
         full = d.name in self.whole
+        if d.name in self.short and not full:
+            self._lacks(d, rates, rate, replicas)
+            return
         if asked:
             self.m.add(rate >= (asked if full or d.survive else min(asked, ran.rate)))
         self.m.add(replicas >= (d.min_replicas if full else min(d.min_replicas, ran.replicas)))
         if d.replica_limit is not None:
             self.m.add(replicas <= max(d.replica_limit, held.replicas))
-        if not d.survive or not asked:
-            return
+        if d.survive and asked:
+            for left in self._left(d, rates, rate):
+                self.m.add(left >= asked)
+
+    def _left(self, d: Deployment, rates: Rates, rate: Expr) -> Iterator[Expr]:
+        """What is served after each loss."""
+        held = self.held[d.name]
         lost: dict[str, list[Expr]] = {domain: [] for domain in held.inside}
         for spot, r, x in rates:
-            lost.setdefault(domain_of(spot.node, d.survive), []).append(r * x)
+            lost.setdefault(domain_of(spot.node, d.survive or ""), []).append(r * x)
         for domain, gone in lost.items():
-            self.m.add(rate - total(gone) - held.inside[domain] >= asked)
+            yield rate - total(gone) - held.inside[domain]
+
+    def _lacks(self, d: Deployment, rates: Rates, rate: Expr, replicas: Expr) -> None:
+        """What a deployment that is short may still lack, also after a loss."""
+        lacking = self.lacking[d.name] = self.m.new_int_var(0, MILLION, "")
+        asked = d.asked_mrps or 0
+        if asked:
+            least = [rate, *(self._left(d, rates, rate) if d.survive else ())]
+            for served in least:
+                self.m.add(MILLION * served + asked * lacking >= MILLION * asked)
+        if d.min_replicas:
+            self.m.add(MILLION * replicas + d.min_replicas * lacking >= MILLION * d.min_replicas)
+        if d.replica_limit is not None:
+            self.m.add(replicas <= max(d.replica_limit, self.held[d.name].replicas))
 
     def _apart(self, d: Deployment, mine: list[tuple[Spot, Candidate, Expr]]) -> None:
         """Rule ``spread``."""
@@ -358,28 +412,49 @@ class Anew:
 
     def chosen(self, effort: float, seconds: float) -> list[Seat] | None:
         """All seats with the lifted ones laid anew for the least price; None if none was found."""
-        price = total(self.g.price[name] * x for name, uses in self.newly.items() for x in uses)
+        price = self.price()
         limit = self.g.problem.fleet.limits.price_micros_per_hour
         if limit is not None:
             used = {gpu for seat in self.stays for gpu in seat.gpus}
             self.m.add(price <= max(0, limit - sum(self.g.price[node_of(gpu)] for gpu in used)))
-        self.m.minimize(price)
+        return self.least(price, effort, seconds)
+
+    def value(self, expr: Expr) -> int:
+        """In what was found last."""
+        return int(self.solver.value(expr))
+
+    def price(self) -> Expr:
+        """Of the GPUs that are put to use."""
+        return total(self.g.price[name] * x for name, uses in self.newly.items() for x in uses)
+
+    def least(self, goal: Expr, effort: float, seconds: float) -> list[Seat] | None:
+        """All seats with the lifted ones laid anew so that the goal is least, if any are found."""
+        self.m.minimize(goal)
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
+        solver.parameters.linearization_level = (
+            2  # the rules add up along rows: its program sees it
+        )
         solver.parameters.max_deterministic_time = effort
         solver.parameters.max_time_in_seconds = max(0.1, seconds)
         solver.parameters.catch_sigint_signal = False
         status: Any = ear.beside(lambda: solver.solve(self.m), solver.stop_search)
+        self.spent, self.solver = solver.response_proto.deterministic_time, solver
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return None
         return [*self.stays, *self._laid(solver)]
 
     def _laid(self, solver: cp_model.CpSolver) -> Iterator[Seat]:
         """Seats of what was chosen; MIG instances get their starts in the end."""
+        shared = {
+            spot.gpus
+            for spot, _, way, _, x in self.lain
+            if way.shape.sharing is Sharing.SHARED and solver.value(x)
+        }
         free: dict[tuple[str, ...], list[str]] = {}
         slots: dict[tuple[tuple[str, ...], str, str], list[str]] = defaultdict(list)
         for spot, colour, added, y in self.columns:
-            gpus = free.setdefault(spot.gpus, list(spot.gpus))
+            gpus = free.setdefault(spot.gpus, [g for g in spot.gpus if (g,) not in shared])
             for _ in range(solver.value(y)):
                 gpu = gpus.pop()
                 for profile, number in added:
@@ -393,7 +468,8 @@ class Anew:
                 elif way.shape.sharing is Sharing.SHARED:
                     yield Seat(name, way, spot.gpus)
                 else:
-                    gpus = free.setdefault(spot.gpus, list(spot.gpus))
+                    left = [g for g in spot.gpus if (g,) not in shared]
+                    gpus = free.setdefault(spot.gpus, left)
                     yield Seat(name, way, tuple(gpus[: way.shape.gpus]))
                     del gpus[: way.shape.gpus]
 

@@ -18,11 +18,13 @@ from optimizer.solver.integer import Clock, Level, common_divisor, priorities, v
 from optimizer.solver.leaves import lifted, separable
 from optimizer.solver.master import MANY, Bound, Master
 from optimizer.solver.measure import frail
+from optimizer.solver.renewal import renewed, worthwhile
 from optimizer.solver.repair import repaired
 from optimizer.solver.shortfall import whole_shortfall
 from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
+RENEWED = 1 / 3  # of the effort, for laying anew what rules of single nodes cost
 MOST_MENDED = 50  # deployments that dealing left short
 WIDEST_UNMET = 0.5  # of the bound: one replica less may be far from it
 WIDEST_LEAST = 5.0  # times ``PPM_SCALE``, where the bound is small
@@ -126,15 +128,33 @@ def _solved(
     floors.price, choice = _least_price(f.price_micros(), proof, clock)
     if choice is None:
         choice = _by_priority(f, clock, floors)
-    if choice is None:
+    again = problem.current is None and worthwhile(problem)
+    if choice is None and not again:
         return Large() if hosted is None else Large(hosted, levels, proof)
     clock.report(Progress("where"))
-    found = _placed(problem, f, choice, clock)
-    found = filled_up(problem, found)
-    found = min((found, hosted or found), key=lambda p: _score(problem, p))
-    if frail(problem, found):
+    if choice is None:
+        found = filled_up(problem, Placement())
+    else:
+        found = _placed(problem, f, choice, clock, mend=not again)
+    found = min((found, hosted or found), key=lambda p: _outlives(problem, p))
+    if again:
+        found = _renewed(problem, found, floors, clock)
+    if frail(problem, found) or (choice is None and not found.replicas):
         return Large()  # a rule may not be broken, so this is no plan
     return Large(found, _levels(problem, found, floors), proof)
+
+
+def _renewed(
+    problem: PlacementProblem, found: Placement, floors: "Floors", clock: Clock
+) -> Placement:
+    """Bettered until it is as near to the bounds as was asked."""
+    unmet, nearly = sum(floors.unmet.values()), 1 - clock.limits.gap
+
+    def enough(lacking: int, price: int) -> bool:
+        return lacking <= unmet and price * nearly <= floors.price
+
+    effort = RENEWED * clock.limits.effort
+    return renewed(problem, found, effort, enough, clock.seconds_left / 2)
 
 
 def _hosted(
@@ -208,18 +228,23 @@ def _score(problem: PlacementProblem, found: Placement) -> list[int]:
     return [level.value for level in counted_levels(problem, found)]
 
 
-def _placed(problem: PlacementProblem, f: Formulation, choice: Choice, clock: Clock) -> Placement:
-    """The counts dealt; who comes short by that or by a loss is laid anew, with more if need be."""
+def _placed(
+    problem: PlacementProblem, f: Formulation, choice: Choice, clock: Clock, *, mend: bool
+) -> Placement:
+    """The counts dealt; who comes short by that or by a loss is laid anew, with more if need be.
+
+    ``mend``: else that is left to come.
+    """
     seats = deal(f, choice.values, choice.fillings, problem)
     found = settle(problem, seats)
     short = measure.short(problem, found)
     chosen = {name for name in short if not choice.values[f.missing[name].index]}
     hurt = sorted(chosen, key=lambda name: (not short[name], name))
     hurt += [name for name in frail(problem, found) if name not in chosen]
-    if not hurt:
-        return found
-    mend = settle(problem, mended(problem, seats, hurt[:MOST_MENDED], clock.seconds_left))
-    return min(found, mend, key=lambda p: _outlives(problem, p))
+    if hurt and mend:
+        whole = settle(problem, mended(problem, seats, hurt[:MOST_MENDED], clock.seconds_left))
+        found = min(found, whole, key=lambda p: _outlives(problem, p))
+    return filled_up(problem, found)
 
 
 def _outlives(problem: PlacementProblem, found: Placement) -> list[int]:
