@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from optimizer.cli import options
 from optimizer.cli.options import Output
 from optimizer.cli.terminal import (
+    as_far_as_read,
     check_writable,
     refuse_output,
     show_data,
@@ -40,10 +41,11 @@ class Showing:
     def show(self, data: Mapping[str, Any], table: "Callable[[Console], None]") -> None:
         """The result on stdout in the form asked for, and as JSON in the file."""
         write_result(self.out, data)  # first: whoever reads stdout may end before it does
-        if self.output is Output.TABLE:
-            table(stdout())
-        else:
-            show_data(data, self.output)
+        with as_far_as_read():
+            if self.output is Output.TABLE:
+                table(stdout())
+            else:
+                show_data(data, self.output)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Commands that look at documents and plans: valid, true, why, what differs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from optimizer.cli.options import Output
 from optimizer.cli.planning import PlanShowing
 from optimizer.cli.terminal import (
     Stop,
+    as_far_as_read,
     finish,
     guarded,
     refuse_output,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from optimizer.documents import Documents
     from optimizer.domain.plan import Plan
     from optimizer.optimize import Inputs, Planned
+    from optimizer.verify import Violation
 
 DEAREST = 5  # deployments whose marginal prices an explanation of a whole plan shows
 
@@ -88,10 +90,7 @@ def verify(
     Examples:
       fleetslice verify clusters/lab-64.yaml workloads/prod.yaml lab-64.plan.json
     """
-    from optimizer.domain.units import money
-    from optimizer.domain.words import plural
     from optimizer.optimize import pose
-    from optimizer.report import render_violations
     from optimizer.verify import RULES, Violation, check_plan
 
     refuse_output(output, *DATA)
@@ -102,14 +101,26 @@ def verify(
     problem, _ = pose(inputs.inputs_of(found, with_state=found.state is not None))
     said = (Violation("document", *contradiction) for contradiction in found.contradictions)
     violations = (*check_plan(problem, found.plan), *said)
-    counted = len(found.plan.placement.replicas)
+    with as_far_as_read():
+        _show_verdict(found.plan, violations, len(RULES), output)
+    finish(Code.BROKEN if violations else Code.DONE)
+
+
+def _show_verdict(
+    plan: "Plan", violations: Sequence["Violation"], rules: int, output: Output
+) -> None:
+    from optimizer.domain.units import money
+    from optimizer.domain.words import plural
+    from optimizer.report import render_violations
+
+    counted = len(plan.placement.replicas)
     if output is not Output.TABLE:
         told = [asdict(one) for one in violations]
-        bound = found.plan.certificate.get("bound_micros")
+        bound = plan.certificate.get("bound_micros")
         holds = {
             "holds": not violations,
             "replicas": counted,
-            "rules": len(RULES),
+            "rules": rules,
             "certified_price_per_hour": None if bound is None else money(bound),
         }
         show_data({**holds, "violations": told}, output)
@@ -117,12 +128,11 @@ def verify(
         render_violations(violations, stdout())
     else:
         print(
-            f"The plan holds: {plural(counted, 'replica')} under {len(RULES)} rules; rates, "
+            f"The plan holds: {plural(counted, 'replica')} under {rules} rules; rates, "
             "prices, uses, predictions, moves and steps counted again."
         )
-        for line in _certified(found.plan):
+        for line in _certified(plan):
             print(line)
-    finish(Code.BROKEN if violations else Code.DONE)
 
 
 def _certified(plan: "Plan") -> Iterator[str]:

@@ -14,6 +14,7 @@ from optimizer.cli.inputs import tell_notes
 from optimizer.cli.options import Output
 from optimizer.cli.rebalancing import CURVE, Wishes, frontier_data
 from optimizer.cli.terminal import (
+    as_far_as_read,
     finish,
     guarded,
     interrupted,
@@ -43,16 +44,17 @@ class PlanShowing(Showing):
 
         data = plan_json(plan)
         write_result(self.out, data)  # first: whoever reads stdout may end before it does
-        match self.output:
-            case Output.TABLE:
-                render = report.render_rebalance if moves else report.render_plan
-                render(plan, stdout(), summary=self.summary, ascii=self.ascii)
-            case Output.MARKDOWN:
-                print(report.markdown(plan), end="")
-            case Output.HTML:
-                print(report.render_html(plan), end="")
-            case _:
-                show_data(data, self.output)
+        with as_far_as_read():
+            match self.output:
+                case Output.TABLE:
+                    render = report.render_rebalance if moves else report.render_plan
+                    render(plan, stdout(), summary=self.summary, ascii=self.ascii)
+                case Output.MARKDOWN:
+                    print(report.markdown(plan), end="")
+                case Output.HTML:
+                    print(report.render_html(plan), end="")
+                case _:
+                    show_data(data, self.output)
 
 
 @guarded

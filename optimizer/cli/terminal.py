@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -151,6 +151,7 @@ def guarded(command: Callable[P, R]) -> Callable[..., R]:
                 raise typer.Exit(int(stop.code)) from None
             except BrokenPipeError:
                 _leave_pipe()
+                raise typer.Exit(int(Code.DONE)) from None
             except Exception as error:  # known ones are told in their words; the rest is raised on
                 code = _told(error)
                 if code is None:
@@ -196,10 +197,22 @@ def _tell(lines: Iterable[str]) -> None:
         print(line, file=sys.stderr)
 
 
-def _leave_pipe() -> NoReturn:
-    """Whoever read our output has seen enough, as ``| head`` does."""
+@contextmanager
+def as_far_as_read() -> Iterator[None]:
+    """Show what a reader wants to see; one that left early, as ``| head`` does, is no error.
+
+    The command goes on to the exit code that it has found.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_pipe()
+
+
+def _leave_pipe() -> None:
+    """Nobody reads any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise typer.Exit(int(Code.DONE))
 
 
 class _Heard:

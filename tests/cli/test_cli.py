@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -182,6 +183,17 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder):
     command = f"{sys.executable} -m optimizer catalogue models | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
+
+
+def test_a_reader_that_has_seen_enough_does_not_change_the_exit_code(starter):
+    text = Path("workloads.yaml").read_text()
+    more = re.sub(r"requests_per_second: [\d.]+", "requests_per_second: 9000", text)
+    Path("workloads.yaml").write_text(more)
+    command = f"{sys.executable} -m optimizer plan {' '.join(starter)} --effort 5"
+    piped = f"{command} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "3"
     assert done.stderr == ""
 
 
