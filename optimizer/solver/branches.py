@@ -136,8 +136,11 @@ class Branching:
         for _ in range(min(MOST_AGAIN, len(self.given_up))):
             low, box = min(self.given_up)
             best, _ = groups.within(box, self.value)
-            if low < self.value and not self.decide(box, best, self.value - groups.step, low):
-                break
+            if low < self.value:
+                if not best.duals.size:  # the program gave up, and knows no prices
+                    break
+                if not self.decide(box, best, self.value - groups.step, low):
+                    break
             self.given_up.remove((low, box))
 
     def push(self, low: int, box: Box) -> None:

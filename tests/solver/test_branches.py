@@ -12,12 +12,12 @@ from optimizer.domain.outcome import Limits
 from optimizer.domain.problem import PlacementProblem, missing_ppm
 from optimizer.domain.workload import Demand
 from optimizer.solver import columns
-from optimizer.solver.branches import branched
+from optimizer.solver.branches import Branching, branched
 from optimizer.solver.columns import coarse_sites
 from optimizer.solver.formulation import Expr, Formulation, build
 from optimizer.solver.integer import Clock, common_divisor, run, value_of
 from optimizer.solver.leaves import closed, separable
-from optimizer.solver.master import Master
+from optimizer.solver.master import Bound, Master
 from optimizer.solver.mixes import Wanted, every_mix
 from optimizer.solver.pricing import Item
 
@@ -115,3 +115,22 @@ def test_every_mix_within_a_limit_is_listed(
             expected.add(tuple((v, n) for v, n in enumerate(counts) if n))
     assert found == expected
     assert len(found) > 2
+
+
+class NoPrices:
+    """Boxes whose linear program gives up each time, so that nothing is known of them."""
+
+    whole, boxes, part, step = ((0, 1),), 0, 1.0, 1
+
+    def within(self, box: object, target: int) -> tuple[Bound, None]:
+        return Bound(-inf), None
+
+    def low(self, best: Bound) -> int:
+        return 0
+
+    def seconds_left(self) -> float:
+        return 1.0
+
+
+def test_a_program_that_gives_up_proves_nothing():
+    assert Branching(NoPrices(), 5).run(2).floor == 2
