@@ -5,7 +5,7 @@ from math import inf
 
 from ortools.linear_solver import pywraplp
 
-from optimizer.solver import ear
+from optimizer.solver import ear, hush
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ def decide(
         settings.append(f"limits/primal = {enough!r}")
     solver.SetSolverSpecificParametersAsString("\n".join([*settings, ""]))
     solver.SetTimeLimit(max(100, int(seconds * 1000)))
-    status = ear.beside(solver.Solve, solver.InterruptSolve)
+    with hush.without(hush.SCIP):
+        status = ear.beside(solver.Solve, solver.InterruptSolve)
     found = status in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE)
     bound = float(solver.Objective().BestBound()) if found else -inf
     return Ended(found, status == pywraplp.Solver.INFEASIBLE, bound)
