@@ -25,6 +25,7 @@ from optimizer.solver.tighten import rounded
 from optimizer.solver.where import settle
 
 RENEWED = 1 / 3  # of the effort, for laying anew what rules of single nodes cost
+RENEWED_LARGE = 0.1  # where each turn betters little of the whole
 MOST_MENDED = 50  # deployments that dealing left short
 WIDEST_UNMET = 0.5  # of the bound: one replica less may be far from it
 WIDEST_LEAST = 5.0  # times ``PPM_SCALE``, where the bound is small
@@ -138,22 +139,36 @@ def _solved(
         found = _placed(problem, f, choice, clock, mend=not again)
     found = min((found, hosted or found), key=lambda p: _outlives(problem, p))
     if again:
-        found = _renewed(problem, found, floors, clock)
+        found = _twice_bettered(problem, found, clock, floors)
     if frail(problem, found) or (choice is None and not found.replicas):
         return Large()  # a rule may not be broken, so this is no plan
     return Large(found, _levels(problem, found, floors), proof)
 
 
-def _renewed(
-    problem: PlacementProblem, found: Placement, floors: "Floors", clock: Clock
+def _twice_bettered(
+    problem: PlacementProblem, found: Placement, clock: Clock, floors: "Floors"
 ) -> Placement:
-    """Bettered until it is as near to the bounds as was asked."""
-    unmet, nearly = sum(floors.unmet.values()), 1 - clock.limits.gap
+    """Laid anew from what was found and, where a small fleet leaves demand unmet, from nothing.
 
-    def enough(lacking: int, price: int) -> bool:
-        return lacking <= unmet and price * nearly <= floors.price
+    Counts that look best together may lie so that nobody else finds room.
+    """
+    unmet = sum(floors.unmet.values())
+    found = bettered(problem, found, clock, unmet, floors.price)
+    if is_large(problem) or sum(measure.short(problem, found).values()) <= unmet:
+        return found
+    other = bettered(problem, repaired(problem, None), clock, unmet, floors.price)
+    return min(found, other, key=lambda p: _outlives(problem, p))
 
-    effort = RENEWED * clock.limits.effort
+
+def bettered(
+    problem: PlacementProblem, found: Placement, clock: Clock, unmet: int, price: int
+) -> Placement:
+    """Laid anew part by part until it is as near to the bounds on both as was asked."""
+
+    def enough(lacking: int, paid: int) -> bool:
+        return lacking <= unmet and paid * (1 - clock.limits.gap) <= price
+
+    effort = (RENEWED_LARGE if is_large(problem) else RENEWED) * clock.limits.effort
     return renewed(problem, found, effort, enough, clock.seconds_left / 2)
 
 

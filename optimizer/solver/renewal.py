@@ -27,7 +27,6 @@ LEAST_EFFORT = 0.05  # that a turn counts: to build its model takes time too
 MOST_SEATS = 60  # lifted together
 NODES_BESIDE = 6  # with free room, of each product
 NODES_ALL = 32  # in fewer, all may be used
-PLAIN = 0.3  # of the turns that look at the price alone while somebody is short
 PRICE_WEIGHT = 50  # of a GPU in use beside the rooms that replicas take
 
 
@@ -116,7 +115,7 @@ class Renewal:
         return self._solve(model, lifted, ends)
 
     def _chosen_short(self) -> list[str]:
-        if not self.lacks or self.dice.random() < PLAIN:
+        if not self.lacks:
             return []
         first = min(map(self._rank, self.lacks))
         urgent = sorted(n for n in self.lacks if self._rank(n) == first and n not in self.g.tied)

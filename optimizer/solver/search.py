@@ -18,6 +18,7 @@ from optimizer.solver.formulation import Expr, Formulation, build, total
 from optimizer.solver.integer import Clock, Level, Search, priorities, run, value_of
 from optimizer.solver.large import (
     Large,
+    bettered,
     counted_levels,
     few_ways,
     filled_up,
@@ -26,6 +27,8 @@ from optimizer.solver.large import (
     solve_large,
 )
 from optimizer.solver.master import Bound, Master
+from optimizer.solver.measure import frail
+from optimizer.solver.renewal import worthwhile
 from optimizer.solver.tighten import Goal, minimise, start
 from optimizer.solver.where import placement, settle, stranded_slices
 
@@ -69,15 +72,17 @@ def solve(
         return certified(outcome, first.everybody)
     what = _what(problem, clock, _better_start(problem, hint, first.placement), first)
     clock.kept_back_s = 0.0
-    where, levels = _where(problem, clock, what, SHORTER if hint is not None else 1.0)
+    anew = first.placement is not None and problem.current is None and worthwhile(problem)
+    part = SHORTER if hint is not None else 1.0
+    where, levels = _where(problem, clock, what, part, scratch=not anew)
     if where.found:
         found = placement(where.f, where.values)
         outcome = certified(outcome_of(problem, clock, found, levels), what.everybody)
     elif what.search.found:
-        outcome = _dealt(problem, clock, what)
+        outcome = _dealt(problem, clock, what, anew=anew)
     else:
         outcome = nothing_found(clock)
-    return _better_of(problem, clock, first, outcome)
+    return _better_of(problem, clock, first, outcome, what)
 
 
 def _settles(problem: PlacementProblem, clock: Clock, first: Large) -> bool:
@@ -99,14 +104,18 @@ def _score(problem: PlacementProblem, found: Placement) -> list[int]:
     return [level.value for level in counted_levels(problem, found)]
 
 
-def _better_of(problem: PlacementProblem, clock: Clock, first: Large, outcome: Outcome) -> Outcome:
+def _better_of(
+    problem: PlacementProblem, clock: Clock, first: Large, outcome: Outcome, what: "What"
+) -> Outcome:
     """What the search found, unless the decomposition had found better before."""
     if first.placement is None:
         return outcome
     found = outcome.incumbent
     if found is not None and _score(problem, found) <= _score(problem, first.placement):
         return outcome
-    return certified(outcome_of(problem, clock, first.placement, first.levels), first.everybody)
+    proved = zip(first.levels, _held_to(problem, first.placement, what), strict=True)
+    levels = [replace(one, bound=max(one.bound, other.bound)) for one, other in proved]
+    return certified(outcome_of(problem, clock, first.placement, levels), first.everybody)
 
 
 def certified(outcome: Outcome, everybody: tuple[Master, Bound] | None) -> Outcome:
@@ -198,11 +207,12 @@ def counts_of(f: Formulation, hint: Placement, clock: Clock) -> list[int]:
 
 
 def _where(
-    problem: PlacementProblem, clock: Clock, what: What, part: float = 1.0
+    problem: PlacementProblem, clock: Clock, what: What, part: float = 1.0, *, scratch: bool = True
 ) -> tuple[Search, list[Level]]:
     """The fine answer with its levels: at the coarse values if they can be placed.
 
-    ``part``: of the effort for moving less than the coarse counts need.
+    ``part``: of the effort for moving less than the coarse counts need; ``scratch``: search without
+    them where they could not be placed in time.
     """
     f = build(problem, fine_sites(problem))
     asked = problem.current is not None and not clock.limits.any_price
@@ -221,6 +231,8 @@ def _where(
             return search, []
         if not impossible:
             clock.report(Progress("where: the counts could not be placed in time"))
+            if not scratch:
+                return search, []
         f = build(problem, fine_sites(problem))
         search = Search(f, clock, dealt)
     _from_scratch(search, what, effort)
@@ -344,9 +356,27 @@ def _as_far_as_it_fits(problem: PlacementProblem, what: What) -> Placement:
     return filled_up(problem, found)
 
 
-def _dealt(problem: PlacementProblem, clock: Clock, what: What) -> Outcome:
-    """Where time ran out: the counts dealt to the nodes, as far as they fit there."""
+def _bounds(what: What) -> tuple[int, int]:
+    """What is proved of all unmet demand and of the price."""
+    unmet = sum(level.bound for level in what.search.levels if level.name == UNMET)
+    return unmet, sum(level.bound for level in what.search.levels if level.name == PRICE)
+
+
+def _dealt(problem: PlacementProblem, clock: Clock, what: What, *, anew: bool = False) -> Outcome:
+    """The counts dealt to the nodes as far as they fit there; ``anew``: then bettered part by part.
+
+    For where time ran out, or where that does better than a search over all nodes.
+    """
     found = _as_far_as_it_fits(problem, what)
+    if anew:
+        found = bettered(problem, found, clock, *_bounds(what))
+        if frail(problem, found):
+            return nothing_found(clock)
+    return outcome_of(problem, clock, found, _held_to(problem, found, what))
+
+
+def _held_to(problem: PlacementProblem, found: Placement, what: What) -> list[Level]:
+    """Its levels with the bounds of the counts, which hold while earlier levels are as good."""
     floors = {(o.name, o.priority): o for o in what.search.levels}
     kept, levels = True, []
     for level in counted_levels(problem, found):
@@ -354,7 +384,7 @@ def _dealt(problem: PlacementProblem, clock: Clock, what: What) -> Outcome:
         low = min(level.value, floor.bound) if floor is not None and kept else 0
         levels.append(Level(level.name, level.value, low, level.priority))
         kept = kept and floor is not None and level.value <= floor.value
-    return outcome_of(problem, clock, found, levels)
+    return levels
 
 
 def nothing_found(clock: Clock) -> Outcome:

@@ -21,7 +21,7 @@ from optimizer.solver.outlive import MOST_LOST, spares
 from optimizer.solver.pricing import Asked, Item, Mix, cheapest_mix
 from optimizer.solver.selection import Selection
 
-ROUNDS = 6
+ROUNDS = 3
 NODES = 50  # of the tree that chooses: what is left then is less than placing adds
 
 

@@ -21,7 +21,7 @@ WHOLE = candidate("chat", a100(), rps=12)
 
 
 def better(asked: PlacementProblem, found: Placement) -> Placement:
-    return renewed(asked, found, 1.0, lambda lacking, price: not lacking and not price, 60.0)
+    return renewed(asked, found, 0.5, lambda lacking, price: not lacking and not price, 60.0)
 
 
 def test_what_a_loss_would_leave_short_is_laid_apart():
@@ -43,8 +43,12 @@ def test_whoever_is_short_gets_the_free_room_and_no_gpu_is_used_for_nothing():
     assert price_micros(asked, found) == 4_000_000
 
 
-@pytest.mark.parametrize("seeds", [range(12)])
-def test_it_comes_near_to_what_brute_force_says_and_is_never_below(seeds):
+@pytest.mark.parametrize(
+    ("seeds", "least"),
+    [(range(3), 1), pytest.param(range(3, 40), 10, marks=pytest.mark.slow)],
+    ids=["few", "many"],
+)
+def test_it_comes_near_to_what_brute_force_says_and_is_never_below(seeds, least):
     equal = compared = 0
     for seed in seeds:
         dice = random.Random(seed)
@@ -61,5 +65,5 @@ def test_it_comes_near_to_what_brute_force_says_and_is_never_below(seeds):
         assert told >= best, seed
         compared += 1
         equal += told == best
-    assert compared >= 3
+    assert compared >= least
     assert 2 * equal >= compared
