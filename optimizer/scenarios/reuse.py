@@ -1,7 +1,7 @@
 """Sizing again only what a scenario changes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from optimizer.domain.config import Candidate, Dropped
 from optimizer.domain.engine import EngineCard
@@ -9,7 +9,7 @@ from optimizer.domain.fleet import Fleet
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.placement import Placement, Replica, node_of
 from optimizer.domain.workload import Deployment
-from optimizer.sizing import Sizing, size
+from optimizer.sizing import Sizing, looked_at, size
 from optimizer.sizing.rooms import products
 
 Ways = tuple[tuple[Candidate, ...], tuple[Dropped, ...]]
@@ -70,11 +70,7 @@ class SizedBefore:
 
 
 def _key(fleet: Fleet, deployment: Deployment) -> Key:
-    """All that sizing looks at: how much is asked, and of which node, does not matter."""
-    demand = deployment.demand
-    if demand is not None:
-        demand = replace(demand, rate_mrps=1, peak_factor_ppm=1_000_000)
-    asked = replace(deployment, demand=demand, min_replicas=1, priority=0)
+    """All that sizing looks at."""
     offered = tuple(
         (
             product.gpu,
@@ -83,8 +79,8 @@ def _key(fleet: Fleet, deployment: Deployment) -> Key:
         for product in products(fleet, deployment.pin)
     )
     # A benchmark on a product outside the fleet can be read only while the fleet has the product.
-    known = tuple(gpu.name for gpu in fleet.products()) if _measured_elsewhere(asked) else ()
-    return (asked, offered, known)
+    known = tuple(gpu.name for gpu in fleet.products()) if _measured_elsewhere(deployment) else ()
+    return (deployment.name, looked_at(deployment), offered, known)
 
 
 def _measured_elsewhere(deployment: Deployment) -> bool:

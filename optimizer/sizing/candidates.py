@@ -11,7 +11,7 @@ from optimizer.domain.fleet import Fleet, Sharing
 from optimizer.domain.gpu import Gpu
 from optimizer.domain.model import ServedModel
 from optimizer.domain.placement import Placement, Replica, node_of
-from optimizer.domain.units import MIB, ceil_div
+from optimizer.domain.units import MIB, PPM, ceil_div
 from optimizer.domain.workload import Deployment
 from optimizer.sizing import fixed
 from optimizer.sizing.compatibility import weight_support
@@ -87,14 +87,49 @@ def size(
     product_of = {node.name: on[node.gpu.name] for node in fleet.nodes} if runs else {}
     found: dict[str, tuple[Candidate, ...]] = {}
     dropped: dict[str, tuple[Dropped, ...]] = {}
+    sized: dict[object, tuple[list[Candidate], list[Dropped]]] = {}
     for deployment in deployments:
-        usable = products(fleet, deployment.pin) if deployment.pin else everything
-        candidates, refused = _size_one(usable, deployment, engines, sheets)
+        alike = looked_at(deployment)
+        if alike not in sized:
+            usable = products(fleet, deployment.pin) if deployment.pin else everything
+            sized[alike] = _size_one(usable, deployment, engines, sheets)
+        candidates, refused = _of(deployment.name, *sized[alike])
         replicas = runs.get(deployment.name, ())
         kept = _with_running(product_of, deployment, engines, sheets, candidates, replicas)
         found[deployment.name] = tuple(sorted(kept, key=lambda c: c.key))
         dropped[deployment.name] = tuple(refused)
     return Sizing(found, dropped)
+
+
+def looked_at(deployment: Deployment) -> object:
+    """All that its ways depend on, but for the fleet: not who it is, nor beside whom it may run.
+
+    How much is asked matters only to what the stages of a pipeline hand over.
+    """
+    demand = deployment.demand
+    if demand is not None and deployment.allow.pipeline_parallel == (1,):
+        demand = replace(demand, rate_mrps=1, peak_factor_ppm=PPM)
+    return (
+        deployment.model,
+        deployment.precision,
+        deployment.needs,
+        deployment.measured,
+        demand,
+        deployment.slo,
+        deployment.allow,
+        deployment.extras,
+        deployment.pin,
+    )
+
+
+def _of(
+    name: str, ways: list[Candidate], refused: list[Dropped]
+) -> tuple[list[Candidate], list[Dropped]]:
+    """The ways of another deployment that is sized alike, as this one's."""
+    return (
+        [way if way.deployment == name else replace(way, deployment=name) for way in ways],
+        [one if one.deployment == name else replace(one, deployment=name) for one in refused],
+    )
 
 
 def _size_one(

@@ -343,3 +343,18 @@ def test_a_running_share_of_another_size_is_kept():
 def test_order_of_nodes_changes_nothing():
     backwards = Fleet("lab", tuple(reversed(FLEET.nodes)))
     assert sized(CHAT)[0] == sized(CHAT, backwards)[0]
+
+
+def test_deployments_sized_alike_get_what_each_gets_alone():
+    """What they ask, and who they are, may differ; their traffic and what they promise must not."""
+    busier = replace(CHAT.demand, rate_mrps=42_000)
+    more = [
+        replace(CHAT, name="more", tenant="other", priority=5, min_replicas=3, demand=busier),
+        replace(CHAT, name="stricter", slo=Slo(800, 25, 95)),
+        replace(CHAT, name="longer", demand=replace(CHAT.demand, input_tokens=4000)),
+    ]
+    together = size(FLEET, [*more, CHAT], ENGINES)
+    for deployment in (*more, CHAT):
+        ways, dropped = sized(deployment)
+        assert together.candidates[deployment.name] == ways != ()
+        assert together.dropped[deployment.name] == dropped

@@ -7,6 +7,7 @@ import pytest
 from optimizer.domain.config import Candidate
 from optimizer.domain.fleet import Fleet, Node, Sharing
 from optimizer.domain.workload import Allow, Demand, Deployment, Slo
+from optimizer.scenarios.reuse import SizedBefore
 from optimizer.sizing import size
 from optimizer.sizing.performance import handed_over
 from optimizer.sizing.precision import scheme
@@ -78,3 +79,17 @@ def test_engines_that_cannot_span_nodes_say_so() -> None:
     )
     assert found.candidates["chat"] == ()
     assert any("under MPI only" in one.reason for one in found.dropped["chat"])
+
+
+def test_what_stages_hand_over_follows_what_each_asks() -> None:
+    half = replace(CHAT, name="half", demand=replace(CHAT.demand, rate_mrps=150))  # type: ignore[type-var]
+    found = size(Fleet("lab", SINGLES), [CHAT, half], {"vllm": vllm()}).candidates
+    assert [way.network_mbs for name in ("chat", "half") for way in found[name]] == [12, 6]
+
+
+def test_sizing_again_for_a_scenario_counts_what_it_asks() -> None:
+    fleet, engines = Fleet("lab", SINGLES), {"vllm": vllm()}
+    before = SizedBefore(engines, {})
+    before.know(fleet, [CHAT], size(fleet, [CHAT], engines))
+    less = replace(CHAT, demand=replace(CHAT.demand, rate_mrps=150))  # type: ignore[type-var]
+    assert before.size(fleet, [less], None) == size(fleet, [less], engines)
