@@ -34,14 +34,23 @@ class Trajectory:
         self.watcher(best)
 
     def end(self, outcome: Outcome) -> tuple[Sighting, ...]:
-        """All sightings; the last is what the outcome itself says."""
+        """All sightings; the last is what the outcome itself says.
+
+        A price below it was that of counts which then could not be placed, so it was never known.
+        """
         for level in outcome.objectives:
             if level.name == PRICE:
+                seen, self.sightings = self.sightings, []
+                for one in seen:
+                    placed = one.incumbent is not None and one.incumbent >= level.value
+                    self._add(one if placed else replace(one, incumbent=None))
                 self._see(level.value, level.bound)
         return tuple(self.sightings)
 
     def _see(self, incumbent: int | None, bound: int | None) -> None:
-        now = Sighting(round(self.clock() - self.started, 3), incumbent, bound)
+        self._add(Sighting(round(self.clock() - self.started, 3), incumbent, bound))
+
+    def _add(self, now: Sighting) -> None:
         last = self.sightings[-1] if self.sightings else None
         if last is None or replace(last, seconds=now.seconds) != now:
             self.sightings.append(now)

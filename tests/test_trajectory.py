@@ -26,3 +26,14 @@ def test_the_last_word_is_the_outcome_even_when_it_is_worse():
     seen(Progress("price_per_hour", 20, 10))
     outcome = Outcome(Termination.LIMIT, Placement(), (Objective("price_per_hour", 25, 10),))
     assert seen.end(outcome)[-1] == Sighting(0.0, 25, 10)
+
+
+def test_prices_that_nothing_placed_reached_are_not_told():
+    times = iter(range(10))
+    seen = Trajectory(lambda: next(times))
+    for price, bound in ((40, 10), (20, 10), (20, 15)):
+        seen(Progress("price_per_hour", price, bound))
+    outcome = Outcome(Termination.LIMIT, Placement(), (Objective("price_per_hour", 25, 15),))
+    told = seen.end(outcome)
+    assert told == (Sighting(1, 40, 10), Sighting(2, None, 10), Sighting(3, None, 15), told[-1])
+    assert told[-1] == Sighting(4, 25, 15)
