@@ -148,13 +148,15 @@ def _solved(
 def _twice_bettered(
     problem: PlacementProblem, found: Placement, clock: Clock, floors: "Floors"
 ) -> Placement:
-    """Laid anew from what was found and, where a small fleet leaves demand unmet, from nothing.
+    """Laid anew from what was found; where that is no plan, or leaves demand unmet, from nothing.
 
-    Counts that look best together may lie so that nobody else finds room.
+    Counts that look best together may lie so that nobody else finds room. A large fleet's unmet
+    demand is left at that.
     """
     unmet = sum(floors.unmet.values())
     found = bettered(problem, found, clock, unmet, floors.price)
-    if is_large(problem) or sum(measure.short(problem, found).values()) <= unmet:
+    served = sum(measure.short(problem, found).values()) <= unmet
+    if (served or is_large(problem)) and not frail(problem, found):
         return found
     other = bettered(problem, repaired(problem, None), clock, unmet, floors.price)
     return min(found, other, key=lambda p: _outlives(problem, p))
