@@ -95,7 +95,11 @@ def _header(plan: Plan, ink: Ink, what: str, summary: bool) -> None:
 
 
 def _summary(plan: Plan, ink: Ink) -> None:
-    """Prices by tenant, the largest shortfalls and the moves, in a line each."""
+    """Prices by tenant, the largest shortfalls and the moves, in a line each; else the way out."""
+    if not status.planned(plan):
+        for note in plan.notes[:2]:
+            _one_line(ink, Text(f"Note: {ink.plain(note)}"))
+        return
     top = sorted(plan.tenants, key=lambda t: (-t.price_micros, t.name))[:4]
     if top:
         paid = ", ".join(f"{t.name} {tables.money(t.price_micros)}" for t in top)

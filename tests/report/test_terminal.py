@@ -211,6 +211,17 @@ def test_a_summary_is_at_most_ten_lines() -> None:
         assert len(printed(draw).splitlines()) <= 10
 
 
+def test_a_summary_of_a_clash_tells_the_ways_out_and_no_prices() -> None:
+    notes = tuple(f"a plan is possible without rule {n}" for n in range(3))
+    rules = tuple(f"rule {n}" for n in range(9))
+    outcome = Outcome(Termination.INFEASIBLE, conflict=rules, notes=notes)
+    plan = plans.plan_of(plans.small_problem(), Placement(), outcome)
+    text = printed(lambda console, ascii: render_plan(plan, console, ascii=ascii, summary=True))
+    assert text.splitlines()[-2:] == [f"Note: {note}" for note in notes[:2]]
+    assert len(text.splitlines()) <= 10
+    assert "by tenant" not in text
+
+
 def rebalance_summary(console: Console, ascii: bool) -> None:
     render_rebalance(plans.rebalanced_plan(), console, ascii=ascii, summary=True)
 
