@@ -243,7 +243,8 @@ def _marginal(known: "Planned", subject: str | None) -> tuple[dict[str, Any] | N
     found = marginal_prices(known.problem, asked)
     if found is None:
         return None, []
-    told = report.marginal_sentences(found, plan.unit, gpu_node=node)
+    short = bool(plan.unmet)
+    told = report.marginal_sentences(found, plan.unit, gpu_node=node, short=short)
     return report.marginal_data(found, plan.unit), list(told)
 
 

@@ -12,11 +12,19 @@ BASIS = (
     "fractions; a whole plan's price moves in steps"
 )
 
+WHOLE = (
+    "That program serves everybody, and the plan of whole replicas does not: there one more GPU "
+    "would serve more before it saves anything."
+)
+
 
 def marginal_sentences(
-    found: MarginalPrices, unit: str, *, gpu_node: str | None = None
+    found: MarginalPrices, unit: str, *, gpu_node: str | None = None, short: bool = False
 ) -> Iterator[str]:
-    """What a little more of each would change; ``gpu_node``: only the class of that node."""
+    """What a little more of each would change; ``gpu_node``: only the class of that node.
+
+    ``short``: the plan leaves somebody unserved.
+    """
     if gpu_node is None:
         yield from (_request(one, unit) for one in found.requests)
     for worth in found.gpus:
@@ -24,6 +32,8 @@ def marginal_sentences(
             yield from _gpu(worth, unit)
     if found.requests or found.gpus:
         yield f"Marginal prices are {BASIS}."
+        if short and found.serves_all:
+            yield WHOLE
 
 
 def marginal_data(found: MarginalPrices, unit: str) -> dict[str, Any]:
