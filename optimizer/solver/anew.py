@@ -314,6 +314,7 @@ class Anew:
             self._apart(self.g.names[name], mine[name])
         self._hosts()
         self._powered()
+        self._limited()
 
     def _served(self, d: Deployment, mine: list[tuple[Spot, Candidate, Expr]]) -> None:
         """Rules ``demand_met``, ``replica_bounds``, ``survive``."""
@@ -408,16 +409,19 @@ class Anew:
         for rack, watts in more.items():
             self.m.add(total(watts) <= max(0, limit - used[rack]))
 
+    def _limited(self) -> None:
+        """Rule ``price_limit``."""
+        limit = self.g.problem.fleet.limits.price_micros_per_hour
+        if limit is not None:
+            used = {gpu for seat in self.stays for gpu in seat.gpus}
+            paid = sum(self.g.price[node_of(gpu)] for gpu in used)
+            self.m.add(self.price() <= max(0, limit - paid))
+
     # --- choice --------------------------------------------------------------------------------
 
     def chosen(self, effort: float, seconds: float) -> list[Seat] | None:
         """All seats with the lifted ones laid anew for the least price; None if none was found."""
-        price = self.price()
-        limit = self.g.problem.fleet.limits.price_micros_per_hour
-        if limit is not None:
-            used = {gpu for seat in self.stays for gpu in seat.gpus}
-            self.m.add(price <= max(0, limit - sum(self.g.price[node_of(gpu)] for gpu in used)))
-        return self.least(price, effort, seconds)
+        return self.least(self.price(), effort, seconds)
 
     def value(self, expr: Expr) -> int:
         """In what was found last."""

@@ -7,6 +7,7 @@ import pytest
 
 from bruteforce import brute_force
 from builders import a100, candidate, deployment, fleet, node, problem
+from optimizer.domain.fleet import Limits as Ceilings
 from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import PlacementProblem
@@ -41,6 +42,16 @@ def test_whoever_is_short_gets_the_free_room_and_no_gpu_is_used_for_nothing():
     found = better(asked, settle(asked, halves))
     assert not any(unmet_ppm(asked, found).values())
     assert price_micros(asked, found) == 4_000_000
+
+
+def test_no_more_is_paid_than_may_be():
+    machines = replace(
+        fleet(node("n0", a100(), 3, price=2.0)), limits=Ceilings(price_micros_per_hour=2_000_000)
+    )
+    asked = problem(machines, [deployment("chat", rps=20)], [SMALL, WHOLE])
+    found = better(asked, Placement())
+    assert not verify(asked, found)
+    assert unmet_ppm(asked, found) == {0: 400_000}
 
 
 @pytest.mark.parametrize(
