@@ -18,7 +18,7 @@ from optimizer.solver.bins import pack
 from optimizer.solver.master import MANY, Bound, Floats, Master
 from optimizer.solver.mixes import Wanted, every_mix
 from optimizer.solver.pricing import Mix
-from optimizer.solver.selection import Selection
+from optimizer.solver.selection import MIP_GAP, Selection
 
 NODES = 20_000
 FEW_NODES = 200
@@ -50,16 +50,17 @@ def choose(
     scale: float = 1.0,
     nodes: int = NODES,
     bind: Binding | None = None,
+    gap: float = MIP_GAP,
 ) -> Choice | None:
     """The best integer choice among the known mixes whose reduced cost is small, or among all.
 
-    ``bind`` adds rows to the program.
+    ``bind`` adds rows to the program, which ends within ``gap``.
     """
     prices = master.prices(bound.duals)
     near = [(s, sum(1 for _ in _near(master, bound, prices, s * scale))) for s in SLACKS]
     first = max([0, *(i for i, (_, mixes) in enumerate(near) if mixes <= MOST_MIXES)])
     for slack in (*(part * scale for part in SLACKS[first:]), inf):
-        found = _fitting(master, bound, slack, seconds, nodes, bind)
+        found = _fitting(master, bound, slack, seconds, nodes, bind, gap)
         if found is not None:
             return found
     return None
@@ -72,6 +73,7 @@ def _fitting(
     seconds: float,
     nodes: int,
     bind: Binding | None = None,
+    gap: float = MIP_GAP,
 ) -> Choice | None:
     """A choice whose shares fit in as few GPUs as it says, or else the cheapest with more GPUs.
 
@@ -81,7 +83,7 @@ def _fitting(
     margins = [0.0] * len(master.pools)
     tried: list[Choice] = []
     for _ in range(TRIES if many else FEW_TRIES):
-        values = _integer(master, bound, slack, margins, seconds, nodes, bind)
+        values = _integer(master, bound, slack, margins, seconds, nodes, bind, gap)
         if values is None:
             break
         choice, short = filled(master, bound, values)
@@ -181,6 +183,7 @@ def _integer(
     seconds: float,
     nodes: int,
     bind: Binding | None = None,
+    gap: float = MIP_GAP,
 ) -> list[int] | None:
     """The cheapest choice of mixes and fillings within ``slack``, as if the shares fitted."""
     selection = Selection(master, bound.duals, margins)
@@ -188,7 +191,7 @@ def _integer(
     selection.fill(slack)
     if bind is not None:
         bind(selection)
-    return selection.solve(seconds, nodes)
+    return selection.solve(seconds, nodes, gap)
 
 
 def _near(master: Master, bound: Bound, prices: Floats, slack: float) -> Iterator[tuple[str, Mix]]:

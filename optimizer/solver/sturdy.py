@@ -23,6 +23,7 @@ from optimizer.solver.selection import Selection
 
 ROUNDS = 3
 NODES = 50  # of the tree that chooses: what is left then is less than placing adds
+GAP = 5e-4  # where it ends, likewise
 
 
 def choice(master: Master, bound: Bound, seconds: float) -> Choice | None:
@@ -71,7 +72,7 @@ class Sturdy:
     def chosen(self, seconds: float) -> Choice | None:
         """The best integer choice among all of them."""
         bind = Apart(self.master).bind
-        return choose(self.master, self.bound, seconds, nodes=NODES, bind=bind)
+        return choose(self.master, self.bound, seconds, nodes=NODES, bind=bind, gap=GAP)
 
 
 class _Priced:
