@@ -139,26 +139,26 @@ def _solved(
         found = _placed(problem, f, choice, clock, mend=not again)
     found = min((found, hosted or found), key=lambda p: _outlives(problem, p))
     if again:
-        found = _twice_bettered(problem, found, clock, floors)
+        found = _bettered(problem, found, clock, floors)
     if frail(problem, found) or (choice is None and not found.replicas):
         return Large()  # a rule may not be broken, so this is no plan
     return Large(found, _levels(problem, found, floors), proof)
 
 
-def _twice_bettered(
+def _bettered(
     problem: PlacementProblem, found: Placement, clock: Clock, floors: "Floors"
 ) -> Placement:
-    """Laid anew from what was found; where that is no plan, or leaves demand unmet, from nothing.
+    """Laid anew part by part; in a small fleet from nothing where this is no plan or leaves unmet.
 
-    Counts that look best together may lie so that nobody else finds room. A large fleet's unmet
-    demand is left at that.
+    Counts that look best together fill it so that nobody else finds room.
     """
     unmet = sum(floors.unmet.values())
-    found = bettered(problem, found, clock, unmet, floors.price)
-    served = sum(measure.short(problem, found).values()) <= unmet
-    if (served or is_large(problem)) and not frail(problem, found):
-        return found
+    served = sum(measure.short(problem, found).values()) <= unmet and not frail(problem, found)
+    if served or is_large(problem):
+        return bettered(problem, found, clock, unmet, floors.price)
     other = bettered(problem, repaired(problem, None), clock, unmet, floors.price)
+    if frail(problem, other):
+        found = bettered(problem, found, clock, unmet, floors.price)
     return min(found, other, key=lambda p: _outlives(problem, p))
 
 
