@@ -40,6 +40,7 @@ SMOOTHING = 0.5  # how far the prices asked at lean to those of the best bound
 NEIGHBOURS = 4  # larger sizes whose slots a replica may take
 MOST_IN_GPU = 64
 MANY = 200  # deployments from which on exact pricing waits until quick pricing finds little
+MANY_PLACES = 15_000  # or so many places where their replicas may run
 
 Floats = NDArray[np.float64]
 
@@ -426,7 +427,7 @@ class Master:
         for number, counts in fillings:
             program.fill(number, counts, None)
         best = Bound(-inf)
-        many = len(self.names) >= MANY
+        many = len(self.names) >= MANY or len(self.owner) >= MANY_PLACES
         before, duals, stalls = inf, None, 0
         for _ in range(MOST_ROUNDS):
             duals = program.solve()

@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MOST_CELLS = 2_000_000  # deployments x kinds x kinds looked at in one go
+MOST_KINDS = 64  # of a deployment that are paired: the cheapest for what they serve
 
 
 class QuickPricing:
@@ -49,14 +50,27 @@ class QuickPricing:
         """
         padded = np.append(prices, np.inf)
         found: list[Mix] = []
-        step = max(1, MOST_CELLS // max(1, self.variables.shape[1] ** 2))
+        width = min(MOST_KINDS, self.variables.shape[1])
+        step = max(1, MOST_CELLS // max(1, width**2))
         for low in range(0, len(self.names), step):
             part = slice(low, min(low + step, len(self.names)))
             found += self._some(part, padded[self.variables[part]], missing_prices[part])
         return found
 
+    def _cheapest(self, part: slice, price: Floats) -> Ints:
+        """The columns that are paired, by row: all, or of many the cheapest for what they serve."""
+        rows, width = price.shape
+        if width <= MOST_KINDS:
+            return np.broadcast_to(np.arange(width), (rows, width))
+        rate = price / np.maximum(1, self.capacity[part])
+        return np.sort(np.argsort(rate, axis=1, kind="stable")[:, :MOST_KINDS], axis=1)
+
     def _some(self, part: slice, price: Floats, missing_price: Floats) -> list[Mix]:
-        cost, first, n_first, second, n_second, missing = self._pairs(part, price)
+        columns = self._cheapest(part, price)
+        price = np.take_along_axis(price, columns, axis=1)
+        capacity = np.take_along_axis(self.capacity[part], columns, axis=1)
+        most = np.take_along_axis(self.most[part], columns, axis=1)
+        cost, first, n_first, second, n_second, missing = self._pairs(part, price, capacity, most)
         none = np.where(
             (self.asked[part] > 0) | (self.least[part] > 0), missing_price * float(PPM), 0.0
         )
@@ -73,18 +87,19 @@ class QuickPricing:
                 (int(second[row, best]), int(n_second[row, best])),
             ):
                 if number:
-                    variable = int(self.variables[part.start + row, column])
+                    variable = int(self.variables[part.start + row, columns[row, column]])
                     counts[variable] = counts.get(variable, 0) + number
             gap = float(missing[row, best])
             found.append(Mix(paid, 0.0, tuple(sorted(counts.items())), gap))
         return found
 
-    def _pairs(self, part: slice, price: Floats) -> tuple[Floats, Ints, Ints, Ints, Ints, Floats]:
+    def _pairs(
+        self, part: slice, price: Floats, capacity: Ints, most: Ints
+    ) -> tuple[Floats, Ints, Ints, Ints, Ints, Floats]:
         """Costs of mixes: k of one kind by its share of the demand, the rest of the best other.
 
         For each kind there are four: all of it, and k, k - 1, k - 2 of it with another.
         """
-        capacity, most = self.capacity[part], self.most[part]
         asked, least = self.asked[part][:, None], self.least[part][:, None]
         limit = self.limit[part][:, None]
         rows, width = capacity.shape
