@@ -195,7 +195,8 @@ class Anew:
             uses += self._whole(spot, names)
         if spot.mode in (None, Sharing.MIG) and Sharing.MIG in spot.node.sharing:
             uses += self._sliced(spot, names)
-        if spot.mode in (None, Sharing.SHARED) and Sharing.SHARED in spot.node.sharing:
+        shared = Sharing.SHARED in spot.node.sharing and not spot.kept
+        if spot.mode in (None, Sharing.SHARED) and shared:
             uses += self._shared(spot, names)
         if uses and spot.mode is None:
             self.m.add(total(uses) <= len(spot.gpus))

@@ -41,7 +41,7 @@ def fault_of(asked: PlacementProblem, met: Counter[str]) -> str | None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_dealing_agrees_with_brute_force(kind: str) -> None:
     met: Counter[str] = Counter()
-    assert not [seed for seed in range(24) if fault_of(KINDS[kind](seed), met)]
+    assert not [seed for seed in range(25) if fault_of(KINDS[kind](seed), met)]
     assert met["OPTIMAL"] > 6
 
 
@@ -49,5 +49,5 @@ def test_dealing_agrees_with_brute_force(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_dealing_agrees_with_brute_force_on_many(kind: str) -> None:
     met: Counter[str] = Counter()
-    assert not [seed for seed in range(24, 260) if fault_of(KINDS[kind](seed), met)]
+    assert not [seed for seed in range(25, 260) if fault_of(KINDS[kind](seed), met)]
     assert met["OPTIMAL"] > 60
