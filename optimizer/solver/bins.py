@@ -20,7 +20,7 @@ from ortools.linear_solver import pywraplp
 from optimizer.solver import ear
 from optimizer.solver.packing import FEW_NODES, Counts, Packer
 
-EFFORT = 500_000  # simplex iterations times rows, in hundreds, and what takes as long
+EFFORT = 500_000  # simplex iterations times rows, in five hundreds, and what takes as long
 SQUEEZE = 4000  # effort for one GPU less by exchanges, at first and after each dive
 ROOT = 0.4  # of the effort for the bound
 MOST_ROUNDS = 500
@@ -121,7 +121,7 @@ class _Cover:
         self.fillings: dict[Counts, pywraplp.Variable] = {}
         self.duals: Floats = np.zeros(len(asked))
         self.value = 0.0
-        self.work = 0  # simplex iterations times rows, in hundreds
+        self.work = 0  # simplex iterations times rows, in five hundreds
         self.ask(asked)
         for size in self.sizes:
             self.add(((size, min(int(packer.times[size]), int(asked[size]))),))
