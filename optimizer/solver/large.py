@@ -138,11 +138,23 @@ def _solved(
     else:
         found = _placed(problem, f, choice, clock, mend=not again)
     found = min((found, hosted or found), key=lambda p: _outlives(problem, p))
-    if again:
+    if again and not (is_large(problem) and _kept(problem, f, choice, found)):
         found = _bettered(problem, found, clock, floors)
     if frail(problem, found) or (choice is None and not found.replicas):
         return Large()  # a rule may not be broken, so this is no plan
     return Large(found, _levels(problem, found, floors), proof)
+
+
+def _kept(
+    problem: PlacementProblem, f: Formulation, choice: Choice | None, found: Placement
+) -> bool:
+    """Whether dealing lost nothing of the choice: little is left to better part by part."""
+    if choice is None or frail(problem, found):
+        return False
+    unmet = sum(value_of(f.unmet_ppm(p), choice.values) for p in priorities(f))
+    price = value_of(f.price_micros(), choice.values)
+    worse = sum(measure.unmet_ppm(problem, found).values()) > unmet
+    return not worse and measure.price_micros(problem, found) <= price
 
 
 def _bettered(
@@ -171,7 +183,10 @@ def bettered(
         return lacking <= unmet and paid * (1 - clock.limits.gap) <= price
 
     effort = (RENEWED_LARGE if is_large(problem) else RENEWED) * clock.limits.effort
-    return renewed(problem, found, effort, enough, clock.seconds_left / 2)
+    half = clock.seconds_left / 2
+    better = renewed(problem, found, effort, enough, half)
+    clock.timed_out |= clock.seconds_left <= half and not clock.interrupted
+    return better
 
 
 def _hosted(
