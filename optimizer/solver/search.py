@@ -72,7 +72,10 @@ def solve(
         return certified(outcome, first.everybody)
     what = _what(problem, clock, _better_start(problem, hint, first.placement), first)
     clock.kept_back_s = 0.0
+    # Laying anew leaves these where they are.
+    tied = any(d.near or d.isolate == "node" for d in problem.deployments)
     anew = first.placement is not None and problem.current is None and worthwhile(problem)
+    anew = anew and not tied
     part = SHORTER if hint is not None else 1.0
     where, levels = _where(problem, clock, what, part, scratch=not anew)
     if where.found:
