@@ -148,8 +148,11 @@ def _solved(
 def _kept(
     problem: PlacementProblem, f: Formulation, choice: Choice | None, found: Placement
 ) -> bool:
-    """Whether dealing lost nothing of the choice: little is left to better part by part."""
-    if choice is None or frail(problem, found):
+    """Whether dealing lost nothing of a choice of mixes: little is left to better part by part.
+
+    Under ``survive`` the choice itself is of fewer mixes than there are.
+    """
+    if choice is None or any(d.survive for d in problem.deployments):
         return False
     unmet = sum(value_of(f.unmet_ppm(p), choice.values) for p in priorities(f))
     price = value_of(f.price_micros(), choice.values)
