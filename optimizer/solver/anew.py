@@ -19,6 +19,7 @@ from optimizer.domain.fleet import Node, Sharing
 from optimizer.domain.gpu import MigTable, PlacedProfile, Use
 from optimizer.domain.placement import node_of
 from optimizer.domain.problem import PlacementProblem, capacity_mrps
+from optimizer.domain.units import PPM
 from optimizer.domain.workload import Deployment
 from optimizer.solver import ear
 from optimizer.solver.columns import Multiset, colours, cordon, domain_of, fixed_layout, pin
@@ -28,7 +29,6 @@ from optimizer.solver.where import Seat
 
 MOST_EMPTY_SHARED = 2  # empty GPUs of one node that shares may take anew
 REPAIR_EFFORT = 2.0  # of CP-SAT, deterministic seconds, to mend one deployment
-MILLION = 1_000_000
 MOST_LIFTED = 60  # replicas lifted together, besides those of the deployment itself
 
 
@@ -49,6 +49,13 @@ class Spot:
     barred: frozenset[str]
 
 
+def tied(problem: PlacementProblem) -> frozenset[str]:
+    """Deployments that are not laid anew: near others, sought by them, or alone on their nodes."""
+    near = {d.name for d in problem.deployments if d.near}
+    near |= {name for d in problem.deployments for name in d.near}
+    return frozenset(near | {d.name for d in problem.deployments if d.isolate == "node"})
+
+
 class Ground:
     """What is the same for every choice on one problem."""
 
@@ -59,9 +66,7 @@ class Ground:
         self.gpus = {g.id: g for g in problem.fleet.gpus() if cordon(g)}
         self.fixed = fixed_layout(problem)
         self.colours = {name: frozenset(some) for name, some in colours(problem).items()}
-        near = {d.name for d in problem.deployments if d.near}
-        self.tied = near | {name for d in problem.deployments for name in d.near}
-        self.tied |= {d.name for d in problem.deployments if d.isolate == "node"}
+        self.tied = tied(problem)
         self.ways: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
         for name, ways in problem.candidates.items():
             for way in ways:
@@ -347,14 +352,14 @@ class Anew:
 
     def _lacks(self, d: Deployment, rates: Rates, rate: Expr, replicas: Expr) -> None:
         """What a deployment that is short may still lack, also after a loss."""
-        lacking = self.lacking[d.name] = self.m.new_int_var(0, MILLION, "")
+        lacking = self.lacking[d.name] = self.m.new_int_var(0, PPM, "")
         asked = d.asked_mrps or 0
         if asked:
             least = [rate, *(self._left(d, rates, rate) if d.survive else ())]
             for served in least:
-                self.m.add(MILLION * served + asked * lacking >= MILLION * asked)
+                self.m.add(PPM * served + asked * lacking >= PPM * asked)
         if d.min_replicas:
-            self.m.add(MILLION * replicas + d.min_replicas * lacking >= MILLION * d.min_replicas)
+            self.m.add(PPM * replicas + d.min_replicas * lacking >= PPM * d.min_replicas)
         if d.replica_limit is not None:
             self.m.add(replicas <= max(d.replica_limit, self.held[d.name].replicas))
 
@@ -437,9 +442,7 @@ class Anew:
         self.m.minimize(goal)
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
-        solver.parameters.linearization_level = (
-            2  # the rules add up along rows: its program sees it
-        )
+        solver.parameters.linearization_level = 2  # a program sees how rules add up along rows
         solver.parameters.max_deterministic_time = effort
         solver.parameters.max_time_in_seconds = max(0.1, seconds)
         solver.parameters.catch_sigint_signal = False
@@ -456,10 +459,13 @@ class Anew:
             for spot, _, way, _, x in self.lain
             if way.shape.sharing is Sharing.SHARED and solver.value(x)
         }
-        free: dict[tuple[str, ...], list[str]] = {}
+        free = {
+            spot.gpus: [g for g in spot.gpus if (g,) not in shared]
+            for spot in (*(c[0] for c in self.columns), *(one[0] for one in self.lain))
+        }
         slots: dict[tuple[tuple[str, ...], str, str], list[str]] = defaultdict(list)
         for spot, colour, added, y in self.columns:
-            gpus = free.setdefault(spot.gpus, [g for g in spot.gpus if (g,) not in shared])
+            gpus = free[spot.gpus]
             for _ in range(solver.value(y)):
                 gpu = gpus.pop()
                 for profile, number in added:
@@ -473,8 +479,7 @@ class Anew:
                 elif way.shape.sharing is Sharing.SHARED:
                     yield Seat(name, way, spot.gpus)
                 else:
-                    left = [g for g in spot.gpus if (g,) not in shared]
-                    gpus = free.setdefault(spot.gpus, left)
+                    gpus = free[spot.gpus]
                     yield Seat(name, way, tuple(gpus[: way.shape.gpus]))
                     del gpus[: way.shape.gpus]
 

@@ -20,12 +20,13 @@ from ortools.linear_solver import pywraplp
 from optimizer.solver import ear
 from optimizer.solver.packing import FEW_NODES, Counts, Packer
 
-EFFORT = 500_000  # simplex iterations times rows, in five hundreds, and what takes as long
+EFFORT = 500_000  # in units of PER_EFFORT and PER_SIMPLEX, which take as long
 SQUEEZE = 4000  # effort for one GPU less by exchanges, at first and after each dive
 ROOT = 0.4  # of the effort for the bound
 MOST_ROUNDS = 500
 MANY_NODES = 30_000  # of the search for fillings with one first size
 PER_EFFORT = 100  # nodes in one unit of effort
+PER_SIMPLEX = 500  # simplex iterations times rows in one
 DIVE_ROUNDS = 20
 MOST_DISCREPANCIES = 4
 EARLY = 3  # choices of a dive that later ones may not repeat
@@ -121,7 +122,7 @@ class _Cover:
         self.fillings: dict[Counts, pywraplp.Variable] = {}
         self.duals: Floats = np.zeros(len(asked))
         self.value = 0.0
-        self.work = 0  # simplex iterations times rows, in five hundreds
+        self.work = 0  # units of effort
         self.ask(asked)
         for size in self.sizes:
             self.add(((size, min(int(packer.times[size]), int(asked[size]))),))
@@ -148,7 +149,7 @@ class _Cover:
     def solve(self) -> None:
         """Value and duals of the program."""
         self.lp.Solve()
-        self.work += 1 + self.lp.iterations() * len(self.rows) // 500
+        self.work += 1 + self.lp.iterations() * len(self.rows) // PER_SIMPLEX
         for size, row in self.rows.items():
             self.duals[size] = max(0.0, row.dual_value())
         self.value = float(self.duals @ self.asked)

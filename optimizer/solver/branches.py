@@ -7,6 +7,7 @@ within reach of the best solution known that an integer program decides the bran
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from heapq import heappop, heappush
 from math import ceil, floor, isinf
 
@@ -29,19 +30,18 @@ WHOLE = 1e-5
 class Groups(Leaves):
     """Boxes of whole GPUs given out, by site, and of rows that limit groups of them."""
 
-    def __init__(
-        self,
-        master: Master,
-        bound: Bound,
-        step: int,
-        seconds_left: Callable[[], float],
-        part: float = 1.0,
-    ) -> None:
-        super().__init__(master, bound, step, seconds_left, part)
-        self.nodes = share(MOST_NODES, part)
-        self.rows = [k for k, row in enumerate(master.rows) if _limits_groups(master, row)]
-        takes = [x for some in master.f.taken_whole.values() for _, x in some]
-        self.takes = sorted({x.index for x in takes if x.index not in master.owner})
+    most_nodes = MOST_NODES
+
+    def limited(self) -> list[int]:
+        """The rows that limit groups."""
+        return [k for k, row in enumerate(self.master.rows) if _limits_groups(self.master, row)]
+
+    @cached_property
+    def takes(self) -> list[int]:
+        """The variables that say how many whole GPUs are given out."""
+        master = self.master
+        takes = [x.index for some in master.f.taken_whole.values() for _, x in some]
+        return sorted({v for v in takes if v not in master.owner})
 
     @property
     def whole(self) -> Box:

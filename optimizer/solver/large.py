@@ -139,7 +139,7 @@ def _solved(
         found = _placed(problem, f, choice, clock, mend=not again)
     found = min((found, hosted or found), key=lambda p: _outlives(problem, p))
     if again and not (is_large(problem) and _kept(problem, f, choice, found)):
-        found = _bettered(problem, found, clock, floors)
+        found = _bettered_from_two(problem, found, clock, floors)
     if frail(problem, found) or (choice is None and not found.replicas):
         return Large()  # a rule may not be broken, so this is no plan
     return Large(found, _levels(problem, found, floors), proof)
@@ -160,7 +160,7 @@ def _kept(
     return not worse and measure.price_micros(problem, found) <= price
 
 
-def _bettered(
+def _bettered_from_two(
     problem: PlacementProblem, found: Placement, clock: Clock, floors: "Floors"
 ) -> Placement:
     """Laid anew part by part; in a small fleet from nothing where this is no plan or leaves unmet.

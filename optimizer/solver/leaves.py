@@ -107,6 +107,8 @@ def _given_back(master: Master, row: Row) -> bool:
 class Leaves:
     """The boxes of one master, all in one linear program whose ranges change."""
 
+    most_nodes = MOST_NODES
+
     def __init__(
         self,
         master: Master,
@@ -119,8 +121,8 @@ class Leaves:
         self.master, self.step, self.seconds_left = master, step, seconds_left
         cells = {(site.gpu.name, site.price_micros) for _, site, _, _ in master.f.cells()}
         self.prices = [price for _, price in sorted(cells)]
-        self.rows = master.count_rows[: len(cells)]
-        self.boxes, self.nodes, self.part = 0, share(MOST_NODES, part), part
+        self.rows = self.limited()
+        self.boxes, self.nodes, self.part = 0, share(self.most_nodes, part), part
         self.program = Program(master)
         self.program.start()
         for name, mixes in bound.mixes.items():
@@ -129,6 +131,10 @@ class Leaves:
         for number, fillings in enumerate(bound.fillings):
             for counts in fillings:
                 self.program.fill(number, counts, None)
+
+    def limited(self) -> list[int]:
+        """The rows whose sides the first counts of a box are."""
+        return self.master.count_rows[: len(self.prices)]
 
     def within(self, box: Box, target: int) -> tuple[Bound, list[float] | None]:
         """The best bound of a box, generated until it passes ``target``, and the counts there."""

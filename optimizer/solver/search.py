@@ -10,6 +10,7 @@ from optimizer.domain.gpu import PlacedProfile
 from optimizer.domain.outcome import Limits, Objective, Outcome, Progress, Termination
 from optimizer.domain.placement import Placement, node_of
 from optimizer.domain.problem import PlacementProblem
+from optimizer.solver.anew import tied
 from optimizer.solver.certificate import certificate
 from optimizer.solver.columns import coarse_sites, fine_sites
 from optimizer.solver.deal import deal
@@ -72,10 +73,8 @@ def solve(
         return certified(outcome, first.everybody)
     what = _what(problem, clock, _better_start(problem, hint, first.placement), first)
     clock.kept_back_s = 0.0
-    # Laying anew leaves these where they are.
-    tied = any(d.near or d.isolate == "node" for d in problem.deployments)
     anew = first.placement is not None and problem.current is None and worthwhile(problem)
-    anew = anew and not tied
+    anew = anew and not tied(problem)
     part = SHORTER if hint is not None else 1.0
     where, levels = _where(problem, clock, what, part, scratch=not anew)
     if where.found:
